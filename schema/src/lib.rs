@@ -1,0 +1,31 @@
+//! The wire contract as types: no I/O, no storage, no policy.
+//!
+//! Reading order: [`v1`] (what clients send and get, generated from `proto/tidings/v1`),
+//! [`wire`] (its two encodings), [`topic`] (which topics carry it), [`id`] (the names in it),
+//! [`link`] (what edge and bridge say to each other).
+//!
+//! Invariant: only this crate knows how the messages look as bytes.
+
+pub mod id;
+pub mod topic;
+pub mod wire;
+
+/// Messages between clients and Tidings; every field is explained in `proto/tidings/v1/tidings.proto`.
+#[allow(clippy::all, missing_docs)]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/tidings.v1.rs"));
+    include!(concat!(env!("OUT_DIR"), "/tidings.v1.serde.rs"));
+}
+
+/// Frames between the edge and the bridge; explained in `proto/tidings/link/v1/link.proto`.
+#[allow(clippy::all, missing_docs)]
+pub mod link {
+    include!(concat!(env!("OUT_DIR"), "/tidings.link.v1.rs"));
+}
+
+pub use id::{ConversationId, Gid, MsgId, Uid};
+pub use topic::Topic;
+pub use wire::Format;
+
+/// Seconds and nanoseconds since 1970, as protobuf has them.
+pub use pbjson_types::Timestamp;
