@@ -1,1 +1,35 @@
+//! The database schema, one change per module, named for what it does.
+//!
+//! The same migrations run on SQLite, PostgreSQL and MySQL; where the dialects differ, [`dialect::ddl`]
+//! fills in the word. See `README.md` beside this crate for when they run and how to write one.
 
+pub use sea_orm_migration::prelude::MigratorTrait;
+use sea_orm_migration::prelude::*;
+
+mod dialect;
+mod m0001_chat;
+
+/// All migrations, oldest first.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_chat::Migration)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sea_orm_migration::sea_orm::Database;
+
+    #[tokio::test]
+    async fn up_down_and_up_again() {
+        let db = Database::connect("sqlite::memory:").await.unwrap();
+        Migrator::up(&db, None).await.unwrap();
+        Migrator::down(&db, None).await.unwrap();
+        Migrator::up(&db, None).await.unwrap();
+    }
+}

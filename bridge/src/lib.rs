@@ -1,0 +1,3 @@
+//! The chat service: takes what clients ask, gives every message its place, stores it once, fans it out.
+
+pub mod store;

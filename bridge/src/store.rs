@@ -1,0 +1,194 @@
+//! The database: the only place that knows sea-orm, SQL and which of the three dialects is spoken.
+//!
+//! Access is by noun, one module each; a lookup that finds nothing is `Ok(None)`. On SQLite one connection writes and
+//! several read (WAL), so that a reader never waits for the writer; elsewhere both are the same pool.
+//!
+//! Commits are durable: SQLite runs with `synchronous=FULL`, the others with their defaults.
+
+use std::path::Path;
+use std::time::Duration;
+
+use migrations::{Migrator, MigratorTrait as _};
+use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{
+    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    RuntimeErr, SqlErr, SqliteTransactionMode, TransactionOptions, TransactionTrait as _, sqlx,
+};
+
+pub mod sql;
+
+/// How long a statement waits for another process's lock on the SQLite file before it fails as [`Error::Unavailable`].
+const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
+/// SQLite's page cache per connection, in KiB: the hot ends of the indexes stay in memory.
+const SQLITE_CACHE_KIB: u32 = 64 * 1024;
+/// Prepared statements kept per connection: batches come in powers of two, some ten texts per statement.
+const STATEMENT_CACHE: usize = 256;
+/// Connections that read; each costs a thread on SQLite.
+const READERS: u32 = 4;
+
+/// Why a statement failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database is locked, full, unwritable, restarting or out of reach: the same call may succeed later.
+    #[error("the database is unavailable")]
+    Unavailable(#[source] DbErr),
+    /// A unique key exists already.
+    #[error("the row exists already")]
+    Exists(#[source] DbErr),
+    /// A defect of ours or of the database.
+    #[error("the database refused a statement")]
+    Internal(#[source] DbErr),
+}
+
+impl From<DbErr> for Error {
+    fn from(error: DbErr) -> Self {
+        if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) {
+            return Error::Exists(error);
+        }
+        if is_transient(&error) {
+            Error::Unavailable(error)
+        } else {
+            Error::Internal(error)
+        }
+    }
+}
+
+/// Whether waiting may help: anything that isn't the server's answer to the statement itself, and the
+/// answers that speak of locks, space and restarts.
+fn is_transient(error: &DbErr) -> bool {
+    let source = match error {
+        DbErr::Conn(source) | DbErr::Exec(source) | DbErr::Query(source) => source,
+        DbErr::ConnectionAcquire(_) => return true,
+        _ => return false,
+    };
+    match source {
+        RuntimeErr::SqlxError(error) => match error.as_ref() {
+            sqlx::Error::Database(database) => {
+                is_transient_code(database.code().as_deref().unwrap_or_default())
+            }
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            _ => false,
+        },
+        RuntimeErr::Internal(_) => false,
+    }
+}
+
+/// SQLite's extended result codes (decimal; the primary code is the low byte), SQLSTATE classes of PostgreSQL and MySQL.
+fn is_transient_code(code: &str) -> bool {
+    // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL
+    const SQLITE: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
+    // connection, transaction rollback (serialization, deadlock), resources, operator intervention, system
+    const SQLSTATE_CLASSES: [&str; 5] = ["08", "40", "53", "57", "58"];
+    match code.parse::<u32>() {
+        Ok(number) if code.len() < 5 => SQLITE.contains(&(number & 0xff)),
+        _ => SQLSTATE_CLASSES.iter().any(|class| code.starts_with(class)) || code == "55P03",
+    }
+}
+
+/// A connected database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    write: DatabaseConnection,
+    read: DatabaseConnection,
+}
+
+impl Store {
+    /// Connects, creating the SQLite file where `url` names one that does not exist.
+    ///
+    /// # Errors
+    /// [`Error`] when the database can't be reached or opened.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        if !DbBackend::Sqlite.is_prefix_of(url) {
+            let pool = Database::connect(options(url, READERS * 2)).await?;
+            return Ok(Store {
+                write: pool.clone(),
+                read: pool,
+            });
+        }
+        let write = Database::connect(sqlite_options(url, 1)).await?;
+        let read = Database::connect(sqlite_options(url, READERS)).await?;
+        Ok(Store { write, read })
+    }
+
+    /// The URL of the SQLite file in a data folder.
+    #[must_use]
+    pub fn sqlite_url(data_dir: &Path) -> String {
+        format!("sqlite://{}", data_dir.join("tidings.db").display())
+    }
+
+    /// Brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the database holds a migration that this binary does not know.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        Ok(Migrator::up(&self.write, None).await?)
+    }
+
+    /// The connection behind [`Store`], for `tidings migrate`.
+    #[must_use]
+    pub fn migration_connection(&self) -> &DatabaseConnection {
+        &self.write
+    }
+
+    /// Reads outside any transaction.
+    #[must_use]
+    pub fn reader(&self) -> &DatabaseConnection {
+        &self.read
+    }
+
+    /// Single statements that write; each is a transaction of its own.
+    #[must_use]
+    pub fn writer(&self) -> &DatabaseConnection {
+        &self.write
+    }
+
+    /// Begins a transaction that may write. On SQLite it takes the write lock at once, so that it never has to
+    /// be given up half-way for another writer.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while someone else holds the lock.
+    pub async fn begin(&self) -> Result<DatabaseTransaction, Error> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        };
+        Ok(self.write.begin_with_options(options).await?)
+    }
+
+    /// Whether a write could begin now.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it could not.
+    pub async fn check_writable(&self) -> Result<(), Error> {
+        Ok(self.begin().await?.rollback().await?)
+    }
+}
+
+fn options(url: &str, connections: u32) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .sqlx_logging(false)
+        .test_before_acquire_if_idle_for(Duration::from_secs(30));
+    options
+}
+
+fn sqlite_options(url: &str, connections: u32) -> ConnectOptions {
+    let mut options = options(url, connections);
+    options.map_sqlx_sqlite_opts(|sqlite| {
+        sqlite
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(SQLITE_BUSY_TIMEOUT)
+            .statement_cache_capacity(STATEMENT_CACHE)
+            .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"))
+            .pragma("temp_store", "MEMORY")
+    });
+    options
+}

@@ -1,0 +1,211 @@
+//! SQL text that runs on all three dialects: placeholders, lists of values, upserts.
+//!
+//! Texts are written with `?` and a few markers; a batch of rows becomes statements of 64, 32, … 1 rows, so that
+//! each connection meets few different texts and keeps them prepared.
+
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
+
+/// The largest statement of a batch, in rows. With ten columns it is far below SQLite's 32,766 parameters.
+const ROWS_MAX: usize = 64;
+
+/// Runs a statement and tells how many rows it touched.
+///
+/// # Errors
+/// [`DbErr`] as the database has it.
+pub async fn execute<C: ConnectionTrait>(
+    connection: &C,
+    text: &str,
+    values: impl IntoIterator<Item = Value>,
+) -> Result<u64, DbErr> {
+    let statement = statement(connection.get_database_backend(), text, values);
+    Ok(connection.execute_raw(statement).await?.rows_affected())
+}
+
+/// Runs a query and returns its rows.
+///
+/// # Errors
+/// [`DbErr`] as the database has it.
+pub async fn query<C: ConnectionTrait>(
+    connection: &C,
+    text: &str,
+    values: impl IntoIterator<Item = Value>,
+) -> Result<Vec<QueryResult>, DbErr> {
+    let statement = statement(connection.get_database_backend(), text, values);
+    connection.query_all_raw(statement).await
+}
+
+/// Runs a query and returns its first row.
+///
+/// # Errors
+/// [`DbErr`] as the database has it.
+pub async fn query_one<C: ConnectionTrait>(
+    connection: &C,
+    text: &str,
+    values: impl IntoIterator<Item = Value>,
+) -> Result<Option<QueryResult>, DbErr> {
+    Ok(query(connection, text, values).await?.into_iter().next())
+}
+
+fn statement(backend: DbBackend, text: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+    Statement::from_sql_and_values(backend, placeholders(backend, text), values)
+}
+
+/// `?` becomes `$1`, `$2` … on PostgreSQL. No text of ours has a `?` that isn't a placeholder.
+fn placeholders(backend: DbBackend, text: &str) -> String {
+    if backend != DbBackend::Postgres {
+        return text.to_owned();
+    }
+    let mut numbered = String::with_capacity(text.len() + 16);
+    let mut parts = text.split('?');
+    numbered.push_str(parts.next().unwrap_or_default());
+    for (index, part) in parts.enumerate() {
+        numbered.push_str(&format!("${}{part}", index + 1));
+    }
+    numbered
+}
+
+/// A list of rows to be written or matched, as one flat list of values.
+#[derive(Debug, Default)]
+pub struct Rows {
+    columns: usize,
+    values: Vec<Value>,
+}
+
+impl Rows {
+    /// An empty list of rows of `columns` values.
+    #[must_use]
+    pub fn new(columns: usize) -> Self {
+        Rows {
+            columns,
+            values: Vec::new(),
+        }
+    }
+
+    /// Adds a row.
+    pub fn push<const N: usize>(&mut self, row: [Value; N]) {
+        debug_assert_eq!(N, self.columns, "a row has as many values as the statement");
+        self.values.extend(row);
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// `(?,?),(?,?)…` with the values for it, in chunks whose sizes are powers of two.
+    fn chunks(self) -> impl Iterator<Item = (String, Vec<Value>)> {
+        let Rows { columns, values } = self;
+        let mut values = values.into_iter();
+        std::iter::from_fn(move || {
+            let left = values.len() / columns.max(1);
+            if left == 0 {
+                return None;
+            }
+            let rows = (1 << left.ilog2()).min(ROWS_MAX);
+            let row = format!("({})", vec!["?"; columns].join(","));
+            let list = vec![row.as_str(); rows].join(",");
+            Some((list, values.by_ref().take(rows * columns).collect()))
+        })
+    }
+}
+
+/// Runs `text` for all rows; `{rows}` in it becomes the list `(?,?),(?,?)…`.
+///
+/// # Errors
+/// [`DbErr`] as the database has it; earlier chunks have been written then, so call it in a transaction.
+pub async fn execute_rows<C: ConnectionTrait>(
+    connection: &C,
+    text: &str,
+    rows: Rows,
+) -> Result<(), DbErr> {
+    for (list, values) in rows.chunks() {
+        execute(connection, &text.replace("{rows}", &list), values).await?;
+    }
+    Ok(())
+}
+
+/// Runs the query `text` for all rows and returns what it found; `{in}` in it becomes the right side of `IN`.
+/// A row of one column matches a plain column, a longer one a tuple: `(a, b) {in}`.
+///
+/// # Errors
+/// [`DbErr`] as the database has it.
+pub async fn query_rows<C: ConnectionTrait>(
+    connection: &C,
+    text: &str,
+    rows: Rows,
+) -> Result<Vec<QueryResult>, DbErr> {
+    let sqlite = connection.get_database_backend() == DbBackend::Sqlite;
+    let mut found = Vec::new();
+    for (list, values) in rows.chunks() {
+        // SQLite takes a list of tuples only as VALUES; for plain values all dialects take (?),(?).
+        let list = if sqlite {
+            format!("IN (VALUES {list})")
+        } else {
+            format!("IN ({list})")
+        };
+        found.extend(query(connection, &text.replace("{in}", &list), values).await?);
+    }
+    Ok(found)
+}
+
+/// ` ON CONFLICT (key) DO UPDATE SET ` in the dialect; follow it with assignments that use [`excluded`].
+#[must_use]
+pub fn on_conflict(backend: DbBackend, key: &str) -> String {
+    match backend {
+        DbBackend::MySql => " ON DUPLICATE KEY UPDATE ".to_owned(),
+        _ => format!(" ON CONFLICT ({key}) DO UPDATE SET "),
+    }
+}
+
+/// The value that the row in conflict would have had.
+#[must_use]
+pub fn excluded(backend: DbBackend, column: &str) -> String {
+    match backend {
+        DbBackend::MySql => format!("VALUES({column})"),
+        _ => format!("excluded.{column}"),
+    }
+}
+
+/// The larger of two values.
+#[must_use]
+pub fn greatest(backend: DbBackend, one: &str, other: &str) -> String {
+    let function = match backend {
+        DbBackend::Sqlite => "MAX",
+        _ => "GREATEST",
+    };
+    format!("{function}({one}, {other})")
+}
+
+/// ` FOR UPDATE`, where rows can be locked one by one; SQLite's write transaction has locked them all.
+#[must_use]
+pub fn for_update(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Sqlite => "",
+        _ => " FOR UPDATE",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_come_in_powers_of_two() {
+        let mut rows = Rows::new(2);
+        for n in 0..100_i64 {
+            rows.push([n.into(), n.into()]);
+        }
+        let sizes: Vec<usize> = rows.chunks().map(|(_, values)| values.len() / 2).collect();
+        assert_eq!(sizes, [64, 32, 4]);
+    }
+
+    #[test]
+    fn postgres_counts_its_placeholders() {
+        assert_eq!(
+            placeholders(DbBackend::Postgres, "a = ? AND b IN ((?),(?))"),
+            "a = $1 AND b IN (($1),($2))".replace("($1),($2)", "($2),($3)")
+        );
+        assert_eq!(placeholders(DbBackend::MySql, "a = ?"), "a = ?");
+    }
+}
