@@ -15,7 +15,10 @@ use sea_orm::{
     RuntimeErr, SqlErr, SqliteTransactionMode, TransactionOptions, TransactionTrait as _, sqlx,
 };
 
+pub mod logins;
 pub mod sql;
+pub mod users;
+pub mod views;
 
 /// How long a statement waits for another process's lock on the SQLite file before it fails as [`Error::Unavailable`].
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_millis(500);

@@ -16,7 +16,7 @@
 //! Reading order: [`Packet`], `fixed_header`, `reader`, `writer`, `properties`, then one file per
 //! packet.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 mod ack;
 mod auth;
@@ -134,7 +134,7 @@ fn split_packet(
     if buf.len() < header.packet_len() {
         return Ok(None);
     }
-    let packet = buf.split_to(header.packet_len()).freeze();
-    let body = packet.slice(header.header_len..);
-    Ok(Some((header, body)))
+    let mut packet = buf.split_to(header.packet_len());
+    packet.advance(header.header_len);
+    Ok(Some((header, packet.freeze())))
 }

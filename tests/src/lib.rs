@@ -1,1 +1,23 @@
+//! The real `tidings` binary on ports of its own, and the people who talk to it.
+//!
+//! Reading order: [`server`] (the process, its data folder and its log), [`client`] (one person's device),
+//! [`up`] (what a device can say), [`http`] (the same person over HTTP), [`link`] (one MQTT connection, 3.1.1 and 5
+//! alike), [`raw`] (a socket for literal bytes), [`mosquitto`] (`mosquitto_pub` and `mosquitto_sub` as processes),
+//! [`wait`] (waiting for a condition). The tests are in `tests/`, one topic per file.
+//!
+//! Invariants: nothing here uses the server's crates except `schema`, so a test sees what a stranger's client sees;
+//! nothing uses a fixed port, or waits for a while instead of a condition.
 
+pub mod client;
+pub mod http;
+pub mod link;
+pub mod mosquitto;
+pub mod raw;
+pub mod server;
+pub mod up;
+pub mod wait;
+
+pub use client::Client;
+pub use http::Api;
+pub use server::Server;
+pub use wait::{PATIENCE, eventually};

@@ -187,7 +187,10 @@ impl Slot for Vec<u32> {
 
     fn write<S: Sink>(&self, id: PropertyId, out: &mut S) {
         for identifier in self {
-            debug_assert!((1..=VARINT_MAX).contains(identifier), "subscription identifier");
+            debug_assert!(
+                (1..=VARINT_MAX).contains(identifier),
+                "subscription identifier"
+            );
             out.u8(id as u8);
             out.varint(*identifier);
         }
@@ -223,8 +226,12 @@ const ZERO: DecodeError = DecodeError::Protocol("property may not be 0");
 
 value!(u16, |reader| reader.u16(), |value, out| out.u16(*value));
 value!(u32, |reader| reader.u32(), |value, out| out.u32(*value));
-value!(ByteString, |reader| reader.string(), |value, out| out.string(value));
-value!(Bytes, |reader| reader.binary(), |value, out| out.binary(value));
+value!(ByteString, |reader| reader.string(), |value, out| {
+    out.string(value)
+});
+value!(Bytes, |reader| reader.binary(), |value, out| {
+    out.binary(value)
+});
 value!(
     NonZeroU16,
     |reader| Self::new(reader.u16()?).ok_or(ZERO),

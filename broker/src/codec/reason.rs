@@ -111,8 +111,14 @@ impl ReasonCode {
                 self == Success
                     || (UnspecifiedError..=Banned).contains(&self)
                     || (UseAnotherServer..=ServerMoved).contains(&self)
-                    || matches!(self, BadAuthenticationMethod | TopicNameInvalid | PacketTooLarge)
-                    || matches!(self, QuotaExceeded | PayloadFormatInvalid | RetainNotSupported)
+                    || matches!(
+                        self,
+                        BadAuthenticationMethod | TopicNameInvalid | PacketTooLarge
+                    )
+                    || matches!(
+                        self,
+                        QuotaExceeded | PayloadFormatInvalid | RetainNotSupported
+                    )
                     || matches!(self, QosNotSupported | ConnectionRateExceeded)
             }
             PacketType::PubAck | PacketType::PubRec => {
@@ -127,7 +133,10 @@ impl ReasonCode {
             PacketType::SubAck => {
                 matches!(self, Success | GrantedQos1 | GrantedQos2 | UnspecifiedError)
                     || matches!(self, ImplementationSpecificError | NotAuthorized)
-                    || matches!(self, TopicFilterInvalid | PacketIdentifierInUse | QuotaExceeded)
+                    || matches!(
+                        self,
+                        TopicFilterInvalid | PacketIdentifierInUse | QuotaExceeded
+                    )
                     || matches!(self, SharedSubscriptionsNotSupported)
                     || matches!(self, SubscriptionIdentifiersNotSupported)
                     || matches!(self, WildcardSubscriptionsNotSupported)
@@ -138,8 +147,10 @@ impl ReasonCode {
                     || matches!(self, TopicFilterInvalid | PacketIdentifierInUse)
             }
             PacketType::Disconnect => {
-                matches!(self, Success | DisconnectWithWill | NotAuthorized | ServerBusy)
-                    || (UnspecifiedError..=ImplementationSpecificError).contains(&self)
+                matches!(
+                    self,
+                    Success | DisconnectWithWill | NotAuthorized | ServerBusy
+                ) || (UnspecifiedError..=ImplementationSpecificError).contains(&self)
                     || (ServerShuttingDown..=TopicNameInvalid).contains(&self)
                     || self >= ReceiveMaximumExceeded
             }
@@ -161,13 +172,18 @@ impl ReasonCode {
         if code.is_allowed_in(packet) {
             Ok(code)
         } else {
-            Err(DecodeError::Protocol("reason code does not belong to this packet"))
+            Err(DecodeError::Protocol(
+                "reason code does not belong to this packet",
+            ))
         }
     }
 
     /// The code as a byte for a packet of this type; another packet's code is a caller's bug.
     pub(super) fn for_wire(self, packet: PacketType) -> u8 {
-        debug_assert!(self.is_allowed_in(packet), "{self:?} does not belong to {packet:?}");
+        debug_assert!(
+            self.is_allowed_in(packet),
+            "{self:?} does not belong to {packet:?}"
+        );
         self as u8
     }
 }

@@ -48,7 +48,10 @@ pub(super) trait Sink {
     /// A string that names something (topic, filter, client id), so that cutting it would change
     /// its meaning. Being too long is a bug of the caller.
     fn name(&mut self, text: &str) {
-        debug_assert!(text.len() <= usize::from(u16::MAX), "name is over 65,535 bytes");
+        debug_assert!(
+            text.len() <= usize::from(u16::MAX),
+            "name is over 65,535 bytes"
+        );
         self.string(text);
     }
 }

@@ -1,0 +1,424 @@
+//! Accounts, logins and tokens: who is calling, and until when that holds.
+//!
+//! A password opens a login; the login hands out access tokens (JWTs, valid for an hour or so and checked without the
+//! database) and one refresh token, replaced at every use. Ending a login refuses its access tokens at once and ends
+//! the sessions that they opened.
+
+mod key;
+mod password;
+mod revocations;
+mod token;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use schema::Uid;
+
+use self::password::{Busy, Passwords};
+use self::revocations::Revocations;
+use self::token::{AccessTokens, RefreshToken};
+use crate::settings::AuthOptions;
+use crate::store::logins::{self, Refresh, Revocation};
+use crate::store::users::{self, Role, User};
+use crate::store::{self, Store};
+
+/// The longest password in bytes, so that a request can't make the server hash megabytes.
+const PASSWORD_MAX: usize = 1024;
+/// How often [`Auth::follow_revocations`] looks for logins that another process has ended.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Ends the live sessions of a user: those of one login, or all of them.
+pub type Kick = Arc<dyn Fn(&Uid, Option<&str>) + Send + Sync>;
+
+/// Why somebody was not let in, or an account not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// Unknown user, wrong password, or a token that is not (any longer) valid; which one is not told.
+    #[error("wrong user name, password or token")]
+    Refused,
+    /// The new account or password is not acceptable; the text says why.
+    #[error("{0}")]
+    Invalid(String),
+    /// The uid is taken.
+    #[error("the uid is taken")]
+    Exists,
+    /// Strangers may not register here.
+    #[error("registration is closed")]
+    RegistrationClosed,
+    /// Too many others are waiting.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// The database failed.
+    #[error("the account can't be read or written")]
+    Store(#[from] store::Error),
+}
+
+/// Why accounts can't be served at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The key for access tokens can't be read or made.
+    #[error("the key for access tokens can't be read or made")]
+    Key(#[from] io::Error),
+    /// The first password could not be hashed.
+    #[error("passwords can't be hashed")]
+    Passwords(#[from] Busy),
+    /// The ended logins can't be read.
+    #[error("the ended logins can't be read")]
+    Store(#[from] store::Error),
+}
+
+/// Who is calling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub uid: Uid,
+    /// The login whose token was shown; `None`: a password was.
+    pub login: Option<String>,
+    /// When the token runs out; `None`: never.
+    pub expires_at: Option<SystemTime>,
+    /// Whether the user is an administrator.
+    pub admin: bool,
+}
+
+/// What a client gets for a password or a refresh token.
+#[derive(Clone)]
+pub struct Tokens {
+    /// A JWT.
+    pub access: String,
+    /// Valid for one use.
+    pub refresh: String,
+    /// How long the access token is valid.
+    pub expires_in: Duration,
+}
+
+/// Accounts and logins. Cheap to clone.
+#[derive(Clone)]
+pub struct Auth {
+    store: Store,
+    options: AuthOptions,
+    passwords: Passwords,
+    access_tokens: Arc<AccessTokens>,
+    revocations: Revocations,
+    kick: Kick,
+}
+
+// === impl Auth: start ===
+
+impl Auth {
+    /// Loads or makes the key, and reads which logins have been ended lately.
+    ///
+    /// # Errors
+    /// [`OpenError`] when one of the two can't be done.
+    pub async fn open(
+        store: Store,
+        options: AuthOptions,
+        data_dir: &Path,
+        kick: Kick,
+    ) -> Result<Self, OpenError> {
+        let key = match options.jwt_key.expose() {
+            "" => key::load_or_create(data_dir)?,
+            configured => configured.to_owned(),
+        };
+        let auth = Auth {
+            store,
+            passwords: Passwords::new().await?,
+            access_tokens: Arc::new(AccessTokens::new(key.as_bytes(), options.access_token_ttl)),
+            revocations: Revocations::new(options.access_token_ttl),
+            options,
+            kick,
+        };
+        auth.load_revocations().await?;
+        Ok(auth)
+    }
+
+    /// Learns of logins that another process has ended, like `tidings user passwd`, until it is dropped.
+    pub async fn follow_revocations(self) {
+        loop {
+            tokio::time::sleep(FOLLOW_INTERVAL).await;
+            if let Err(error) = self.load_revocations().await {
+                tracing::warn!(%error, "can't look for ended logins");
+            }
+        }
+    }
+
+    async fn load_revocations(&self) -> Result<(), store::Error> {
+        let now = SystemTime::now();
+        let since = self.revocations.horizon(now);
+        for revocation in logins::revoked_since(self.store.reader(), since).await? {
+            self.announce(&revocation, now);
+        }
+        Ok(())
+    }
+}
+
+// === impl Auth: accounts ===
+
+impl Auth {
+    /// Makes an account for a stranger.
+    ///
+    /// # Errors
+    /// [`AuthError::RegistrationClosed`], [`AuthError::Invalid`] or [`AuthError::Exists`].
+    pub async fn register(&self, uid: Uid, password: &str) -> Result<(), AuthError> {
+        if !self.options.registration {
+            return Err(AuthError::RegistrationClosed);
+        }
+        self.add_user(uid, password, Role::User).await
+    }
+
+    /// Makes an account on behalf of the operator.
+    ///
+    /// # Errors
+    /// [`AuthError::Invalid`] or [`AuthError::Exists`].
+    pub async fn add_user(&self, uid: Uid, password: &str, role: Role) -> Result<(), AuthError> {
+        self.check_new_password(password)?;
+        self.add_user_unchecked(uid, password, role).await
+    }
+
+    /// [`Auth::add_user`] with any password, for the demo's.
+    ///
+    /// # Errors
+    /// [`AuthError::Exists`].
+    pub async fn add_user_unchecked(
+        &self,
+        uid: Uid,
+        password: &str,
+        role: Role,
+    ) -> Result<(), AuthError> {
+        // Asked first, so that a taken uid does not cost a hash.
+        if users::lookup(self.store.reader(), &uid).await?.is_some() {
+            return Err(AuthError::Exists);
+        }
+        let user = User {
+            uid,
+            kind: "person".to_owned(),
+            role,
+            password_hash: self.passwords.hash(password.into()).await?,
+            created_at: SystemTime::now(),
+        };
+        match users::add(self.store.writer(), &user).await {
+            Err(store::Error::Exists(_)) => Err(AuthError::Exists),
+            added => Ok(added?),
+        }
+    }
+
+    /// Replaces a password that the user knows, and ends all the user's logins and sessions.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`] when `old` is wrong, [`AuthError::Invalid`] when `new` is not acceptable.
+    pub async fn change_password(&self, uid: &Uid, old: &str, new: &str) -> Result<(), AuthError> {
+        self.check_new_password(new)?;
+        self.verify_password(uid, old.as_bytes()).await?;
+        self.replace_password(uid, new).await
+    }
+
+    /// Replaces a password on behalf of the operator, and ends all the user's logins and sessions.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`] when there is no such user, [`AuthError::Invalid`] when `new` is not acceptable.
+    pub async fn set_password(&self, uid: &Uid, new: &str) -> Result<(), AuthError> {
+        self.check_new_password(new)?;
+        self.replace_password(uid, new).await
+    }
+
+    async fn replace_password(&self, uid: &Uid, new: &str) -> Result<(), AuthError> {
+        let hash = self.passwords.hash(new.into()).await?;
+        let now = SystemTime::now();
+        let change = self.store.begin().await?;
+        if !users::set_password_hash(&change, uid, &hash).await? {
+            return Err(AuthError::Refused);
+        }
+        let ended = logins::revoke_all(&change, uid, now).await?;
+        change.commit().await.map_err(store::Error::from)?;
+        for id in ended {
+            self.remember(&revocation(uid, id, now), now);
+        }
+        (self.kick)(uid, None);
+        Ok(())
+    }
+
+    fn check_new_password(&self, password: &str) -> Result<(), AuthError> {
+        let min = self.options.password_min;
+        if password.chars().count() < min || password.len() > PASSWORD_MAX {
+            let reason = format!("a password is {min} characters to {PASSWORD_MAX} bytes long");
+            return Err(AuthError::Invalid(reason));
+        }
+        Ok(())
+    }
+}
+
+// === impl Auth: logins ===
+
+impl Auth {
+    /// Opens a login by password.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`] when uid or password is wrong.
+    pub async fn login(&self, uid: &Uid, password: &str) -> Result<Tokens, AuthError> {
+        let user = self.user_by_password(uid, password.as_bytes()).await?;
+        let refresh = RefreshToken::new(token::login_id());
+        let now = SystemTime::now();
+        let horizon = self.revocations.horizon(now);
+        logins::prune(self.store.writer(), uid, now, horizon).await?;
+        let is_added = logins::add(
+            self.store.writer(),
+            refresh.login(),
+            uid,
+            self.next(&refresh.hash(), now),
+            &user.password_hash,
+        )
+        .await?;
+        if !is_added {
+            return Err(AuthError::Refused);
+        }
+        Ok(self.tokens(uid, user.role, &refresh, now))
+    }
+
+    /// Exchanges a refresh token for a new pair. A token that was used before has been copied by someone: it ends
+    /// the login.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`] when the token is not the valid one of a living login.
+    pub async fn refresh(&self, token: &str) -> Result<Tokens, AuthError> {
+        let old = RefreshToken::parse(token).ok_or(AuthError::Refused)?;
+        let now = SystemTime::now();
+        let login = logins::lookup(self.store.reader(), old.login()).await?;
+        let login = login
+            .filter(|login| !login.is_revoked && login.expires_at > now)
+            .ok_or(AuthError::Refused)?;
+
+        let new = RefreshToken::new(old.login().to_owned());
+        let new_hash = new.hash();
+        let next = self.next(&new_hash, now);
+        let db = self.store.writer();
+        if !logins::rotate(db, old.login(), &old.hash(), next, now).await? {
+            tracing::warn!(user.id = %login.uid, "an old refresh token was used; its login is ended");
+            self.logout(&login.uid, old.login()).await?;
+            return Err(AuthError::Refused);
+        }
+        Ok(self.tokens(&login.uid, login.role, &new, now))
+    }
+
+    /// Ends a login of a user, and the sessions that it opened.
+    ///
+    /// # Errors
+    /// [`AuthError::Store`] when the database can't note it; the login lives on then.
+    pub async fn logout(&self, uid: &Uid, login: &str) -> Result<(), AuthError> {
+        let now = SystemTime::now();
+        logins::revoke(self.store.writer(), uid, login, now).await?;
+        self.announce(&revocation(uid, login.to_owned(), now), now);
+        Ok(())
+    }
+
+    fn next<'a>(&self, hash: &'a [u8], now: SystemTime) -> Refresh<'a> {
+        Refresh {
+            hash,
+            expires_at: now + self.options.refresh_token_ttl,
+        }
+    }
+
+    fn tokens(&self, uid: &Uid, role: Role, refresh: &RefreshToken, now: SystemTime) -> Tokens {
+        let admin = role == Role::Admin;
+        Tokens {
+            access: (self.access_tokens).issue(uid.as_str(), refresh.login(), admin, now),
+            refresh: refresh.to_string(),
+            expires_in: self.access_tokens.ttl(),
+        }
+    }
+
+    /// Refuses a login's tokens from now on, and ends its sessions if that is news.
+    fn announce(&self, revocation: &Revocation, now: SystemTime) {
+        if self.remember(revocation, now) {
+            (self.kick)(&revocation.uid, Some(&revocation.id));
+        }
+    }
+
+    fn remember(&self, revocation: &Revocation, now: SystemTime) -> bool {
+        self.revocations.insert(revocation, now)
+    }
+}
+
+fn revocation(uid: &Uid, id: String, revoked_at: SystemTime) -> Revocation {
+    Revocation {
+        id,
+        uid: uid.clone(),
+        revoked_at,
+    }
+}
+
+// === impl Auth: who is calling ===
+
+impl Auth {
+    /// The caller of an MQTT CONNECT: the password is the account's, or an access token of that user.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`] when it is neither.
+    pub async fn authenticate(
+        &self,
+        username: &str,
+        password: &[u8],
+    ) -> Result<Identity, AuthError> {
+        let uid: Uid = username.parse().map_err(|_| AuthError::Refused)?;
+        match std::str::from_utf8(password) {
+            Ok(token) if token::looks_like_jwt(token) => {
+                let identity = self.verify_access(token)?;
+                (identity.uid == uid).then_some(identity).ok_or(AuthError::Refused)
+            }
+            _ => self.verify_password(&uid, password).await,
+        }
+    }
+
+    /// The user with that password.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`] when uid or password is wrong; both take the same time.
+    pub async fn verify_password(
+        &self,
+        uid: &Uid,
+        password: &[u8],
+    ) -> Result<Identity, AuthError> {
+        let user = self.user_by_password(uid, password).await?;
+        Ok(Identity {
+            uid: user.uid,
+            login: None,
+            expires_at: None,
+            admin: user.role == Role::Admin,
+        })
+    }
+
+    /// The caller with that access token.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`] when the token has run out, was not signed here, or its login has ended.
+    pub fn verify_access(&self, token: &str) -> Result<Identity, AuthError> {
+        let claims = self.access_tokens.read(token).ok_or(AuthError::Refused)?;
+        if self.revocations.contains(&claims.sid) {
+            return Err(AuthError::Refused);
+        }
+        Ok(Identity {
+            uid: claims.sub.parse().map_err(|_| AuthError::Refused)?,
+            expires_at: Some(claims.expires_at()),
+            login: Some(claims.sid),
+            admin: claims.admin,
+        })
+    }
+
+    /// Whether the login behind an identity was ended since it was verified. To be asked once more when a session
+    /// is in the registry: from then on [`Kick`] finds it.
+    #[must_use]
+    pub fn is_revoked(&self, identity: &Identity) -> bool {
+        let login = identity.login.as_deref();
+        login.is_some_and(|login| self.revocations.contains(login))
+    }
+
+    async fn user_by_password(&self, uid: &Uid, password: &[u8]) -> Result<User, AuthError> {
+        let user = users::lookup(self.store.reader(), uid).await?;
+        let hash = user.as_ref().map(|user| user.password_hash.clone());
+        let is_right = self.passwords.verify(password.to_vec(), hash).await?;
+        user.filter(|_| is_right).ok_or(AuthError::Refused)
+    }
+}
+
+#[cfg(test)]
+mod tests;

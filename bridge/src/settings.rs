@@ -1,0 +1,158 @@
+//! What the operator decides: `conf/default.toml`, then a file, then the environment.
+//!
+//! `conf/default.toml` documents every key and is compiled in, so that documentation and defaults can't differ.
+
+mod options;
+mod secret;
+mod units;
+
+use std::path::{Path, PathBuf};
+
+use config::{Config, ConfigError, Environment, File, FileFormat};
+use serde::Deserialize;
+
+pub use options::{
+    AuthOptions, DatabaseOptions, DevicesOptions, GroupsOptions, HttpOptions, MessagesOptions,
+    MqttOptions, MqttsOptions, RedisOptions, ShutdownOptions,
+};
+pub use secret::Secret;
+
+use crate::store::Store;
+
+/// The defaults, as the operator reads them.
+pub const DEFAULTS: &str = include_str!("../../conf/default.toml");
+
+/// Prefix of the environment variables, and what separates section from key.
+const ENVIRONMENT: (&str, &str) = ("TIDINGS", "__");
+
+/// Settings that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A layer can't be read, or holds an unknown key or a value of the wrong kind.
+    #[error("the settings can't be read")]
+    Load(#[from] ConfigError),
+    /// All values are readable, but one makes no sense alone or beside another.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// All settings, one struct per section of `conf/default.toml`, which explains them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "explained in conf/default.toml")]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    pub log: String,
+    pub mqtt: MqttOptions,
+    #[serde(default)]
+    pub mqtts: MqttsOptions,
+    pub http: HttpOptions,
+    pub database: DatabaseOptions,
+    #[serde(default)]
+    pub redis: RedisOptions,
+    pub messages: MessagesOptions,
+    pub groups: GroupsOptions,
+    pub devices: DevicesOptions,
+    pub auth: AuthOptions,
+    pub shutdown: ShutdownOptions,
+}
+
+impl Settings {
+    /// Reads all layers and checks them.
+    ///
+    /// # Errors
+    /// [`Error`] with the key at fault.
+    pub fn load(file: Option<&Path>) -> Result<Self, Error> {
+        let (prefix, separator) = ENVIRONMENT;
+        let environment = Environment::with_prefix(prefix)
+            .prefix_separator(separator)
+            .separator(separator);
+        Self::from_layers(file, environment)
+    }
+
+    fn from_layers(file: Option<&Path>, environment: Environment) -> Result<Self, Error> {
+        let mut layers =
+            Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(file) = file {
+            layers = layers.add_source(File::from(file).format(FileFormat::Toml));
+        }
+        let settings: Settings = layers.add_source(environment).build()?.try_deserialize()?;
+        settings.validate()?;
+        Ok(settings)
+    }
+
+    /// The URL of the database, which is a file in the data folder unless configured.
+    #[must_use]
+    pub fn database_url(&self) -> String {
+        match self.database.url.expose() {
+            "" => Store::sqlite_url(&self.data_dir),
+            url => url.to_owned(),
+        }
+    }
+
+    /// The filter for the log. rumqttd reports its own view of what the edge has logged already, so it is heard
+    /// only where the operator names it.
+    #[must_use]
+    pub fn log_filter(&self) -> String {
+        if self.log.contains("rumqttd") {
+            self.log.clone()
+        } else {
+            format!("{},rumqttd=off", self.log)
+        }
+    }
+
+    /// What no single key can tell.
+    fn validate(&self) -> Result<(), Error> {
+        self.check_later_releases()?;
+        let checks = [
+            (
+                self.mqtt.listen.is_empty() && self.http.listen.is_empty(),
+                "mqtt.listen and http.listen are both empty: there would be nothing to serve",
+            ),
+            (
+                self.data_dir.as_os_str().is_empty(),
+                "data_dir is empty: it names the folder for the database and the keys",
+            ),
+        ];
+        refuse_first(&checks)?;
+        tracing_subscriber::EnvFilter::try_new(self.log_filter())
+            .map_err(|error| Error::Invalid(format!("log is not a filter: {error}")))?;
+        refuse_first(&self.database.checks())?;
+        refuse_first(&self.mqtt.checks())?;
+        refuse_first(&self.messages.checks(&self.mqtt))?;
+        refuse_first(&self.groups.checks())?;
+        refuse_first(&self.devices.checks())?;
+        refuse_first(&self.auth.checks())
+    }
+
+    /// Names that are fixed already; ignoring them would leave an operator without TLS who thinks to have it.
+    fn check_later_releases(&self) -> Result<(), Error> {
+        let MqttsOptions { listen, cert, key } = &self.mqtts;
+        for (name, value) in [
+            ("mqtts.listen", listen),
+            ("mqtts.cert", cert),
+            ("mqtts.key", key),
+            ("redis.url", &self.redis.url),
+        ] {
+            if !value.is_empty() {
+                return Err(Error::Invalid(format!(
+                    "{name} is set, but this version does not support it yet"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A condition that must not hold, and what to tell the operator when it does.
+type Check = (bool, &'static str);
+
+fn refuse_first(checks: &[Check]) -> Result<(), Error> {
+    match checks.iter().find(|(wrong, _)| *wrong) {
+        Some((_, reason)) => Err(Error::Invalid((*reason).to_owned())),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

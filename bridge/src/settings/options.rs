@@ -1,0 +1,208 @@
+//! One struct per section of `conf/default.toml`, which explains the keys.
+#![expect(missing_docs, reason = "explained in conf/default.toml")]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{Check, Secret, units};
+
+/// The longest password that a `password_min` may ask for.
+const PASSWORD_MIN_MAX: usize = 128;
+/// HS256 signs with 256 bits; a shorter key is weaker than the signature.
+const JWT_KEY_MIN: usize = 32;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MqttOptions {
+    #[serde(deserialize_with = "units::addresses")]
+    pub listen: Vec<SocketAddr>,
+    #[serde(deserialize_with = "units::size")]
+    pub max_packet_size: usize,
+    #[serde(deserialize_with = "units::duration")]
+    pub connect_timeout: Duration,
+    /// `None`: no limit.
+    #[serde(deserialize_with = "units::duration_or_none")]
+    pub keep_alive_max: Option<Duration>,
+    pub receive_maximum: u16,
+    pub delivery_window: u16,
+    #[serde(deserialize_with = "units::size")]
+    pub session_queue: usize,
+}
+
+/// MQTT's limit for a packet: what four bytes of remaining length can say.
+const MQTT_PACKET_MAX: usize = 268_435_455;
+
+impl MqttOptions {
+    pub(super) fn checks(&self) -> [Check; 6] {
+        [
+            (
+                !(1024..=MQTT_PACKET_MAX).contains(&self.max_packet_size),
+                "mqtt.max_packet_size is not between 1 KiB and 256 MiB",
+            ),
+            (
+                self.connect_timeout.is_zero(),
+                "mqtt.connect_timeout is zero: nobody could connect",
+            ),
+            (
+                self.keep_alive_max.is_some_and(|max| max < Duration::from_secs(1)),
+                "mqtt.keep_alive_max is less than a second",
+            ),
+            (
+                self.receive_maximum == 0,
+                "mqtt.receive_maximum is zero: nobody could publish",
+            ),
+            (
+                self.delivery_window == 0,
+                "mqtt.delivery_window is zero: nothing could be delivered",
+            ),
+            (
+                self.session_queue < self.max_packet_size,
+                "mqtt.session_queue is smaller than mqtt.max_packet_size: one packet would not fit",
+            ),
+        ]
+    }
+}
+
+/// For a later release; refused when set.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MqttsOptions {
+    pub listen: String,
+    pub cert: String,
+    pub key: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpOptions {
+    #[serde(deserialize_with = "units::addresses")]
+    pub listen: Vec<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseOptions {
+    /// May hold a password.
+    pub url: Secret,
+}
+
+impl DatabaseOptions {
+    pub(super) fn checks(&self) -> [Check; 1] {
+        const SCHEMES: [&str; 5] = ["sqlite:", "postgres://", "postgresql://", "mysql://", "mariadb://"];
+        let url = self.url.expose();
+        let known = url.is_empty() || SCHEMES.iter().any(|scheme| url.starts_with(scheme));
+        [(
+            !known,
+            "database.url begins neither with sqlite:// nor with postgres:// nor with mysql://",
+        )]
+    }
+}
+
+/// For a later release; refused when set.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedisOptions {
+    pub url: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MessagesOptions {
+    #[serde(deserialize_with = "units::size")]
+    pub text_max: usize,
+    pub catch_up_max: u32,
+}
+
+impl MessagesOptions {
+    pub(super) fn checks(&self, mqtt: &MqttOptions) -> [Check; 3] {
+        [
+            (
+                self.text_max == 0,
+                "messages.text_max is zero: nobody could write",
+            ),
+            (
+                self.text_max >= mqtt.max_packet_size,
+                "messages.text_max is not smaller than mqtt.max_packet_size: such a message could not be sent",
+            ),
+            (
+                self.catch_up_max == 0,
+                "messages.catch_up_max is zero: nothing missed would be delivered",
+            ),
+        ]
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupsOptions {
+    pub members_max: usize,
+}
+
+impl GroupsOptions {
+    pub(super) fn checks(&self) -> [Check; 1] {
+        [(
+            self.members_max == 0,
+            "groups.members_max is zero: not even the owner would fit",
+        )]
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DevicesOptions {
+    pub per_user_max: usize,
+}
+
+impl DevicesOptions {
+    pub(super) fn checks(&self) -> [Check; 1] {
+        [(
+            self.per_user_max == 0,
+            "devices.per_user_max is zero: nobody could connect",
+        )]
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthOptions {
+    pub registration: bool,
+    pub password_min: usize,
+    #[serde(deserialize_with = "units::duration")]
+    pub access_token_ttl: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    pub refresh_token_ttl: Duration,
+    pub jwt_key: Secret,
+}
+
+impl AuthOptions {
+    pub(super) fn checks(&self) -> [Check; 4] {
+        let key = self.jwt_key.expose();
+        [
+            (
+                !(1..=PASSWORD_MIN_MAX).contains(&self.password_min),
+                "auth.password_min is not between 1 and 128",
+            ),
+            (
+                self.access_token_ttl < Duration::from_secs(1),
+                "auth.access_token_ttl is less than a second",
+            ),
+            (
+                self.access_token_ttl >= self.refresh_token_ttl,
+                "auth.access_token_ttl is not shorter than auth.refresh_token_ttl",
+            ),
+            (
+                !key.is_empty() && key.len() < JWT_KEY_MIN,
+                "auth.jwt_key is shorter than 32 characters",
+            ),
+        ]
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownOptions {
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+}

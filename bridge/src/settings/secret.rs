@@ -1,0 +1,23 @@
+//! Text that must not reach a log.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+/// A setting that is not shown by `{:?}`.
+#[derive(Clone, Deserialize)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself; empty where nothing is configured.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "unset" } else { "…" })
+    }
+}

@@ -1,0 +1,55 @@
+//! Values as an operator writes them: durations and sizes with units, lists separated by commas.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::de::{Deserialize, Deserializer, Error};
+
+/// `"10s"`, `"1h 30m"`.
+pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    humantime::parse_duration(&text).map_err(|error| refuse(&text, "a duration like \"10s\"", error))
+}
+
+/// A duration; `"0"` stands for none.
+pub(super) fn duration_or_none<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Duration>, D::Error> {
+    Ok(Some(duration(from)?).filter(|duration| !duration.is_zero()))
+}
+
+/// `"64 KiB"`, or a plain number of bytes.
+pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    const SIZE: &str = "a size like \"64 KiB\"";
+    let text = String::deserialize(from)?;
+    let size: ByteSize = text.parse().map_err(|error| refuse(&text, SIZE, error))?;
+    usize::try_from(size.as_u64()).map_err(|error| refuse(&text, SIZE, error))
+}
+
+/// A list of addresses with ports, or one text that separates them by commas.
+pub(super) fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
+    let texts = match OneOrMany::deserialize(from)? {
+        OneOrMany::One(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
+        OneOrMany::Many(texts) => texts,
+    };
+    let given = texts.iter().filter(|text| !text.is_empty());
+    given.map(|text| address(text)).collect()
+}
+
+fn address<E: Error>(text: &str) -> Result<SocketAddr, E> {
+    text.parse()
+        .map_err(|error| refuse(text, "an IP address with a port like \"127.0.0.1:1883\"", error))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn refuse<E: Error>(text: &str, expected: &str, error: impl Display) -> E {
+    E::custom(format!("{text:?} is not {expected}: {error}"))
+}

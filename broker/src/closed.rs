@@ -1,0 +1,73 @@
+//! Every reason for which a session ends.
+
+use crate::codec::{DecodeError, ReasonCode};
+
+/// Why a session ended. It tells the DISCONNECT's reason, and whether the will is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Closed {
+    /// The client sent DISCONNECT.
+    #[error("the client disconnected")]
+    ByClient,
+    /// The client sent DISCONNECT and wants its will published.
+    #[error("the client disconnected and left its will")]
+    ByClientWithWill,
+    /// The connection broke.
+    #[error("the connection was lost")]
+    Lost,
+    /// The client sent what is not MQTT, or not allowed by it.
+    #[error(transparent)]
+    Undecodable(#[from] DecodeError),
+    /// A valid packet that the client may not send, or not now.
+    #[error("protocol error: {0}")]
+    Protocol(&'static str),
+    /// The client used a feature that CONNACK said is not there.
+    #[error("unsupported: {0:?}")]
+    Unsupported(ReasonCode),
+    /// The client left more QoS 2 publishes unreleased than its window allows.
+    #[error("receive maximum exceeded")]
+    ReceiveMaximumExceeded,
+    /// Nothing came for one and a half times the keep-alive.
+    #[error("keep-alive timeout")]
+    KeepAliveTimeout,
+    /// The client took no byte for the write timeout.
+    #[error("the client stopped reading")]
+    NotReading,
+    /// The same user connected with the same client id.
+    #[error("taken over by a newer connection")]
+    TakenOver,
+    /// The access token has expired.
+    #[error("the access token expired")]
+    TokenExpired,
+    /// The login was revoked, or an administrator ended the session.
+    #[error("kicked: {0:?}")]
+    Kicked(ReasonCode),
+    /// The server stops.
+    #[error("the server is shutting down")]
+    ServerShutdown,
+}
+
+impl Closed {
+    /// What the client is told in a DISCONNECT (v5 only); `None` where it is gone or left by itself.
+    #[must_use]
+    pub fn reason(self) -> Option<ReasonCode> {
+        match self {
+            Closed::ByClient | Closed::ByClientWithWill | Closed::Lost | Closed::NotReading => None,
+            // Only CONNACK can speak of versions; here it is a second CONNECT.
+            Closed::Undecodable(DecodeError::UnsupportedVersion) => Some(ReasonCode::ProtocolError),
+            Closed::Undecodable(error) => Some(error.reason()),
+            Closed::Protocol(_) => Some(ReasonCode::ProtocolError),
+            Closed::Unsupported(reason) | Closed::Kicked(reason) => Some(reason),
+            Closed::ReceiveMaximumExceeded => Some(ReasonCode::ReceiveMaximumExceeded),
+            Closed::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
+            Closed::TakenOver => Some(ReasonCode::SessionTakenOver),
+            Closed::TokenExpired => Some(ReasonCode::MaximumConnectTime),
+            Closed::ServerShutdown => Some(ReasonCode::ServerShuttingDown),
+        }
+    }
+
+    /// [MQTT-3.14.4-3] Only a normal DISCONNECT takes the will back.
+    #[must_use]
+    pub fn publishes_will(self) -> bool {
+        self != Closed::ByClient
+    }
+}

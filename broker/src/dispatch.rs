@@ -1,0 +1,107 @@
+//! From the bridge to the sessions: frames are applied in their order, without ever waiting for a client.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use schema::Uid;
+use schema::link::{CatchUp, Deliver, DownFrame, Kick, ToEdge, to_edge};
+use tracing::error;
+
+use crate::codec::ReasonCode;
+use crate::link::{Flow, FrameReceiver, LinkClosed};
+use crate::outbox::{Answer, Delivery};
+use crate::payload::Payload;
+use crate::registry::{Registry, Sessions};
+
+/// Applies frames until the link ends.
+pub(crate) async fn run(
+    registry: Arc<Registry>,
+    flow: Arc<Flow>,
+    mut receiver: FrameReceiver<DownFrame>,
+) -> Result<Infallible, LinkClosed> {
+    loop {
+        let (number, items) = receiver.recv().await?;
+        let mut kicks = Vec::new();
+        let sessions = registry.read();
+        for ToEdge { item } in items {
+            match item {
+                Some(to_edge::Item::Answer(answer)) => on_answer(&sessions, answer),
+                Some(to_edge::Item::Deliver(deliver)) => on_deliver(&sessions, deliver),
+                Some(to_edge::Item::CatchUp(page)) => on_catch_up(&sessions, page),
+                Some(to_edge::Item::Live(live)) => {
+                    if let Some(handle) = sessions.by_id(live.session) {
+                        handle.outbox.go_live(live.epoch);
+                    }
+                }
+                Some(to_edge::Item::Kick(kick)) => kicks.push(kick),
+                None => {}
+            }
+        }
+        drop(sessions);
+        for kick in &kicks {
+            on_kick(&registry, kick);
+        }
+        flow.done(number);
+    }
+}
+
+fn on_answer(sessions: &Sessions, answer: schema::link::Answer) {
+    let Some(handle) = sessions.by_id(answer.session) else {
+        return;
+    };
+    let reason = u8::try_from(answer.reason)
+        .ok()
+        .and_then(|code| ReasonCode::try_from(code).ok());
+    handle.outbox.answer(Answer {
+        token: answer.token,
+        reason: reason.unwrap_or(ReasonCode::UnspecifiedError),
+        reply: Arc::new(Payload::new(&answer.reply)),
+    });
+}
+
+fn on_deliver(sessions: &Sessions, deliver: Deliver) {
+    let mut delivery = None;
+    for uid in &deliver.to {
+        for handle in sessions.of_user(uid) {
+            if handle.id == deliver.except_session {
+                continue;
+            }
+            let delivery = delivery.get_or_insert_with(|| {
+                let payload = Arc::new(Payload::new(&deliver.payload));
+                match deliver.position {
+                    Some(position) => Delivery::Message(payload, position),
+                    None => Delivery::Event(payload),
+                }
+            });
+            handle.outbox.deliver_live(delivery);
+        }
+    }
+}
+
+fn on_catch_up(sessions: &Sessions, page: CatchUp) {
+    let Some(handle) = sessions.by_id(page.session) else {
+        return;
+    };
+    let deliveries = page.messages.into_iter().map(|missed| {
+        let payload = Arc::new(Payload::new(&missed.payload));
+        match missed.position {
+            Some(position) => Delivery::Message(payload, position),
+            None => Delivery::Event(payload),
+        }
+    });
+    handle.outbox.catch_up(page.epoch, deliveries);
+}
+
+fn on_kick(registry: &Registry, kick: &Kick) {
+    let reason = u8::try_from(kick.reason)
+        .ok()
+        .and_then(|code| ReasonCode::try_from(code).ok())
+        .unwrap_or(ReasonCode::AdministrativeAction);
+    match kick.uid.parse::<Uid>() {
+        Ok(uid) => {
+            let login = Some(kick.login.as_str()).filter(|login| !login.is_empty());
+            registry.kick(&uid, login, reason);
+        }
+        Err(error) => error!(%error, "the bridge kicked a user who can't exist"),
+    }
+}

@@ -1,0 +1,354 @@
+//! Frames between the edge and the bridge, carried by rumqttd's router.
+//!
+//! The router costs some 10 µs per publish whatever its size, and remembers every topic that it has ever seen. So
+//! uplinks and deliveries travel packed, many to a publish, on two topics that never change: the router holds two
+//! filters and two topics however many users there are.
+//!
+//! A router log that rolls over drops what a slow reader has not read. [`Flow`] keeps the sender at most [`WINDOW`]
+//! frames ahead of what the receiver is done with, less than the log holds; frames are numbered, so that a drop would
+//! be noticed all the same ([`LinkClosed::Gap`]).
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use prost::Message;
+use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
+use rumqttd::protocol::{Packet, Publish};
+use rumqttd::{Notification, Router, RouterConfig};
+use schema::link::{DownFrame, FromEdge, ToEdge, UpFrame};
+use tokio::sync::Notify;
+
+/// Frames that a sender may be ahead of its receiver.
+const WINDOW: u64 = 16;
+/// A frame is sent when its items have reached this size, in bytes. A single item can be larger.
+const FRAME_BYTES: usize = 64 * 1024;
+/// The router's log per topic: 8 segments of 1 MiB hold the window of 16 frames, even when each ends with an item of
+/// the largest packet that a client may send by default (256 KiB).
+const LOG_SEGMENT_BYTES: usize = 1024 * 1024;
+const LOG_SEGMENTS: usize = 8;
+
+const UP_TOPIC: &str = "tidings/link/up";
+const DOWN_TOPIC: &str = "tidings/link/down";
+
+/// Why no more frames can be sent or received. The process has to start anew: nothing that was acknowledged is lost.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkClosed {
+    /// The router's thread is gone.
+    #[error("the router is gone")]
+    Router(#[source] LinkError),
+    /// The router dropped a frame.
+    #[error("frame {expected} is missing: got {got}")]
+    Gap {
+        /// The number that should have come.
+        expected: u64,
+        /// The number that came.
+        got: u64,
+    },
+    /// A frame is not what we send.
+    #[error("a frame can't be decoded")]
+    Undecodable(#[from] prost::DecodeError),
+}
+
+impl From<LinkError> for LinkClosed {
+    fn from(error: LinkError) -> Self {
+        LinkClosed::Router(error)
+    }
+}
+
+/// A frame of one direction.
+pub trait Frame: Message + Default {
+    /// What it is filled with.
+    type Item: Message;
+    /// Builds a frame.
+    fn new(number: u64, done: u64, items: Vec<Self::Item>) -> Self;
+    /// Takes it apart: number, done, items.
+    fn into_parts(self) -> (u64, u64, Vec<Self::Item>);
+}
+
+impl Frame for UpFrame {
+    type Item = FromEdge;
+    fn new(number: u64, done: u64, items: Vec<FromEdge>) -> Self {
+        UpFrame {
+            number,
+            done,
+            items,
+        }
+    }
+    fn into_parts(self) -> (u64, u64, Vec<FromEdge>) {
+        (self.number, self.done, self.items)
+    }
+}
+
+impl Frame for DownFrame {
+    type Item = ToEdge;
+    fn new(number: u64, done: u64, items: Vec<ToEdge>) -> Self {
+        DownFrame {
+            number,
+            done,
+            items,
+        }
+    }
+    fn into_parts(self) -> (u64, u64, Vec<ToEdge>) {
+        (self.number, self.done, self.items)
+    }
+}
+
+/// How far both directions of one end are; shared by its sender and its receiver.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// The last frame sent from here.
+    sent: AtomicU64,
+    /// The last of them that the peer is done with.
+    peer_done: AtomicU64,
+    /// The last frame from the peer that we are done with.
+    done: AtomicU64,
+    /// The last of those that the peer has been told of.
+    reported: AtomicU64,
+    wake: Notify,
+}
+
+impl Flow {
+    /// Makes the sending task look again.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Waits for [`Flow::wake`], or for the peer to make room. For the sending task only.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Notes that the frame and all before it need nothing more here.
+    pub fn done(&self, number: u64) {
+        self.done.fetch_max(number, Ordering::AcqRel);
+        if self.is_report_due() {
+            self.wake();
+        }
+    }
+
+    fn has_credit(&self) -> bool {
+        let peer_done = self.peer_done.load(Ordering::Acquire);
+        self.sent.load(Ordering::Acquire) - peer_done < WINDOW
+    }
+
+    /// Frames usually tell it in passing; this is for when nothing else is to be sent.
+    fn is_report_due(&self) -> bool {
+        let done = self.done.load(Ordering::Acquire);
+        done - self.reported.load(Ordering::Acquire) >= WINDOW / 2
+    }
+}
+
+/// The sending half of an end.
+pub struct FrameSender<F> {
+    link: LinkTx,
+    topic: Bytes,
+    flow: Arc<Flow>,
+    frame: PhantomData<F>,
+}
+
+impl<F: Frame> FrameSender<F> {
+    /// The flow that this sender shares with its receiver.
+    #[must_use]
+    pub fn flow(&self) -> &Arc<Flow> {
+        &self.flow
+    }
+
+    /// Sends items in their order, in as many frames as they need; waits while the peer is behind.
+    ///
+    /// # Errors
+    /// [`LinkClosed`] when the router is gone.
+    pub async fn send(&mut self, items: Vec<F::Item>) -> Result<(), LinkClosed> {
+        let mut frame = Vec::new();
+        let mut bytes = 0;
+        for item in items {
+            bytes += item.encoded_len();
+            frame.push(item);
+            if bytes >= FRAME_BYTES {
+                self.send_frame(std::mem::take(&mut frame)).await?;
+                bytes = 0;
+            }
+        }
+        if !frame.is_empty() {
+            self.send_frame(frame).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the peer how far we are, if it would not learn it soon otherwise. It needs no credit, so that two ends
+    /// that wait for each other get on.
+    ///
+    /// # Errors
+    /// [`LinkClosed`] when the router is gone.
+    pub async fn report(&mut self) -> Result<(), LinkClosed> {
+        if self.flow.is_report_due() {
+            self.publish(0, Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_frame(&mut self, items: Vec<F::Item>) -> Result<(), LinkClosed> {
+        while !self.flow.has_credit() {
+            self.report().await?;
+            self.flow.clone().woken().await;
+        }
+        let number = self.flow.sent.fetch_add(1, Ordering::AcqRel) + 1;
+        self.publish(number, items).await
+    }
+
+    async fn publish(&mut self, number: u64, items: Vec<F::Item>) -> Result<(), LinkClosed> {
+        let done = self.flow.done.load(Ordering::Acquire);
+        self.flow.reported.store(done, Ordering::Release);
+        let payload = F::new(number, done, items).encode_to_vec();
+        let publish = Publish::new(self.topic.clone(), payload.into(), false);
+        self.link.send(Packet::Publish(publish, None)).await?;
+        Ok(())
+    }
+}
+
+/// The receiving half of an end.
+pub struct FrameReceiver<F> {
+    link: LinkRx,
+    last: u64,
+    flow: Arc<Flow>,
+    frame: PhantomData<F>,
+}
+
+impl<F: Frame> FrameReceiver<F> {
+    /// The next frame's number and items. Call [`Flow::done`] with the number when they are dealt with.
+    ///
+    /// # Errors
+    /// [`LinkClosed`] when the router is gone, or a frame is missing.
+    pub async fn recv(&mut self) -> Result<(u64, Vec<F::Item>), LinkClosed> {
+        loop {
+            let forward = match self.link.next().await? {
+                Some(Notification::Forward(forward)) => forward,
+                // The router stops sending to a full link until it hears that there is room again.
+                Some(Notification::Unschedule) => {
+                    self.link.wake().await?;
+                    continue;
+                }
+                _ => continue,
+            };
+            let (number, done, items) = F::decode(forward.publish.payload)?.into_parts();
+            self.flow.peer_done.fetch_max(done, Ordering::AcqRel);
+            self.flow.wake();
+            if number == 0 {
+                continue;
+            }
+            if number != self.last + 1 {
+                return Err(LinkClosed::Gap {
+                    expected: self.last + 1,
+                    got: number,
+                });
+            }
+            self.last = number;
+            return Ok((number, items));
+        }
+    }
+}
+
+/// The bridge's end of the link.
+pub struct BridgeLink {
+    /// To the edge.
+    pub sender: FrameSender<DownFrame>,
+    /// From the edge.
+    pub receiver: FrameReceiver<UpFrame>,
+}
+
+/// The edge's end of the link.
+pub(crate) struct EdgeLink {
+    pub(crate) sender: FrameSender<UpFrame>,
+    pub(crate) receiver: FrameReceiver<DownFrame>,
+}
+
+/// Starts rumqttd's router in a thread of its own, and connects both ends to it. Blocks for that long.
+pub(crate) fn start_router() -> Result<(EdgeLink, BridgeLink), LinkClosed> {
+    let config = RouterConfig {
+        max_connections: 16,
+        max_outgoing_packet_count: 100,
+        max_segment_size: LOG_SEGMENT_BYTES,
+        max_segment_count: LOG_SEGMENTS,
+        initialized_filters: Some(vec![UP_TOPIC.to_owned(), DOWN_TOPIC.to_owned()]),
+        ..Default::default()
+    };
+    let router = Router::new(0, config).spawn();
+    let connect = |name: &str, subscription: &str| -> Result<(LinkTx, LinkRx), LinkClosed> {
+        let (mut tx, mut rx, _) = LinkBuilder::new(name, router.clone()).build()?;
+        tx.subscribe(subscription)?;
+        // SUBACK: from here on nothing that is published can be missed.
+        while !matches!(rx.recv()?, Some(Notification::DeviceAck(_))) {}
+        Ok((tx, rx))
+    };
+    let (edge_tx, edge_rx) = connect("edge", DOWN_TOPIC)?;
+    let (bridge_tx, bridge_rx) = connect("bridge", UP_TOPIC)?;
+    let (sender, receiver) = end(edge_tx, edge_rx, UP_TOPIC);
+    let edge = EdgeLink { sender, receiver };
+    let (sender, receiver) = end(bridge_tx, bridge_rx, DOWN_TOPIC);
+    Ok((edge, BridgeLink { sender, receiver }))
+}
+
+fn end<S: Frame, R: Frame>(
+    tx: LinkTx,
+    rx: LinkRx,
+    topic: &'static str,
+) -> (FrameSender<S>, FrameReceiver<R>) {
+    let flow = Arc::new(Flow::default());
+    let sender = FrameSender {
+        link: tx,
+        topic: Bytes::from_static(topic.as_bytes()),
+        flow: flow.clone(),
+        frame: PhantomData,
+    };
+    let receiver = FrameReceiver {
+        link: rx,
+        last: 0,
+        flow,
+        frame: PhantomData,
+    };
+    (sender, receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schema::link::{Gone, from_edge};
+
+    fn gone(session: u64) -> FromEdge {
+        FromEdge {
+            item: Some(from_edge::Item::Gone(Gone { session })),
+        }
+    }
+
+    /// The receiver is slow for far more frames than the window: all arrive, in order.
+    #[tokio::test]
+    async fn a_slow_receiver_misses_nothing() {
+        let (edge, bridge) = start_router().unwrap();
+        let (mut edge_sender, mut edge_receiver) = (edge.sender, edge.receiver);
+        let frames = 10 * WINDOW;
+        let send = async {
+            for session in 0..frames {
+                edge_sender.send(vec![gone(session)]).await.unwrap();
+            }
+        };
+        let (mut sender, mut receiver) = (bridge.sender, bridge.receiver);
+        let receive = async {
+            for expected in 0..frames {
+                let (number, items) = receiver.recv().await.unwrap();
+                assert_eq!(items, [gone(expected)]);
+                sender.flow().done(number);
+                sender.report().await.unwrap();
+            }
+        };
+        let reports = async {
+            loop {
+                edge_receiver.recv().await.unwrap();
+            }
+        };
+        tokio::select! {
+            _ = async { tokio::join!(send, receive) } => {}
+            () = reports => {}
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The accept loop: it accepts, and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::broker::Edge;
+use crate::connection;
+
+/// How long to wait after accept failed, mostly for want of file descriptors: less would be a busy loop.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Accepts connections until `stop`; each lives in a task of its own.
+pub(crate) async fn run(
+    listener: TcpListener,
+    edge: Arc<Edge>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(edge.options.max_connections));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let socket = match accepted {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            warn!(
+                max = edge.options.max_connections,
+                "connection refused: too many"
+            );
+            continue;
+        };
+        // Acknowledgements are small and waited for: Nagle's algorithm would hold them back.
+        if let Err(error) = socket.set_nodelay(true) {
+            warn!(%error, "TCP_NODELAY could not be set");
+        }
+        let (edge, stop) = (edge.clone(), stop.clone());
+        tasks.spawn(async move {
+            connection::serve(socket, &edge, &stop).await;
+            drop(slot);
+        });
+    }
+}

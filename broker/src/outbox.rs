@@ -1,0 +1,197 @@
+//! What waits for a session: answers to its publishes, and deliveries.
+//!
+//! The bridge's side fills it without ever waiting; the connection's task empties it as the client takes it. It
+//! also holds the session's place in the feed, since what is filled in depends on it:
+//!
+//! ```text
+//! Off ──subscribe──▶ CatchingUp(e) ──Live(e)──▶ Live(e) ──queue full──▶ Behind(e)
+//!                        ▲                                                  │
+//!                        └──────────── all taken, epoch e + 1 ──────────────┘
+//! ```
+//! While `CatchingUp`, live messages are dropped here: the bridge sends them as catch-up, then says `Live` at a point
+//! in its stream before which everything has been sent.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use schema::link::Position;
+use tokio::sync::Notify;
+
+use crate::closed::Closed;
+use crate::codec::{Qos, ReasonCode};
+use crate::payload::Payload;
+
+/// What a queued delivery weighs besides its payload: packet header, topic, table entries.
+const DELIVERY_OVERHEAD: usize = 64;
+
+/// The end of an uplink.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) token: u32,
+    pub(crate) reason: ReasonCode,
+    pub(crate) reply: Arc<Payload>,
+}
+
+/// Something for the session's down topic.
+#[derive(Clone, Debug)]
+pub(crate) enum Delivery {
+    /// A stored message; acknowledging it moves the device's cursor to the position.
+    Message(Arc<Payload>, Position),
+    /// An event: QoS 0.
+    Event(Arc<Payload>),
+    /// The catch-up page ends here: tell the bridge once everything before it is taken.
+    PageEnd,
+}
+
+/// Where the session stands in its user's stream of messages. The number is the subscription's epoch: it names this
+/// round of catch-up, so that the bridge's answers to an earlier one are recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Feed {
+    /// Not subscribed.
+    Off,
+    /// The bridge is sending what was missed.
+    CatchingUp(u32),
+    /// Messages come as they are stored.
+    Live(u32),
+    /// The queue was full: messages are left out until it is empty, then catch-up begins anew.
+    Behind(u32),
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    wake: Notify,
+    bytes_max: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) answers: VecDeque<Answer>,
+    pub(crate) deliveries: VecDeque<Delivery>,
+    pub(crate) feed: Feed,
+    pub(crate) closed: Option<Closed>,
+    /// QoS of the subscription: decides what a full queue means.
+    pub(crate) qos: Qos,
+    bytes: usize,
+}
+
+impl State {
+    /// Takes the oldest delivery.
+    pub(crate) fn pop_delivery(&mut self) -> Option<Delivery> {
+        let delivery = self.deliveries.pop_front()?;
+        self.bytes -= weight(&delivery);
+        if self.deliveries.is_empty() {
+            // A burst's memory goes back; an idle session holds none.
+            self.deliveries = VecDeque::new();
+        }
+        Some(delivery)
+    }
+
+    /// Puts the session at the beginning of a new round, with nothing left over from an earlier one.
+    pub(crate) fn restart(&mut self, feed: Feed) {
+        self.deliveries = VecDeque::new();
+        self.bytes = 0;
+        self.feed = feed;
+    }
+
+    fn push_delivery(&mut self, delivery: Delivery) {
+        self.bytes += weight(&delivery);
+        self.deliveries.push_back(delivery);
+    }
+}
+
+fn weight(delivery: &Delivery) -> usize {
+    match delivery {
+        Delivery::Message(payload, _) | Delivery::Event(payload) => {
+            payload.size() + DELIVERY_OVERHEAD
+        }
+        Delivery::PageEnd => 0,
+    }
+}
+
+impl Outbox {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Outbox {
+            state: Mutex::new(State {
+                answers: VecDeque::new(),
+                deliveries: VecDeque::new(),
+                feed: Feed::Off,
+                closed: None,
+                qos: Qos::AtMostOnce,
+                bytes: 0,
+            }),
+            wake: Notify::new(),
+            bytes_max,
+        }
+    }
+
+    /// Waits until something was put in since the last call.
+    pub(crate) async fn filled(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Looks in; hold the guard for a short time only.
+    pub(crate) fn lock(&self) -> parking_lot::MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Asks the connection to end; the first reason counts.
+    pub(crate) fn close(&self, reason: Closed) {
+        self.state.lock().closed.get_or_insert(reason);
+        self.wake.notify_one();
+    }
+
+    /// Not bounded in bytes, since each belongs to a publish inside the session's window.
+    pub(crate) fn answer(&self, answer: Answer) {
+        self.state.lock().answers.push_back(answer);
+        self.wake.notify_one();
+    }
+
+    /// A message or event as it happens.
+    pub(crate) fn deliver_live(&self, delivery: &Delivery) {
+        let mut state = self.state.lock();
+        let is_message = matches!(delivery, Delivery::Message(..));
+        match state.feed {
+            Feed::Off => return,
+            Feed::CatchingUp(_) | Feed::Behind(_) if is_message => return,
+            Feed::CatchingUp(_) | Feed::Behind(_) | Feed::Live(_) => {}
+        }
+        if state.bytes + weight(delivery) > self.bytes_max {
+            // QoS 0 promises nothing: the client sees the gap in `seq`. QoS 1 has to be caught up.
+            if let Feed::Live(epoch) = state.feed
+                && is_message
+                && state.qos != Qos::AtMostOnce
+            {
+                state.feed = Feed::Behind(epoch);
+            }
+            return;
+        }
+        state.push_delivery(delivery.clone());
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// A page of catch-up. The bridge sends the next one when this one is taken, so that it needs no bound here.
+    pub(crate) fn catch_up(&self, epoch: u32, page: impl Iterator<Item = Delivery>) {
+        let mut state = self.state.lock();
+        if state.feed != Feed::CatchingUp(epoch) {
+            return;
+        }
+        for delivery in page {
+            state.push_delivery(delivery);
+        }
+        state.push_delivery(Delivery::PageEnd);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// From here on messages are delivered as they happen.
+    pub(crate) fn go_live(&self, epoch: u32) {
+        let mut state = self.state.lock();
+        if state.feed == Feed::CatchingUp(epoch) {
+            state.feed = Feed::Live(epoch);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The way up: publishes that the bridge has not answered yet, acknowledged in the order in which they came.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+
+use bytes::{Bytes, BytesMut};
+use schema::Format;
+use schema::link::{FromEdge, Uplink, from_edge};
+
+use super::item;
+use crate::closed::Closed;
+use crate::codec::{AckKind, Publish, Qos, ReasonCode, Version, encode_ack};
+use crate::registry::Handle;
+
+/// Token of an uplink whose answer nobody waits for.
+pub(super) const NO_ANSWER: u32 = 0;
+
+/// Publishes in flight. Tokens are consecutive, so that an answer finds its entry by subtraction.
+#[derive(Debug)]
+pub(super) struct Publishing {
+    in_flight: VecDeque<InFlight>,
+    /// Token of the front entry.
+    first_token: u32,
+    in_flight_max: usize,
+    /// QoS 2 packet ids between PUBREC and PUBREL.
+    unreleased: Vec<NonZeroU16>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    qos: Qos,
+    packet_id: Option<NonZeroU16>,
+    /// What the reply has to carry (MQTT 5, 4.10).
+    correlation_data: Option<Bytes>,
+    /// Set once answered; it waits for the ones before it [MQTT-4.6.0-2, MQTT-4.6.0-3].
+    outcome: Option<ReasonCode>,
+}
+
+impl Publishing {
+    pub(super) fn new(in_flight_max: usize) -> Self {
+        Publishing {
+            in_flight: VecDeque::new(),
+            first_token: NO_ANSWER + 1,
+            in_flight_max,
+            unreleased: Vec::new(),
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight.len() < self.in_flight_max
+    }
+
+    /// Hands a publish to the bridge; its acknowledgement is withheld until [`Publishing::end`].
+    pub(super) fn begin(
+        &mut self,
+        handle: &Handle,
+        format: Format,
+        publish: Publish,
+        to_bridge: &mut Vec<FromEdge>,
+    ) -> Result<(), Closed> {
+        if self.is_repeated(&publish) {
+            return Ok(());
+        }
+        let token = self.admit(&publish, None)?;
+        to_bridge.push(uplink(handle, token, format, publish.payload));
+        Ok(())
+    }
+
+    /// Answers a publish without asking the bridge.
+    pub(super) fn refuse(&mut self, publish: &Publish, reason: ReasonCode) -> Result<(), Closed> {
+        if self.is_repeated(publish) {
+            return Ok(());
+        }
+        self.admit(publish, Some(reason)).map(drop)
+    }
+
+    /// [MQTT-4.3.3-10] A QoS 2 packet id that is not released yet names the publish that it came with first.
+    /// Where that has its PUBREC already, the entry that is added writes it again.
+    fn is_repeated(&mut self, publish: &Publish) -> bool {
+        let Some(packet_id) = publish
+            .packet_id
+            .filter(|_| publish.qos == Qos::ExactlyOnce)
+        else {
+            return false;
+        };
+        if self.unreleased.contains(&packet_id) {
+            self.in_flight.push_back(InFlight {
+                qos: Qos::ExactlyOnce,
+                packet_id: Some(packet_id),
+                correlation_data: None,
+                outcome: Some(ReasonCode::Success),
+            });
+            return true;
+        }
+        let is_same =
+            |entry: &InFlight| entry.qos == Qos::ExactlyOnce && entry.packet_id == Some(packet_id);
+        self.in_flight.iter().any(is_same)
+    }
+
+    fn admit(&mut self, publish: &Publish, outcome: Option<ReasonCode>) -> Result<u32, Closed> {
+        if publish.qos == Qos::ExactlyOnce && self.unreleased.len() >= self.in_flight_max {
+            return Err(Closed::ReceiveMaximumExceeded); // [MQTT-3.3.4-9]
+        }
+        let properties = publish.properties.as_deref();
+        let token = self
+            .first_token
+            .wrapping_add(u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX));
+        self.in_flight.push_back(InFlight {
+            qos: publish.qos,
+            packet_id: publish.packet_id,
+            // A slice would keep the whole read buffer alive.
+            correlation_data: properties
+                .and_then(|set| set.correlation_data.as_deref())
+                .map(Bytes::copy_from_slice),
+            outcome,
+        });
+        Ok(token)
+    }
+
+    /// Ends a publish with the bridge's answer; returns the correlation data for its reply, or `None` for a token
+    /// that is not in flight.
+    pub(super) fn end(&mut self, token: u32, reason: ReasonCode) -> Option<Option<Bytes>> {
+        let index = token.wrapping_sub(self.first_token) as usize;
+        let entry = self.in_flight.get_mut(index)?;
+        entry.outcome = Some(reason);
+        Some(entry.correlation_data.take())
+    }
+
+    /// Writes the acknowledgements that are due: those of the answered entries at the front.
+    pub(super) fn write_acks(&mut self, version: Version, out: &mut BytesMut) {
+        while let Some(outcome) = self.in_flight.front().and_then(|entry| entry.outcome) {
+            let Some(InFlight { qos, packet_id, .. }) = self.in_flight.pop_front() else {
+                return;
+            };
+            self.first_token = self.first_token.wrapping_add(1);
+            let Some(packet_id) = packet_id else {
+                continue;
+            };
+            // MQTT 3.1.1 has no negative acknowledgement: a refused publish is acknowledged and dropped.
+            let reason = match version {
+                Version::V4 => ReasonCode::Success,
+                Version::V5 => outcome,
+            };
+            if qos == Qos::ExactlyOnce {
+                encode_ack(AckKind::PubRec, version, out, packet_id, reason);
+                if !reason.is_error() && !self.unreleased.contains(&packet_id) {
+                    self.unreleased.push(packet_id);
+                }
+            } else {
+                encode_ack(AckKind::PubAck, version, out, packet_id, reason);
+            }
+        }
+        if self.in_flight.is_empty() {
+            // An idle session holds no memory for it.
+            self.in_flight = VecDeque::new();
+        }
+    }
+
+    /// Takes a PUBREL; returns the PUBCOMP's reason.
+    pub(super) fn release(&mut self, packet_id: NonZeroU16) -> ReasonCode {
+        match self.unreleased.iter().position(|id| *id == packet_id) {
+            Some(index) => {
+                self.unreleased.swap_remove(index);
+                ReasonCode::Success
+            }
+            None => ReasonCode::PacketIdentifierNotFound,
+        }
+    }
+}
+
+/// A publish as the bridge sees it.
+pub(super) fn uplink(handle: &Handle, token: u32, format: Format, payload: Bytes) -> FromEdge {
+    let format = match format {
+        Format::Protobuf => schema::link::Format::Protobuf,
+        Format::Json => schema::link::Format::Json,
+    };
+    item(from_edge::Item::Uplink(Uplink {
+        session: handle.id,
+        token,
+        uid: handle.uid.to_string(),
+        device: handle.device.to_string(),
+        format: format.into(),
+        payload,
+    }))
+}

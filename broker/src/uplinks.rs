@@ -1,0 +1,98 @@
+//! From the sessions to the bridge: one queue for all, packed into frames.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prost::Message;
+use schema::link::{FromEdge, UpFrame};
+use tokio::sync::Notify;
+
+use crate::link::{Flow, FrameSender, LinkClosed};
+
+/// Bytes that may wait here before sessions are no longer read from. The acknowledgements and subscriptions of
+/// sessions that are not read from come on top; both are bounded by the sessions' windows.
+const QUEUE_MAX: usize = 4 * 1024 * 1024;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Uplinks {
+    queue: Mutex<Queue>,
+    /// Wakes the pump.
+    flow: Arc<Flow>,
+    /// Sessions wait here for room.
+    room: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    items: Vec<FromEdge>,
+    bytes: usize,
+}
+
+impl Uplinks {
+    pub(crate) fn new(flow: Arc<Flow>) -> Self {
+        Uplinks {
+            queue: Mutex::default(),
+            flow,
+            room: Notify::new(),
+        }
+    }
+
+    /// Queues a session's items, in their order, and leaves `items` empty.
+    pub(crate) fn push(&self, items: &mut Vec<FromEdge>) {
+        if items.is_empty() {
+            return;
+        }
+        let bytes: usize = items.iter().map(Message::encoded_len).sum();
+        let mut queue = self.queue.lock();
+        queue.bytes += bytes;
+        queue.items.append(items);
+        drop(queue);
+        self.flow.wake();
+    }
+
+    /// Whether sessions may read from their clients.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue.lock().bytes < QUEUE_MAX
+    }
+
+    /// Returns once there may be room again; ask [`Uplinks::has_room`] then.
+    pub(crate) async fn room(&self) {
+        let notified = self.room.notified();
+        if !self.has_room() {
+            notified.await;
+        }
+    }
+
+    fn take(&self) -> Vec<FromEdge> {
+        let mut queue = self.queue.lock();
+        let was_full = queue.bytes >= QUEUE_MAX;
+        queue.bytes = 0;
+        let items = std::mem::take(&mut queue.items);
+        drop(queue);
+        if was_full {
+            self.room.notify_waiters();
+        }
+        items
+    }
+
+    /// Sends what is queued, as fast as the bridge is done with it, until the link ends.
+    pub(crate) async fn pump(
+        self: Arc<Self>,
+        mut sender: FrameSender<UpFrame>,
+    ) -> Result<Infallible, LinkClosed> {
+        let flow = sender.flow().clone();
+        loop {
+            flow.woken().await;
+            loop {
+                let items = self.take();
+                if items.is_empty() {
+                    break;
+                }
+                sender.send(items).await?;
+            }
+            sender.report().await?;
+        }
+    }
+}

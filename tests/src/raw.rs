@@ -1,0 +1,227 @@
+//! A socket for literal bytes: what a faulty or hostile client sends.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::link::Version;
+use crate::wait::PATIENCE;
+
+/// A TCP connection on which the test writes the packets itself.
+pub struct Raw {
+    socket: TcpStream,
+}
+
+/// A CONNECT in its parts.
+#[derive(Clone, Debug)]
+pub struct Connect<'a> {
+    pub version: Version,
+    pub client_id: &'a str,
+    pub uid: &'a str,
+    pub password: &'a str,
+    pub clean: bool,
+    pub keep_alive_secs: u16,
+    /// Topic of a last will.
+    pub will: Option<&'a str>,
+}
+
+/// First byte of the packets that the tests look for.
+pub const CONNACK: u8 = 0x20;
+pub const PUBREC: u8 = 0x50;
+pub const PUBCOMP: u8 = 0x70;
+pub const PINGRESP: u8 = 0xD0;
+pub const PINGREQ_PACKET: &[u8] = &[0xC0, 0x00];
+
+// === impl Raw ===
+
+impl Raw {
+    /// Opens a socket and says nothing yet.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub async fn open(address: SocketAddr) -> Result<Self> {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        Ok(Raw { socket })
+    }
+
+    /// Opens a socket and is let in.
+    ///
+    /// # Errors
+    /// When the CONNACK says no, or does not come.
+    pub async fn connect(address: SocketAddr, connect: &Connect<'_>) -> Result<Self> {
+        let mut raw = Self::open(address).await?;
+        raw.send(&connect.packet()).await?;
+        let connack = raw.expect(CONNACK).await?;
+        ensure!(connack.get(1) == Some(&0), "CONNACK {connack:02x?}");
+        Ok(raw)
+    }
+
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// When the peer has closed.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.socket.write_all(bytes).await?;
+        Ok(())
+    }
+
+    /// Writes bytes that the peer need not wait for before it closes.
+    pub async fn send_to_the_deaf(&mut self, bytes: &[u8]) {
+        let _ = self.socket.write_all(bytes).await;
+    }
+
+    /// Reads packets until one of this type comes; returns what follows its header.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub async fn expect(&mut self, first_byte: u8) -> Result<Vec<u8>> {
+        let reading = async {
+            loop {
+                match self.read_packet().await? {
+                    Some((first, body)) if first == first_byte => return Ok(body),
+                    Some(_) => {}
+                    None => bail!("the server closed"),
+                }
+            }
+        };
+        timeout(PATIENCE, reading)
+            .await
+            .unwrap_or_else(|_| bail!("nothing within {PATIENCE:?}"))
+            .with_context(|| format!("waiting for a packet {first_byte:#04x}"))
+    }
+
+    /// Whether the connection answers a PINGREQ (`true`) or is closed (`false`).
+    ///
+    /// # Errors
+    /// When neither happens.
+    pub async fn is_alive(&mut self) -> Result<bool> {
+        self.send_to_the_deaf(PINGREQ_PACKET).await;
+        self.answers_before_it_closes().await
+    }
+
+    /// Waits until the server closes.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn closed(&mut self) -> Result<()> {
+        let answered = self.answers_before_it_closes().await?;
+        ensure!(!answered, "a PINGRESP instead of the end");
+        Ok(())
+    }
+
+    async fn answers_before_it_closes(&mut self) -> Result<bool> {
+        let reading = async {
+            loop {
+                match self.read_packet().await {
+                    Ok(Some((PINGRESP, _))) => return true,
+                    Ok(Some(_)) => {}
+                    // A reset is an end, too.
+                    Ok(None) | Err(_) => return false,
+                }
+            }
+        };
+        timeout(PATIENCE, reading)
+            .await
+            .with_context(|| format!("neither closed nor answered within {PATIENCE:?}"))
+    }
+
+    /// One packet: first byte and what follows the length; `None` at the end.
+    async fn read_packet(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
+        let mut first = [0];
+        if self.socket.read(&mut first).await? == 0 {
+            return Ok(None);
+        }
+        let mut length = 0;
+        for shift in [0, 7, 14, 21] {
+            let byte = self.socket.read_u8().await?;
+            length |= usize::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.socket.read_exact(&mut body).await?;
+        Ok(Some((first[0], body)))
+    }
+}
+
+// === impl Connect ===
+
+impl Connect<'_> {
+    /// The bytes of the CONNECT.
+    #[must_use]
+    pub fn packet(&self) -> Vec<u8> {
+        let (level, properties): (u8, &[u8]) = match self.version {
+            Version::V4 => (4, &[]),
+            Version::V5 => (5, &[0]),
+        };
+        let clean = u8::from(self.clean) << 1;
+        // Username and password; a will at QoS 1.
+        let flags = 0b1100_0000 | clean | self.will.map_or(0, |_| 0b0000_1100);
+
+        let mut body = text("MQTT");
+        body.extend([level, flags]);
+        body.extend(self.keep_alive_secs.to_be_bytes());
+        body.extend(properties);
+        body.extend(text(self.client_id));
+        if let Some(topic) = self.will {
+            body.extend(properties);
+            body.extend(text(topic));
+            body.extend(text("gone"));
+        }
+        body.extend(text(self.uid));
+        body.extend(text(self.password));
+        packet(0x10, &body)
+    }
+}
+
+/// A packet of this first byte with its length written before `body`.
+#[must_use]
+pub fn packet(first_byte: u8, body: &[u8]) -> Vec<u8> {
+    let mut packet = vec![first_byte];
+    let mut length = body.len();
+    loop {
+        let byte = (length & 0x7F) as u8;
+        length >>= 7;
+        packet.push(if length > 0 { byte | 0x80 } else { byte });
+        if length == 0 {
+            break;
+        }
+    }
+    packet.extend(body);
+    packet
+}
+
+/// A string as MQTT writes it: two bytes of length, then its bytes.
+///
+/// # Panics
+/// When it is longer than MQTT can say.
+#[must_use]
+pub fn text(text: &str) -> Vec<u8> {
+    let length = u16::try_from(text.len()).expect("an MQTT string has up to 65535 bytes");
+    let mut bytes = length.to_be_bytes().to_vec();
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+/// A PUBLISH; `first_byte` holds QoS and DUP, `id` is left out at QoS 0.
+#[must_use]
+pub fn publish(
+    version: Version,
+    first_byte: u8,
+    topic: &str,
+    id: Option<u16>,
+    payload: &str,
+) -> Vec<u8> {
+    let mut body = text(topic);
+    body.extend(id.into_iter().flat_map(u16::to_be_bytes));
+    if version == Version::V5 {
+        body.push(0);
+    }
+    body.extend(payload.as_bytes());
+    packet(first_byte, &body)
+}

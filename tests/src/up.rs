@@ -1,0 +1,111 @@
+//! What a device can say: short ways to write [`Up`] messages.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use schema::v1::{
+    Ack, GroupAdd, GroupCreate, GroupRemove, Read, Send, Sync, To, Up, send, to, up::Command,
+};
+
+/// A person.
+#[must_use]
+pub fn user(uid: &str) -> To {
+    To {
+        to: Some(to::To::User(uid.into())),
+    }
+}
+
+/// A group.
+#[must_use]
+pub fn group(gid: &str) -> To {
+    To {
+        to: Some(to::To::Group(gid.into())),
+    }
+}
+
+/// A command under a `client_msg_id` that no other command of this process has.
+#[must_use]
+pub fn new(command: Command) -> Up {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    with_id(&format!("cmd-{number}"), command)
+}
+
+/// A command under a chosen `client_msg_id`.
+#[must_use]
+pub fn with_id(client_msg_id: &str, command: Command) -> Up {
+    Up {
+        client_msg_id: client_msg_id.into(),
+        command: Some(command),
+    }
+}
+
+/// A text message.
+#[must_use]
+pub fn text(to: To, text: &str) -> Command {
+    Command::Send(Send {
+        to: Some(to),
+        content: Some(send::Content::Text(text.into())),
+        ..Default::default()
+    })
+}
+
+/// "I have everything up to `seq`."
+#[must_use]
+pub fn ack(conversation: &str, seq: u32) -> Command {
+    Command::Ack(Ack {
+        conversation: conversation.into(),
+        seq,
+    })
+}
+
+/// "I have read everything up to `seq`."
+#[must_use]
+pub fn read(conversation: &str, seq: u32) -> Command {
+    Command::Read(Read {
+        conversation: conversation.into(),
+        seq,
+    })
+}
+
+/// "Give me up to `limit` messages after `after_seq`."
+#[must_use]
+pub fn sync(conversation: &str, after_seq: u32, limit: u32) -> Command {
+    Command::Sync(Sync {
+        conversation: conversation.into(),
+        after_seq,
+        limit,
+        ..Default::default()
+    })
+}
+
+/// A new group of the caller and `members`.
+#[must_use]
+pub fn group_create(gid: &str, members: &[&str]) -> Command {
+    Command::GroupCreate(GroupCreate {
+        name: format!("The {gid} group"),
+        members: owned(members),
+        gid: gid.into(),
+    })
+}
+
+/// More members.
+#[must_use]
+pub fn group_add(gid: &str, members: &[&str]) -> Command {
+    Command::GroupAdd(GroupAdd {
+        gid: gid.into(),
+        members: owned(members),
+    })
+}
+
+/// Fewer members.
+#[must_use]
+pub fn group_remove(gid: &str, members: &[&str]) -> Command {
+    Command::GroupRemove(GroupRemove {
+        gid: gid.into(),
+        members: owned(members),
+    })
+}
+
+fn owned(uids: &[&str]) -> Vec<String> {
+    uids.iter().map(ToString::to_string).collect()
+}

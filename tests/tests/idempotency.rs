@@ -1,0 +1,83 @@
+//! The same command again is the same answer again.
+
+use anyhow::Result;
+use schema::v1::Ok as Answer;
+use tidings_tests::link::Version::{V4, V5};
+use tidings_tests::{Server, client::ok_of, up};
+
+use crate::support::ensure_silence;
+
+/// One `client_msg_id`, sent five times over reconnects, MQTT 3.1.1, MQTT 5 and HTTP, is one message with one answer.
+#[tokio::test]
+async fn a_repeated_command_is_done_once() -> Result<()> {
+    let server = Server::with_users(&["alice", "bob"]).await?;
+    let mut bob = server.client("bob").online().await?;
+    let api = server.login("alice").await?;
+    let up = up::with_id("only-once", up::text(up::user("bob"), "hi"));
+
+    let mut answers: Vec<Answer> = Vec::new();
+    for version in [V4, V5, V4] {
+        let mut alice = server.client("alice").version(version).online().await?;
+        answers.push(ok_of(alice.ask(&up).await?)?);
+        alice.drop_connection().await;
+    }
+    answers.push(api.up(&up).await?);
+    let mut other_device = server
+        .client("alice")
+        .device("tablet")
+        .json()
+        .online()
+        .await?;
+    answers.push(ok_of(other_device.ask(&up).await?)?);
+
+    assert_eq!(answers, vec![answers[0].clone(); 5]);
+    assert_eq!(bob.message().await?.msg_id, answers[0].msg_id);
+    ensure_silence(&mut bob, "bob", &mut other_device).await?;
+    assert_eq!(
+        api.history("u:alice:bob").await?.len(),
+        2,
+        "and the sentinel"
+    );
+    server.finish().await
+}
+
+/// Copies that are under way at the same time are one message, too.
+#[tokio::test]
+async fn copies_in_one_window_are_done_once() -> Result<()> {
+    let server = Server::with_users(&["alice", "bob"]).await?;
+    let mut alice = server.client("alice").online().await?;
+    let up = up::with_id("only-once", up::text(up::user("bob"), "hi"));
+
+    for _ in 0..20 {
+        alice.publish(&up).await?;
+    }
+    let first = ok_of(alice.reply_to("only-once").await?)?;
+    for _ in 1..20 {
+        assert_eq!(ok_of(alice.reply_to("only-once").await?)?, first);
+    }
+    let api = server.login("alice").await?;
+    assert_eq!(api.history("u:alice:bob").await?.len(), 1);
+    server.finish().await
+}
+
+/// A `client_msg_id` belongs to its user: the same one from another user is another message. Without one, every
+/// delivery is new.
+#[tokio::test]
+async fn ids_belong_to_their_user() -> Result<()> {
+    let server = Server::with_users(&["alice", "bob", "carol"]).await?;
+    let mut alice = server.client("alice").online().await?;
+    let mut carol = server.client("carol").online().await?;
+    let same = up::with_id("m1", up::text(up::user("bob"), "hi"));
+    let nameless = up::with_id("", up::text(up::user("bob"), "hi"));
+
+    let of_alice = ok_of(alice.ask(&same).await?)?;
+    let of_carol = ok_of(carol.ask(&same).await?)?;
+    assert_ne!(of_alice.msg_id, of_carol.msg_id);
+
+    let seqs = [
+        ok_of(alice.ask(&nameless).await?)?.seq,
+        ok_of(alice.ask(&nameless).await?)?.seq,
+    ];
+    assert_eq!(seqs, [2, 3]);
+    server.finish().await
+}

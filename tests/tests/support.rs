@@ -1,0 +1,80 @@
+//! What several topics look at in the same way.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use schema::v1::{Message, message::Content};
+use tidings_tests::{Client, up};
+
+/// The text of a message, or nothing.
+pub fn text_of(message: &Message) -> &str {
+    match &message.content {
+        Some(Content::Text(text)) => text,
+        _ => "",
+    }
+}
+
+pub fn seqs(messages: &[Message]) -> Vec<u32> {
+    messages.iter().map(|message| message.seq).collect()
+}
+
+pub fn msg_ids(messages: &[Message]) -> Vec<u64> {
+    messages.iter().map(|message| message.msg_id).collect()
+}
+
+/// `from..=to`, to compare with [`seqs`].
+pub fn range(from: u32, to: u32) -> Vec<u32> {
+    (from..=to).collect()
+}
+
+/// The messages of each conversation, in the order in which they came.
+pub fn by_conversation(messages: Vec<Message>) -> BTreeMap<String, Vec<Message>> {
+    let mut sorted: BTreeMap<String, Vec<Message>> = BTreeMap::new();
+    for message in messages {
+        let conversation = sorted.entry(message.conversation.clone()).or_default();
+        conversation.push(message);
+    }
+    sorted
+}
+
+/// Checks that these are the seqs `1..=count` of one conversation: nothing lost, doubled or out of order.
+pub fn ensure_complete(messages: &[Message], count: u32) -> Result<()> {
+    let seqs = seqs(messages);
+    ensure!(seqs == range(1, count), "not 1..={count}: {seqs:?}");
+    let ids = msg_ids(messages);
+    let ascending = ids.is_sorted_by(|earlier, later| earlier < later);
+    ensure!(ascending, "msg_ids not in the order of time: {ids:?}");
+    Ok(())
+}
+
+/// Checks that `client` gets nothing before a message that `other` sends it now, in a conversation of the two alone.
+pub async fn ensure_silence(client: &mut Client, uid: &str, other: &mut Client) -> Result<()> {
+    let sentinel = other.say(up::user(uid), "is anything before me?").await?;
+    let next = client.message().await?;
+    ensure!(
+        next.msg_id == sentinel.msg_id,
+        "{client} should not have got {next:?}"
+    );
+    Ok(())
+}
+
+/// Sends `count` texts without waiting between them, then waits for their PUBACKs; returns the last one's answer.
+pub async fn say_many(
+    client: &mut Client,
+    to: &schema::v1::To,
+    count: u32,
+) -> Result<schema::v1::Ok> {
+    let mut sent = Vec::new();
+    for number in 1..=count {
+        let up = up::new(up::text(to.clone(), &format!("number {number}")));
+        let ticket = client.publish(&up).await?;
+        sent.push((up.client_msg_id, ticket));
+    }
+    let mut last = None;
+    for (client_msg_id, ticket) in sent {
+        client.puback(ticket).await?;
+        let reply = client.reply_to(&client_msg_id).await?;
+        last = Some(tidings_tests::client::ok_of(reply)?);
+    }
+    last.context("count is at least 1")
+}
