@@ -259,16 +259,15 @@ impl Auth {
         let user = self.user_by_password(uid, password.as_bytes()).await?;
         let refresh = RefreshToken::new(token::login_id());
         let now = SystemTime::now();
+        let hash = refresh.hash();
+        let next = self.next(&hash, now);
         let horizon = self.revocations.horizon(now);
-        logins::prune(self.store.writer(), uid, now, horizon).await?;
-        let is_added = logins::add(
-            self.store.writer(),
-            refresh.login(),
-            uid,
-            self.next(&refresh.hash(), now),
-            &user.password_hash,
-        )
-        .await?;
+
+        let change = self.store.begin().await?;
+        logins::prune(&change, uid, now, horizon).await?;
+        let is_added =
+            logins::add(&change, refresh.login(), uid, next, &user.password_hash).await?;
+        change.commit().await.map_err(store::Error::from)?;
         if !is_added {
             return Err(AuthError::Refused);
         }
@@ -363,7 +362,9 @@ impl Auth {
         match std::str::from_utf8(password) {
             Ok(token) if token::looks_like_jwt(token) => {
                 let identity = self.verify_access(token)?;
-                (identity.uid == uid).then_some(identity).ok_or(AuthError::Refused)
+                (identity.uid == uid)
+                    .then_some(identity)
+                    .ok_or(AuthError::Refused)
             }
             _ => self.verify_password(&uid, password).await,
         }
@@ -373,11 +374,7 @@ impl Auth {
     ///
     /// # Errors
     /// [`AuthError::Refused`] when uid or password is wrong; both take the same time.
-    pub async fn verify_password(
-        &self,
-        uid: &Uid,
-        password: &[u8],
-    ) -> Result<Identity, AuthError> {
+    pub async fn verify_password(&self, uid: &Uid, password: &[u8]) -> Result<Identity, AuthError> {
         let user = self.user_by_password(uid, password).await?;
         Ok(Identity {
             uid: user.uid,

@@ -25,6 +25,10 @@ pub const DEFAULTS: &str = include_str!("../../conf/default.toml");
 /// Prefix of the environment variables, and what separates section from key.
 const ENVIRONMENT: (&str, &str) = ("TIDINGS", "__");
 
+/// Modules of others that are heard less than ours: rumqttd reports its own view of what the edge has logged
+/// already, and the migrations tell at every start that there is nothing to do.
+const QUIET: [(&str, &str); 2] = [("rumqttd", "off"), ("sea_orm_migration", "warn")];
+
 /// Settings that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -71,14 +75,23 @@ impl Settings {
     }
 
     fn from_layers(file: Option<&Path>, environment: Environment) -> Result<Self, Error> {
-        let mut layers =
-            Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         if let Some(file) = file {
             layers = layers.add_source(File::from(file).format(FileFormat::Toml));
         }
         let settings: Settings = layers.add_source(environment).build()?.try_deserialize()?;
         settings.validate()?;
         Ok(settings)
+    }
+
+    /// The defaults alone, for tests.
+    ///
+    /// # Panics
+    /// Never: a test reads `conf/default.toml`.
+    #[must_use]
+    pub fn defaults() -> Self {
+        let nothing = Environment::default().source(Some(config::Map::new()));
+        Self::from_layers(None, nothing).expect("conf/default.toml is valid")
     }
 
     /// The URL of the database, which is a file in the data folder unless configured.
@@ -90,15 +103,16 @@ impl Settings {
         }
     }
 
-    /// The filter for the log. rumqttd reports its own view of what the edge has logged already, so it is heard
-    /// only where the operator names it.
+    /// The filter for the log: what the operator says, and modules of others more quietly unless they are named.
     #[must_use]
     pub fn log_filter(&self) -> String {
-        if self.log.contains("rumqttd") {
-            self.log.clone()
-        } else {
-            format!("{},rumqttd=off", self.log)
+        let mut filter = self.log.clone();
+        for (module, level) in QUIET {
+            if !self.log.contains(module) {
+                filter.push_str(&format!(",{module}={level}"));
+            }
         }
+        filter
     }
 
     /// What no single key can tell.

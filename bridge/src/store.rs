@@ -15,7 +15,12 @@ use sea_orm::{
     RuntimeErr, SqlErr, SqliteTransactionMode, TransactionOptions, TransactionTrait as _, sqlx,
 };
 
+pub mod answers;
+pub mod conversations;
+pub mod devices;
 pub mod logins;
+pub mod members;
+pub mod messages;
 pub mod sql;
 pub mod users;
 pub mod views;
@@ -54,6 +59,18 @@ impl From<DbErr> for Error {
             Error::Internal(error)
         }
     }
+}
+
+/// An error with everything behind it, for the log.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
 }
 
 /// Whether waiting may help: anything that isn't the server's answer to the statement itself, and the
@@ -131,10 +148,24 @@ impl Store {
         Ok(Migrator::up(&self.write, None).await?)
     }
 
-    /// The connection behind [`Store`], for `tidings migrate`.
-    #[must_use]
-    pub fn migration_connection(&self) -> &DatabaseConnection {
-        &self.write
+    /// Takes back the newest migration.
+    ///
+    /// # Errors
+    /// [`Error`] when the database can't do it.
+    pub async fn migrate_down(&self) -> Result<(), Error> {
+        Ok(Migrator::down(&self.write, Some(1)).await?)
+    }
+
+    /// The migrations that this binary knows, oldest first, each with whether it is applied, for people to read.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the database holds a migration that this binary does not know.
+    pub async fn migrations(&self) -> Result<Vec<String>, Error> {
+        let migrations = Migrator::get_migration_with_status_read_only(&self.write).await?;
+        let lines = migrations
+            .iter()
+            .map(|migration| format!("{} {}", migration.status(), migration.name()));
+        Ok(lines.collect())
     }
 
     /// Reads outside any transaction.

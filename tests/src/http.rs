@@ -46,12 +46,13 @@ pub struct Page {
 
 /// Largest page that the API gives.
 const PAGE_LIMIT: u32 = 500;
+/// Room for a page of the longest messages.
+const BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 // === impl Api ===
 
 impl Api {
     /// Without a login.
-    #[must_use]
     pub fn anonymous(address: SocketAddr) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -66,9 +67,6 @@ impl Api {
     }
 
     /// The same server with a user's tokens.
-    ///
-    /// # Errors
-    /// When the login is refused.
     pub async fn login(&self, uid: &str, password: &str) -> Result<Self> {
         let login = json!({ "uid": uid, "password": password });
         let answer = self.post("/v1/auth/login", &login).await?;
@@ -76,9 +74,6 @@ impl Api {
     }
 
     /// The same server with the tokens that a login or a refresh has given.
-    ///
-    /// # Errors
-    /// When `given` holds no tokens.
     pub fn with_tokens(&self, given: &Value) -> Result<Self> {
         ensure!(number(given, "expiresIn") > 0, "no lifetime in {given}");
         Ok(Api {
@@ -91,43 +86,28 @@ impl Api {
     }
 
     /// The tokens of a logged-in user.
-    ///
-    /// # Errors
-    /// For a stranger.
     pub fn tokens(&self) -> Result<&Tokens> {
         self.tokens.as_ref().context("nobody is logged in")
     }
 
-    /// # Errors
-    /// When there is no answer.
     pub async fn get(&self, path: &str) -> Result<Answer> {
         self.call("GET", path, None).await
     }
 
-    /// # Errors
-    /// When there is no answer.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
         self.post_text(path, &body.to_string()).await
     }
 
     /// Posts what need not be JSON as JSON.
-    ///
-    /// # Errors
-    /// When there is no answer.
     pub async fn post_text(&self, path: &str, body: &str) -> Result<Answer> {
         self.call("POST", path, Some(body.to_owned())).await
     }
 
-    /// # Errors
-    /// When there is no answer.
     pub async fn delete(&self, path: &str) -> Result<Answer> {
         self.call("DELETE", path, None).await
     }
 
     /// `POST /v1/up`, for what should succeed.
-    ///
-    /// # Errors
-    /// When it is refused.
     pub async fn up(&self, up: &Up) -> Result<schema::v1::Ok> {
         let answer = self.post("/v1/up", &serde_json::to_value(up)?).await?;
         let reply: Reply = serde_json::from_value(answer.expect(200)?)?;
@@ -135,9 +115,6 @@ impl Api {
     }
 
     /// `POST /v1/groups`; returns the gid that the server chose.
-    ///
-    /// # Errors
-    /// When it is refused.
     pub async fn create_group(&self, members: &[&str]) -> Result<String> {
         let group = json!({ "name": "Neighbours", "members": members });
         let created = self.post("/v1/groups", &group).await?.expect(201)?;
@@ -145,9 +122,6 @@ impl Api {
     }
 
     /// The rows of a group's members.
-    ///
-    /// # Errors
-    /// When it is refused.
     pub async fn members(&self, gid: &str) -> Result<Vec<Value>> {
         let path = format!("/v1/groups/{gid}/members");
         let answer = self.get(&path).await?.expect(200)?;
@@ -155,9 +129,6 @@ impl Api {
     }
 
     /// One member's row.
-    ///
-    /// # Errors
-    /// When there is none.
     pub async fn member(&self, gid: &str, uid: &str) -> Result<Value> {
         let members = self.members(gid).await?;
         let found = members.into_iter().find(|member| member["uid"] == uid);
@@ -165,18 +136,12 @@ impl Api {
     }
 
     /// The rows of the user's conversations.
-    ///
-    /// # Errors
-    /// When it is refused.
     pub async fn conversations(&self) -> Result<Vec<Value>> {
         let answer = self.get("/v1/conversations").await?.expect(200)?;
         Ok(list(&answer, "conversations"))
     }
 
     /// A page of a conversation; `query` is `after_seq=…`, `before_seq=…`, `limit=…`.
-    ///
-    /// # Errors
-    /// When it is refused.
     pub async fn page(&self, conversation: &str, query: &str) -> Result<Page> {
         let path = format!("/v1/conversations/{conversation}/messages?{query}");
         let page = self.get(&path).await?.expect(200)?;
@@ -189,9 +154,6 @@ impl Api {
     }
 
     /// The whole conversation, oldest first.
-    ///
-    /// # Errors
-    /// When it is refused.
     pub async fn history(&self, conversation: &str) -> Result<Vec<Message>> {
         let mut history: Vec<Message> = Vec::new();
         loop {
@@ -236,7 +198,8 @@ fn read_answer(request: String, mut response: ureq::http::Response<ureq::Body>) 
     let content_type = response.headers().get("content-type");
     let content_type = content_type.map_or("", |value| value.to_str().unwrap_or("?"));
     let content_type = content_type.to_owned();
-    let text = response.body_mut().read_to_string()?;
+    let body = response.body_mut().with_config().limit(BODY_BYTES_MAX);
+    let text = body.read_to_string()?;
     Ok(Answer {
         request,
         status: response.status().as_u16(),
@@ -249,9 +212,6 @@ fn read_answer(request: String, mut response: ureq::http::Response<ureq::Body>) 
 
 impl Answer {
     /// The body, when the status is as expected.
-    ///
-    /// # Errors
-    /// When it is another.
     pub fn expect(self, status: u16) -> Result<Value> {
         ensure!(
             self.status == status,
@@ -264,9 +224,6 @@ impl Answer {
     }
 
     /// Any 2xx.
-    ///
-    /// # Errors
-    /// When it is another.
     pub fn success(self) -> Result<Value> {
         let status = self.status;
         ensure!((200..300).contains(&status), "refused: {self:?}");
@@ -274,9 +231,6 @@ impl Answer {
     }
 
     /// Checks that this is problem details (RFC 9457) with this status and code.
-    ///
-    /// # Errors
-    /// When it is not.
     pub fn problem(self, status: u16, code: &str) -> Result<()> {
         ensure!(self.status == status, "{status} expected: {self:?}");
         ensure!(
@@ -295,7 +249,6 @@ impl Answer {
 // === canonical protobuf JSON ===
 
 /// A number, which JSON leaves out when it is 0 and writes as text when it has 64 bits.
-#[must_use]
 pub fn number(row: &Value, field: &str) -> u64 {
     match &row[field] {
         Value::String(text) => text.parse().unwrap_or_default(),

@@ -2,13 +2,15 @@
 //!
 //! Reading order: [`server`] (the process, its data folder and its log), [`client`] (one person's device),
 //! [`up`] (what a device can say), [`http`] (the same person over HTTP), [`link`] (one MQTT connection, 3.1.1 and 5
-//! alike), [`raw`] (a socket for literal bytes), [`mosquitto`] (`mosquitto_pub` and `mosquitto_sub` as processes),
-//! [`wait`] (waiting for a condition). The tests are in `tests/`, one topic per file.
+//! alike), [`raw`] (a socket for literal bytes), [`disk`] (one that can be filled), [`mosquitto`] (`mosquitto_pub` and
+//! `mosquitto_sub` as processes), [`wait`] (waiting for a condition). The tests are in `tests/`, one topic per file.
 //!
 //! Invariants: nothing here uses the server's crates except `schema`, so a test sees what a stranger's client sees;
-//! nothing uses a fixed port, or waits for a while instead of a condition.
+//! nothing uses a fixed port, or waits for a while instead of a condition; whatever waits gives up after [`PATIENCE`],
+//! with an error that says what it waited for.
 
 pub mod client;
+pub mod disk;
 pub mod http;
 pub mod link;
 pub mod mosquitto;

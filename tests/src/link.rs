@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use rumqttc::{Outgoing, v5};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::wait::PATIENCE;
+
+mod v4;
+mod v5;
 
 /// Which MQTT a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +93,6 @@ pub enum Packet {
 pub struct Publish {
     pub topic: String,
     pub payload: Bytes,
-    pub duplicate: bool,
     /// MQTT 5: the Correlation Data.
     pub correlation: Option<Bytes>,
     original: Box<Original>,
@@ -114,13 +115,13 @@ pub struct Link {
 
 enum Outbox {
     V4(rumqttc::AsyncClient),
-    V5(v5::AsyncClient),
+    V5(rumqttc::v5::AsyncClient),
 }
 
 #[derive(Clone, Debug)]
 enum Original {
     V4(rumqttc::Publish),
-    V5(v5::mqttbytes::v5::Publish),
+    V5(rumqttc::v5::mqttbytes::v5::Publish),
 }
 
 /// Requests that may wait for room in the send window.
@@ -138,14 +139,11 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 impl Link {
     /// Connects, and waits for the CONNACK.
-    ///
-    /// # Errors
-    /// When the broker closes without a CONNACK, answers nonsense, or not in time.
     pub async fn open(dial: &Dial) -> Result<Opened> {
         let opening = async {
             match dial.version {
-                Version::V4 => open_v4(dial).await,
-                Version::V5 => open_v5(dial).await,
+                Version::V4 => v4::open(dial).await,
+                Version::V5 => v5::open(dial).await,
             }
         };
         timeout(PATIENCE, opening)
@@ -164,9 +162,6 @@ impl Link {
     }
 
     /// Queues a PUBLISH at QoS 1.
-    ///
-    /// # Errors
-    /// When the connection has ended.
     pub async fn publish(&self, topic: &str, payload: Vec<u8>) -> Result<()> {
         match &self.outbox {
             Outbox::V4(client) => {
@@ -174,7 +169,7 @@ impl Link {
                 client.publish(topic, qos, false, payload).await?;
             }
             Outbox::V5(client) => {
-                let qos = v5::mqttbytes::QoS::AtLeastOnce;
+                let qos = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
                 client.publish(topic, qos, false, payload).await?;
             }
         }
@@ -182,9 +177,6 @@ impl Link {
     }
 
     /// Queues an MQTT 5 PUBLISH at QoS 1 that names where its answer goes.
-    ///
-    /// # Errors
-    /// When the connection has ended, or is not MQTT 5.
     pub async fn request(
         &self,
         topic: &str,
@@ -195,12 +187,12 @@ impl Link {
         let Outbox::V5(client) = &self.outbox else {
             bail!("request/response needs MQTT 5");
         };
-        let properties = v5::mqttbytes::v5::PublishProperties {
+        let properties = rumqttc::v5::mqttbytes::v5::PublishProperties {
             response_topic: Some(response_topic.into()),
             correlation_data: Some(Bytes::copy_from_slice(correlation)),
             ..Default::default()
         };
-        let qos = v5::mqttbytes::QoS::AtLeastOnce;
+        let qos = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
         client
             .publish_with_properties(topic, qos, false, payload, properties)
             .await?;
@@ -208,16 +200,13 @@ impl Link {
     }
 
     /// Queues a SUBSCRIBE at QoS 1.
-    ///
-    /// # Errors
-    /// When the connection has ended.
     pub async fn subscribe(&self, filter: &str) -> Result<()> {
         match &self.outbox {
             Outbox::V4(client) => {
                 client.subscribe(filter, rumqttc::QoS::AtLeastOnce).await?;
             }
             Outbox::V5(client) => {
-                let qos = v5::mqttbytes::QoS::AtLeastOnce;
+                let qos = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
                 client.subscribe(filter, qos).await?;
             }
         }
@@ -225,9 +214,6 @@ impl Link {
     }
 
     /// Queues the PUBACK of a publish, for [`Acks::ByTest`].
-    ///
-    /// # Errors
-    /// When the connection has ended, or is not the one that the publish came on.
     pub async fn acknowledge(&self, publish: &Publish) -> Result<()> {
         match (&self.outbox, publish.original.as_ref()) {
             (Outbox::V4(client), Original::V4(publish)) => client.ack(publish).await?,
@@ -238,9 +224,6 @@ impl Link {
     }
 
     /// Says DISCONNECT after all that is queued, and waits until the broker closes.
-    ///
-    /// # Errors
-    /// When the connection has ended before.
     pub async fn disconnect(mut self) -> Result<()> {
         match &self.outbox {
             Outbox::V4(client) => client.disconnect().await?,
@@ -261,246 +244,5 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-// === 3.1.1 ===
-
-async fn open_v4(dial: &Dial) -> Result<Opened> {
-    let (client, mut events) = rumqttc::AsyncClient::new(options_v4(dial), OUTBOX_CAPACITY);
-    let connack = match events.poll().await {
-        Ok(rumqttc::Event::Incoming(rumqttc::Packet::ConnAck(connack))) => connack,
-        Ok(other) => bail!("{other:?} instead of CONNACK"),
-        Err(rumqttc::ConnectionError::ConnectionRefused(code)) => {
-            return Ok(Opened::Refused(code as u8));
-        }
-        Err(error) => return Err(error).context("no CONNACK"),
-    };
-    let accepted = Accepted {
-        session_present: connack.session_present,
-        assigned_client_id: None,
-    };
-    let (sender, inbox) = unbounded_channel();
-    let link = Link {
-        outbox: Outbox::V4(client),
-        inbox,
-        task: tokio::spawn(run_v4(events, sender)),
-    };
-    Ok(Opened::Accepted(link, accepted))
-}
-
-fn options_v4(dial: &Dial) -> rumqttc::MqttOptions {
-    let address = dial.address;
-    let mut options =
-        rumqttc::MqttOptions::new(&dial.client_id, address.ip().to_string(), address.port());
-    options
-        .set_clean_session(dial.session == Session::Clean)
-        .set_manual_acks(dial.acks == Acks::ByTest)
-        .set_inflight(WINDOW)
-        .set_max_packet_size(PACKET_BYTES_MAX as usize, PACKET_BYTES_MAX as usize);
-    if let Some((user, password)) = &dial.login {
-        options.set_credentials(user, password);
-    }
-    if let Some(topic) = &dial.will {
-        let qos = rumqttc::QoS::AtLeastOnce;
-        options.set_last_will(rumqttc::LastWill::new(topic, "gone", qos, false));
-    }
-    options
-}
-
-async fn run_v4(mut events: rumqttc::EventLoop, inbox: UnboundedSender<Packet>) {
-    let closed = loop {
-        match events.poll().await {
-            // A send fails when the test has dropped the link; so does the next poll.
-            Ok(event) => drop(packet_v4(event).map(|packet| inbox.send(packet))),
-            Err(error) => {
-                break Closed {
-                    reason: None,
-                    text: error.to_string(),
-                };
-            }
-        }
-    };
-    let _ = inbox.send(Packet::Closed(closed));
-}
-
-fn packet_v4(event: rumqttc::Event) -> Option<Packet> {
-    use rumqttc::{Event, Packet as P, SubscribeReasonCode};
-
-    let code = |code: &SubscribeReasonCode| match code {
-        SubscribeReasonCode::Success(qos) => *qos as u8,
-        SubscribeReasonCode::Failure => 0x80,
-    };
-    match event {
-        Event::Outgoing(Outgoing::Publish(id)) => Some(Packet::Sent(id)),
-        Event::Incoming(P::Publish(publish)) => Some(Packet::Publish(Publish {
-            topic: publish.topic.clone(),
-            payload: publish.payload.clone(),
-            duplicate: publish.dup,
-            correlation: None,
-            original: Box::new(Original::V4(publish)),
-        })),
-        Event::Incoming(P::PubAck(ack)) => Some(Packet::Done {
-            id: ack.pkid,
-            reason: 0,
-        }),
-        Event::Incoming(P::SubAck(ack)) => {
-            Some(Packet::SubAck(ack.return_codes.iter().map(code).collect()))
-        }
-        _ => None,
-    }
-}
-
-// === 5 ===
-
-async fn open_v5(dial: &Dial) -> Result<Opened> {
-    let (client, mut events) = v5::AsyncClient::new(options_v5(dial), OUTBOX_CAPACITY);
-    let connack = match events.poll().await {
-        Ok(v5::Event::Incoming(v5::mqttbytes::v5::Packet::ConnAck(connack))) => connack,
-        Ok(other) => bail!("{other:?} instead of CONNACK"),
-        Err(v5::ConnectionError::ConnectionRefused(code)) => {
-            return connect_code(code).map(Opened::Refused);
-        }
-        Err(error) => return Err(error).context("no CONNACK"),
-    };
-    let accepted = Accepted {
-        session_present: connack.session_present,
-        assigned_client_id: connack
-            .properties
-            .and_then(|properties| properties.assigned_client_identifier),
-    };
-    let (sender, inbox) = unbounded_channel();
-    let link = Link {
-        outbox: Outbox::V5(client),
-        inbox,
-        task: tokio::spawn(run_v5(events, sender)),
-    };
-    Ok(Opened::Accepted(link, accepted))
-}
-
-fn options_v5(dial: &Dial) -> v5::MqttOptions {
-    let address = dial.address;
-    let mut options =
-        v5::MqttOptions::new(&dial.client_id, address.ip().to_string(), address.port());
-    options
-        .set_clean_start(dial.session == Session::Clean)
-        .set_manual_acks(dial.acks == Acks::ByTest)
-        .set_outgoing_inflight_upper_limit(WINDOW)
-        .set_max_packet_size(Some(PACKET_BYTES_MAX));
-    if dial.session == Session::Kept {
-        options.set_session_expiry_interval(Some(SESSION_EXPIRY_SECS));
-    }
-    if let Some((user, password)) = &dial.login {
-        options.set_credentials(user, password);
-    }
-    if let Some(topic) = &dial.will {
-        let qos = v5::mqttbytes::QoS::AtLeastOnce;
-        let will = v5::mqttbytes::v5::LastWill::new(topic, "gone", qos, false, None);
-        options.set_last_will(will);
-    }
-    options
-}
-
-async fn run_v5(mut events: v5::EventLoop, inbox: UnboundedSender<Packet>) {
-    let closed = loop {
-        match events.poll().await {
-            // A send fails when the test has dropped the link; so does the next poll.
-            Ok(event) => drop(packet_v5(event).map(|packet| inbox.send(packet))),
-            Err(error) => {
-                break Closed {
-                    reason: disconnect_reason(&error),
-                    text: error.to_string(),
-                };
-            }
-        }
-    };
-    let _ = inbox.send(Packet::Closed(closed));
-}
-
-fn disconnect_reason(error: &v5::ConnectionError) -> Option<u8> {
-    match error {
-        v5::ConnectionError::MqttState(v5::StateError::ServerDisconnect {
-            reason_code, ..
-        }) => Some(*reason_code as u8),
-        _ => None,
-    }
-}
-
-fn packet_v5(event: v5::Event) -> Option<Packet> {
-    use v5::Event;
-    use v5::mqttbytes::v5::Packet as P;
-
-    match event {
-        Event::Outgoing(Outgoing::Publish(id)) => Some(Packet::Sent(id)),
-        Event::Incoming(P::Publish(publish)) => Some(Packet::Publish(Publish {
-            topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-            payload: publish.payload.clone(),
-            duplicate: publish.dup,
-            correlation: publish
-                .properties
-                .as_ref()
-                .and_then(|properties| properties.correlation_data.clone()),
-            original: Box::new(Original::V5(publish)),
-        })),
-        Event::Incoming(P::PubAck(ack)) => Some(Packet::Done {
-            id: ack.pkid,
-            reason: puback_code(ack.reason),
-        }),
-        Event::Incoming(P::SubAck(ack)) => {
-            let codes = ack.return_codes.into_iter().map(suback_code);
-            Some(Packet::SubAck(codes.collect()))
-        }
-        _ => None,
-    }
-}
-
-/// rumqttc names the codes; the tests, like the standard, number them.
-fn connect_code(code: v5::mqttbytes::v5::ConnectReturnCode) -> Result<u8> {
-    use v5::mqttbytes::v5::ConnectReturnCode as Code;
-
-    Ok(match code {
-        Code::MalformedPacket => 0x81,
-        Code::ProtocolError => 0x82,
-        Code::ClientIdentifierNotValid => 0x85,
-        Code::BadUserNamePassword => 0x86,
-        Code::NotAuthorized => 0x87,
-        Code::ServerUnavailable => 0x88,
-        Code::ServerBusy => 0x89,
-        Code::Banned => 0x8A,
-        Code::TopicNameInvalid => 0x90,
-        other => bail!("unexpected code in CONNACK: {other:?}"),
-    })
-}
-
-fn puback_code(reason: v5::mqttbytes::v5::PubAckReason) -> u8 {
-    use v5::mqttbytes::v5::PubAckReason as Reason;
-
-    match reason {
-        Reason::Success => 0x00,
-        Reason::NoMatchingSubscribers => 0x10,
-        Reason::UnspecifiedError => 0x80,
-        Reason::ImplementationSpecificError => 0x83,
-        Reason::NotAuthorized => 0x87,
-        Reason::TopicNameInvalid => 0x90,
-        Reason::PacketIdentifierInUse => 0x91,
-        Reason::QuotaExceeded => 0x97,
-        Reason::PayloadFormatInvalid => 0x99,
-    }
-}
-
-fn suback_code(reason: v5::mqttbytes::v5::SubscribeReasonCode) -> u8 {
-    use v5::mqttbytes::v5::SubscribeReasonCode as Code;
-
-    match reason {
-        Code::Success(qos) => qos as u8,
-        Code::Failure | Code::Unspecified => 0x80,
-        Code::ImplementationSpecific => 0x83,
-        Code::NotAuthorized => 0x87,
-        Code::TopicFilterInvalid => 0x8F,
-        Code::PkidInUse => 0x91,
-        Code::QuotaExceeded => 0x97,
-        Code::SharedSubscriptionsNotSupported => 0x9E,
-        Code::SubscriptionIdNotSupported => 0xA1,
-        Code::WildcardSubscriptionsNotSupported => 0xA2,
     }
 }

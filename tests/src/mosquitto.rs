@@ -12,9 +12,6 @@ use crate::server::{Server, password_of};
 use crate::wait::PATIENCE;
 
 /// Runs `mosquitto_pub -q 1`, which ends when it has its PUBACK.
-///
-/// # Errors
-/// When it fails or does not end.
 pub async fn publish(
     server: &Server,
     uid: &str,
@@ -22,8 +19,11 @@ pub async fn publish(
     topic: &str,
     payload: &str,
 ) -> Result<()> {
-    let mut command = command("mosquitto_pub", server, uid, client_id);
-    command.args(["-t", topic, "-m", payload]);
+    let mut command = Command::new("mosquitto_pub");
+    command.args(connection(server, uid, client_id));
+    command
+        .args(["-t", topic, "-m", payload])
+        .kill_on_drop(true);
     let output = timeout(PATIENCE, command.output())
         .await
         .with_context(|| format!("mosquitto_pub has no PUBACK within {PATIENCE:?}"))??;
@@ -40,14 +40,15 @@ pub struct Subscriber {
 
 impl Subscriber {
     /// Starts it, and waits until it has its SUBACK.
-    ///
-    /// # Errors
-    /// When it does not get one.
     pub async fn start(server: &Server, uid: &str, client_id: &str, topic: &str) -> Result<Self> {
-        let mut command = command("mosquitto_sub", server, uid, client_id);
+        // Into a pipe it would keep its lines until it ends; stdbuf becomes mosquitto_sub, under the same pid.
+        let mut command = Command::new("stdbuf");
+        command.args(["-oL", "mosquitto_sub"]);
+        command.args(connection(server, uid, client_id));
         // -d tells about the SUBACK on the same output.
-        command.args(["-t", topic, "-d"]).stdout(Stdio::piped());
-        let mut child = command.spawn().context("starting mosquitto_sub")?;
+        command.args(["-t", topic, "-d"]);
+        let spawned = command.stdout(Stdio::piped()).kill_on_drop(true).spawn();
+        let mut child = spawned.context("starting mosquitto_sub")?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         let mut subscriber = Subscriber {
             _child: child,
@@ -60,9 +61,6 @@ impl Subscriber {
     }
 
     /// The next payload that it prints.
-    ///
-    /// # Errors
-    /// When none comes, or it is no JSON.
     pub async fn json(&mut self) -> Result<Value> {
         let line = self.line(|line| line.starts_with('{')).await?;
         Ok(serde_json::from_str(&line)?)
@@ -83,15 +81,20 @@ impl Subscriber {
     }
 }
 
-fn command(program: &str, server: &Server, uid: &str, client_id: &str) -> Command {
-    let address = server.mqtt();
-    let mut command = Command::new(program);
-    command
-        .args(["-h", &address.ip().to_string()])
-        .args(["-p", &address.port().to_string()])
-        .args(["-u", uid, "-P", &password_of(uid)])
-        .args(["-i", client_id, "-q", "1"])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    command
+/// The arguments that both programs share.
+fn connection(server: &Server, uid: &str, client_id: &str) -> Vec<String> {
+    let (host, port) = (
+        server.mqtt().ip().to_string(),
+        server.mqtt().port().to_string(),
+    );
+    let password = password_of(uid);
+    let pairs = [
+        ["-h", &host],
+        ["-p", &port],
+        ["-u", uid],
+        ["-P", &password],
+        ["-i", client_id],
+        ["-q", "1"],
+    ];
+    pairs.concat().into_iter().map(str::to_owned).collect()
 }

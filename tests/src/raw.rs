@@ -39,9 +39,6 @@ pub const PINGREQ_PACKET: &[u8] = &[0xC0, 0x00];
 
 impl Raw {
     /// Opens a socket and says nothing yet.
-    ///
-    /// # Errors
-    /// When nobody listens.
     pub async fn open(address: SocketAddr) -> Result<Self> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
@@ -49,9 +46,6 @@ impl Raw {
     }
 
     /// Opens a socket and is let in.
-    ///
-    /// # Errors
-    /// When the CONNACK says no, or does not come.
     pub async fn connect(address: SocketAddr, connect: &Connect<'_>) -> Result<Self> {
         let mut raw = Self::open(address).await?;
         raw.send(&connect.packet()).await?;
@@ -61,9 +55,6 @@ impl Raw {
     }
 
     /// Writes bytes as they are.
-    ///
-    /// # Errors
-    /// When the peer has closed.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.socket.write_all(bytes).await?;
         Ok(())
@@ -75,9 +66,6 @@ impl Raw {
     }
 
     /// Reads packets until one of this type comes; returns what follows its header.
-    ///
-    /// # Errors
-    /// When it does not come.
     pub async fn expect(&mut self, first_byte: u8) -> Result<Vec<u8>> {
         let reading = async {
             loop {
@@ -95,18 +83,12 @@ impl Raw {
     }
 
     /// Whether the connection answers a PINGREQ (`true`) or is closed (`false`).
-    ///
-    /// # Errors
-    /// When neither happens.
     pub async fn is_alive(&mut self) -> Result<bool> {
         self.send_to_the_deaf(PINGREQ_PACKET).await;
         self.answers_before_it_closes().await
     }
 
     /// Waits until the server closes.
-    ///
-    /// # Errors
-    /// When it does not.
     pub async fn closed(&mut self) -> Result<()> {
         let answered = self.answers_before_it_closes().await?;
         ensure!(!answered, "a PINGRESP instead of the end");
@@ -153,7 +135,6 @@ impl Raw {
 
 impl Connect<'_> {
     /// The bytes of the CONNECT.
-    #[must_use]
     pub fn packet(&self) -> Vec<u8> {
         let (level, properties): (u8, &[u8]) = match self.version {
             Version::V4 => (4, &[]),
@@ -180,7 +161,6 @@ impl Connect<'_> {
 }
 
 /// A packet of this first byte with its length written before `body`.
-#[must_use]
 pub fn packet(first_byte: u8, body: &[u8]) -> Vec<u8> {
     let mut packet = vec![first_byte];
     let mut length = body.len();
@@ -197,10 +177,6 @@ pub fn packet(first_byte: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// A string as MQTT writes it: two bytes of length, then its bytes.
-///
-/// # Panics
-/// When it is longer than MQTT can say.
-#[must_use]
 pub fn text(text: &str) -> Vec<u8> {
     let length = u16::try_from(text.len()).expect("an MQTT string has up to 65535 bytes");
     let mut bytes = length.to_be_bytes().to_vec();
@@ -209,7 +185,6 @@ pub fn text(text: &str) -> Vec<u8> {
 }
 
 /// A PUBLISH; `first_byte` holds QoS and DUP, `id` is left out at QoS 0.
-#[must_use]
 pub fn publish(
     version: Version,
     first_byte: u8,

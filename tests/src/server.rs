@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::client::Builder;
+use crate::disk::SmallDisk;
 use crate::http::Api;
 use crate::wait::PATIENCE;
 
@@ -29,6 +30,8 @@ pub struct Server {
 
 /// Where a server keeps its things; removed at the end.
 pub struct Folder {
+    /// Before `root`, because what is mounted can't be removed.
+    disk: Option<SmallDisk>,
     root: TempDir,
 }
 
@@ -45,17 +48,11 @@ struct Process {
 
 impl Server {
     /// A fresh server with these users. Their passwords are what [`password_of`] says.
-    ///
-    /// # Errors
-    /// When the binary is missing or does not get ready, or a user can't be made.
     pub async fn with_users(uids: &[&str]) -> Result<Self> {
         Self::start_in(Folder::new()?, uids).await
     }
 
     /// The same in a folder that the test has prepared.
-    ///
-    /// # Errors
-    /// See [`Server::with_users`].
     pub async fn start_in(folder: Folder, uids: &[&str]) -> Result<Self> {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server {
@@ -70,9 +67,6 @@ impl Server {
     }
 
     /// Registers one more user.
-    ///
-    /// # Errors
-    /// When the server refuses.
     pub async fn add_user(&self, uid: &str) -> Result<()> {
         let account = json!({ "uid": uid, "password": password_of(uid) });
         let answer = self.api().post("/v1/users", &account).await?;
@@ -80,49 +74,36 @@ impl Server {
     }
 
     /// Logs a user in over HTTP.
-    ///
-    /// # Errors
-    /// When the server refuses.
     pub async fn login(&self, uid: &str) -> Result<Api> {
         self.api().login(uid, &password_of(uid)).await
     }
 
     /// HTTP without a login.
-    #[must_use]
     pub fn api(&self) -> Api {
         Api::anonymous(self.process.http)
     }
 
     /// A device of `uid`, to be described and then connected.
-    #[must_use]
     pub fn client(&self, uid: &str) -> Builder {
         Builder::new(self.process.mqtt, uid)
     }
 
     /// Where MQTT is.
-    #[must_use]
     pub fn mqtt(&self) -> SocketAddr {
         self.process.mqtt
     }
 
     /// The folder that `TIDINGS__DATA_DIR` names.
-    #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.folder.data_dir()
     }
 
     /// kill -9, then waits until the process is gone.
-    ///
-    /// # Errors
-    /// When it can't be killed.
     pub async fn kill(&mut self) -> Result<()> {
         self.process.child.kill().await.context("kill -9")
     }
 
     /// Starts the program again after [`Server::kill`]: same data, same ports.
-    ///
-    /// # Errors
-    /// When it does not get ready.
     pub async fn restart(&mut self) -> Result<()> {
         let (mqtt, http) = (self.process.mqtt, self.process.http);
         self.process = Process::start(&self.folder, mqtt, http).await?;
@@ -130,23 +111,15 @@ impl Server {
     }
 
     /// SIGTERM, then waits until the process has left by itself.
-    ///
-    /// # Errors
-    /// When it does not leave in time, or not with code 0.
     pub async fn stop(mut self) -> Result<()> {
-        let status = self.process.terminate().await?;
-        ensure!(status.success(), "the server left with {status}");
+        self.process.terminate().await?;
         self.finished = true;
         Ok(())
     }
 
     /// Ends a test in which nothing should have gone wrong: [`Server::stop`], and no ERROR or panic in the log.
-    ///
-    /// # Errors
-    /// When it does not stop well, or the log holds such a line.
     pub async fn finish(mut self) -> Result<()> {
-        let status = self.process.terminate().await?;
-        ensure!(status.success(), "the server left with {status}");
+        self.process.terminate().await?;
         if let Some(line) = self.folder.log().lines().find(|line| is_alarming(line)) {
             bail!("in the server's log: {line}");
         }
@@ -168,7 +141,6 @@ impl Drop for Server {
 }
 
 /// The password that the harness gives a user.
-#[must_use]
 pub fn password_of(uid: &str) -> String {
     format!("{uid}-has-a-password")
 }
@@ -183,17 +155,20 @@ fn is_alarming(line: &str) -> bool {
 
 impl Folder {
     /// An empty one under the system's temporary folder.
-    ///
-    /// # Errors
-    /// When it can't be created.
     pub fn new() -> Result<Self> {
         let root = tempfile::Builder::new().prefix("tidings-test-").tempdir()?;
         fs::create_dir(root.path().join("data"))?;
-        Ok(Folder { root })
+        Ok(Folder { disk: None, root })
+    }
+
+    /// One whose data part is a disk of its own, which the test can fill. `None` when this user may not mount.
+    pub fn on_small_disk() -> Result<Option<Self>> {
+        let mut folder = Self::new()?;
+        folder.disk = SmallDisk::mount(&folder.data_dir())?;
+        Ok(folder.disk.is_some().then_some(folder))
     }
 
     /// The server's part of it. The log stands beside it, so that a full disk does not hide why.
-    #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.root.path().join("data")
     }
@@ -232,7 +207,8 @@ impl Process {
         })
     }
 
-    async fn terminate(&mut self) -> Result<ExitStatus> {
+    /// SIGTERM, and a good end.
+    async fn terminate(&mut self) -> Result<()> {
         let pid = self.child.id().context("the server has already ended")?;
         let kill = format!("kill -TERM {pid}");
         let sent = Command::new("sh").args(["-c", &kill]).status().await?;
@@ -240,7 +216,8 @@ impl Process {
         let status = timeout(PATIENCE, self.child.wait())
             .await
             .with_context(|| format!("still running {PATIENCE:?} after SIGTERM"))??;
-        Ok(status)
+        ensure!(status.success(), "the server left with {status}");
+        Ok(())
     }
 }
 

@@ -7,7 +7,6 @@ use schema::v1::{
 };
 
 /// A person.
-#[must_use]
 pub fn user(uid: &str) -> To {
     To {
         to: Some(to::To::User(uid.into())),
@@ -15,7 +14,6 @@ pub fn user(uid: &str) -> To {
 }
 
 /// A group.
-#[must_use]
 pub fn group(gid: &str) -> To {
     To {
         to: Some(to::To::Group(gid.into())),
@@ -23,7 +21,6 @@ pub fn group(gid: &str) -> To {
 }
 
 /// A command under a `client_msg_id` that no other command of this process has.
-#[must_use]
 pub fn new(command: Command) -> Up {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -31,7 +28,6 @@ pub fn new(command: Command) -> Up {
 }
 
 /// A command under a chosen `client_msg_id`.
-#[must_use]
 pub fn with_id(client_msg_id: &str, command: Command) -> Up {
     Up {
         client_msg_id: client_msg_id.into(),
@@ -40,7 +36,6 @@ pub fn with_id(client_msg_id: &str, command: Command) -> Up {
 }
 
 /// A text message.
-#[must_use]
 pub fn text(to: To, text: &str) -> Command {
     Command::Send(Send {
         to: Some(to),
@@ -50,7 +45,6 @@ pub fn text(to: To, text: &str) -> Command {
 }
 
 /// "I have everything up to `seq`."
-#[must_use]
 pub fn ack(conversation: &str, seq: u32) -> Command {
     Command::Ack(Ack {
         conversation: conversation.into(),
@@ -59,7 +53,6 @@ pub fn ack(conversation: &str, seq: u32) -> Command {
 }
 
 /// "I have read everything up to `seq`."
-#[must_use]
 pub fn read(conversation: &str, seq: u32) -> Command {
     Command::Read(Read {
         conversation: conversation.into(),
@@ -68,7 +61,6 @@ pub fn read(conversation: &str, seq: u32) -> Command {
 }
 
 /// "Give me up to `limit` messages after `after_seq`."
-#[must_use]
 pub fn sync(conversation: &str, after_seq: u32, limit: u32) -> Command {
     Command::Sync(Sync {
         conversation: conversation.into(),
@@ -79,7 +71,6 @@ pub fn sync(conversation: &str, after_seq: u32, limit: u32) -> Command {
 }
 
 /// A new group of the caller and `members`.
-#[must_use]
 pub fn group_create(gid: &str, members: &[&str]) -> Command {
     Command::GroupCreate(GroupCreate {
         name: format!("The {gid} group"),
@@ -89,7 +80,6 @@ pub fn group_create(gid: &str, members: &[&str]) -> Command {
 }
 
 /// More members.
-#[must_use]
 pub fn group_add(gid: &str, members: &[&str]) -> Command {
     Command::GroupAdd(GroupAdd {
         gid: gid.into(),
@@ -98,7 +88,6 @@ pub fn group_add(gid: &str, members: &[&str]) -> Command {
 }
 
 /// Fewer members.
-#[must_use]
 pub fn group_remove(gid: &str, members: &[&str]) -> Command {
     Command::GroupRemove(GroupRemove {
         gid: gid.into(),

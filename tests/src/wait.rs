@@ -13,9 +13,6 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// Looks at `condition` until it holds.
-///
-/// # Errors
-/// When it fails, or does not hold within [`PATIENCE`].
 pub async fn eventually(
     what: &str,
     mut condition: impl AsyncFnMut() -> Result<bool>,

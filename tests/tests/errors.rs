@@ -3,169 +3,77 @@
 use anyhow::{Context, Result};
 use schema::Format;
 use schema::v1::reply;
-use serde_json::{Value, json};
+use serde_json::json;
 use tidings_tests::link::Version::{self, V4, V5};
 use tidings_tests::{Client, Server, up};
 
-/// A payload that is no good command of alice's.
-struct Case {
-    name: &'static str,
-    payload: String,
-    /// Any of these codes will do.
-    codes: &'static [&'static str],
-}
+/// A payload that is no good command of alice's: name, payload, and the codes of which one will do.
+type Case = (&'static str, String, &'static [&'static str]);
 
-/// What alice, who is in no group, may not say. There is a group `closed` without her.
+const INVALID: &[&str] = &["invalid_argument"];
+const NOT_FOUND: &[&str] = &["not_found"];
+const NOT_A_MEMBER: &[&str] = &["not_found", "permission_denied"];
+const EXISTS: &[&str] = &["already_exists"];
+const TOO_LARGE: &[&str] = &["too_large"];
+const DENIED: &[&str] = &["permission_denied"];
+const NOT_THE_OWNER: &[&str] = &["permission_denied", "conflict"];
+
+/// One case per line. There is a group `closed` without alice, and a group `hers`.
+#[rustfmt::skip]
+const CASES: &[(&str, &str, &[&str])] = &[
+    ("nothing at all", "", INVALID),
+    ("not JSON", "{", INVALID),
+    ("not an object", "[1]", INVALID),
+    ("no command", r#"{"clientMsgId":"a"}"#, INVALID),
+    ("an unknown field", r#"{"shout":{}}"#, INVALID),
+    ("an unknown field within", r#"{"send":{"to":{"user":"bob"},"text":"hi","colour":1}}"#, INVALID),
+    ("two commands", r#"{"ack":{"conversation":"g:hers","seq":1},"read":{"conversation":"g:hers","seq":1}}"#, INVALID),
+    ("a number for a text", r#"{"send":{"to":{"user":"bob"},"text":1}}"#, INVALID),
+    ("text and body", r#"{"send":{"to":{"user":"bob"},"text":"a","body":"YQ=="}}"#, INVALID),
+    ("two addressees", r#"{"send":{"to":{"user":"bob","group":"hers"},"text":"hi"}}"#, INVALID),
+    ("no addressee", r#"{"send":{"text":"hi"}}"#, INVALID),
+    ("an empty addressee", r#"{"send":{"to":{},"text":"hi"}}"#, INVALID),
+    ("no content", r#"{"send":{"to":{"user":"bob"}}}"#, INVALID),
+    ("an empty text", r#"{"send":{"to":{"user":"bob"},"text":""}}"#, INVALID),
+    ("an empty body", r#"{"send":{"to":{"user":"bob"},"body":""}}"#, INVALID),
+    ("a bad kind", r#"{"send":{"to":{"user":"bob"},"text":"hi","kind":"No Such!"}}"#, INVALID),
+    ("a bad uid", r#"{"send":{"to":{"user":"a/b"},"text":"hi"}}"#, INVALID),
+    ("a bad conversation", r#"{"send":{"to":{"conversation":"u:bob:alice"},"text":"hi"}}"#, INVALID),
+    ("a nameless group", r#"{"groupCreate":{"members":["bob"]}}"#, INVALID),
+    ("an unknown user", r#"{"send":{"to":{"user":"nobody"},"text":"hi"}}"#, NOT_FOUND),
+    ("an unknown group", r#"{"send":{"to":{"group":"none"},"text":"hi"}}"#, NOT_FOUND),
+    ("an unknown member", r#"{"groupCreate":{"name":"x","members":["nobody"]}}"#, NOT_FOUND),
+    ("a foreign group", r#"{"send":{"to":{"group":"closed"},"text":"hi"}}"#, NOT_A_MEMBER),
+    ("a foreign conversation", r#"{"send":{"to":{"conversation":"u:bob:carol"},"text":"hi"}}"#, NOT_A_MEMBER),
+    ("a foreign history", r#"{"sync":{"conversation":"u:bob:carol"}}"#, NOT_A_MEMBER),
+    ("a foreign place", r#"{"read":{"conversation":"g:closed","seq":9}}"#, NOT_A_MEMBER),
+    ("a foreign membership", r#"{"groupAdd":{"gid":"closed","members":["alice"]}}"#, NOT_A_MEMBER),
+    ("a group that exists", r#"{"groupCreate":{"name":"x","gid":"closed"}}"#, EXISTS),
+    ("the owner removed", r#"{"groupRemove":{"gid":"hers","members":["alice"]}}"#, DENIED),
+    ("the owner leaving", r#"{"groupLeave":{"gid":"hers"}}"#, NOT_THE_OWNER),
+];
+
+/// [`CASES`], and those that are too long to be written down.
 fn cases() -> Vec<Case> {
-    const INVALID: &[&str] = &["invalid_argument"];
-    const NOT_FOUND: &[&str] = &["not_found"];
-    const NOT_A_MEMBER: &[&str] = &["not_found", "permission_denied"];
-    const TOO_LARGE: &[&str] = &["too_large"];
-    const DENIED: &[&str] = &["permission_denied"];
-
-    let text = |name, payload: &str, codes| Case {
-        name,
-        payload: payload.into(),
-        codes,
+    let to_bob = |field: &str, length: usize| {
+        let mut send = json!({ "to": { "user": "bob" }, "text": "hi" });
+        send[field] = "x".repeat(length).into();
+        json!({ "send": send })
     };
-    let send = |name, send: Value, codes| Case {
-        name,
-        payload: json!({ "clientMsgId": name, "send": send }).to_string(),
-        codes,
-    };
-    let command = |name, command: Value, codes| Case {
-        name,
-        payload: command.to_string(),
-        codes,
-    };
-    let bob = || json!({ "user": "bob" });
-    vec![
-        text("empty", "", INVALID),
-        text("not JSON", "{", INVALID),
-        text("not an object", "[1]", INVALID),
-        text("not UTF-8, nearly", "{\"send\":\"\u{fffd}\"}", INVALID),
-        command("no command", json!({ "clientMsgId": "a" }), INVALID),
-        command("unknown field", json!({ "shout": {} }), INVALID),
-        send(
-            "unknown field within",
-            json!({ "to": bob(), "text": "hi", "colour": 1 }),
-            INVALID,
-        ),
-        send(
-            "a number for a text",
-            json!({ "to": bob(), "text": 1 }),
-            INVALID,
-        ),
-        send(
-            "text and body",
-            json!({ "to": bob(), "text": "a", "body": "YQ==" }),
-            INVALID,
-        ),
-        send(
-            "two addressees",
-            json!({ "to": { "user": "bob", "group": "g" }, "text": "hi" }),
-            INVALID,
-        ),
-        send("no addressee", json!({ "text": "hi" }), INVALID),
-        send(
-            "an empty addressee",
-            json!({ "to": {}, "text": "hi" }),
-            INVALID,
-        ),
-        send("no content", json!({ "to": bob() }), INVALID),
-        send("empty text", json!({ "to": bob(), "text": "" }), INVALID),
-        send("empty body", json!({ "to": bob(), "body": "" }), INVALID),
-        send(
-            "bad kind",
-            json!({ "to": bob(), "text": "hi", "kind": "No Such!" }),
-            INVALID,
-        ),
-        send(
-            "long kind",
-            json!({ "to": bob(), "text": "hi", "kind": "k".repeat(33) }),
-            INVALID,
-        ),
-        send(
-            "bad uid",
-            json!({ "to": { "user": "a/b" }, "text": "hi" }),
-            INVALID,
-        ),
-        send(
-            "bad conversation",
-            json!({ "to": { "conversation": "u:bob:alice" }, "text": "hi" }),
-            INVALID,
-        ),
-        send(
-            "unknown user",
-            json!({ "to": { "user": "nobody" }, "text": "hi" }),
-            NOT_FOUND,
-        ),
-        send(
-            "unknown group",
-            json!({ "to": { "group": "none" }, "text": "hi" }),
-            NOT_FOUND,
-        ),
-        send(
-            "not a member",
-            json!({ "to": { "group": "closed" }, "text": "hi" }),
-            NOT_A_MEMBER,
-        ),
-        send(
-            "not her conversation",
-            json!({ "to": { "conversation": "u:bob:carol" }, "text": "hi" }),
-            NOT_A_MEMBER,
-        ),
-        send(
-            "64 KiB and one",
-            json!({ "to": bob(), "text": "x".repeat(64 * 1024 + 1) }),
+    let mut long_id = to_bob("text", 1);
+    long_id["clientMsgId"] = "x".repeat(65).into();
+    let long = [
+        ("a long id", long_id.to_string(), INVALID),
+        ("a long kind", to_bob("kind", 33).to_string(), INVALID),
+        (
+            "a long text",
+            to_bob("text", 64 * 1024 + 1).to_string(),
             TOO_LARGE,
         ),
-        command(
-            "long id",
-            json!({ "clientMsgId": "x".repeat(65), "send": { "to": bob(), "text": "hi" } }),
-            INVALID,
-        ),
-        command(
-            "foreign history",
-            json!({ "sync": { "conversation": "u:bob:carol" } }),
-            NOT_A_MEMBER,
-        ),
-        command(
-            "foreign group's",
-            json!({ "groupAdd": { "gid": "closed", "members": ["alice"] } }),
-            NOT_A_MEMBER,
-        ),
-        command(
-            "nameless group",
-            json!({ "groupCreate": { "members": ["bob"] } }),
-            INVALID,
-        ),
-        command(
-            "group of nobody",
-            json!({ "groupCreate": { "name": "x", "members": ["nobody"] } }),
-            NOT_FOUND,
-        ),
-        command(
-            "group that exists",
-            json!({ "groupCreate": { "name": "x", "gid": "closed" } }),
-            &["already_exists"],
-        ),
-        command(
-            "read too far",
-            json!({ "read": { "conversation": "g:closed", "seq": 9 } }),
-            NOT_A_MEMBER,
-        ),
-        command(
-            "owner leaves",
-            json!({ "groupLeave": { "gid": "hers" } }),
-            &["permission_denied", "conflict"],
-        ),
-        command(
-            "owner removed",
-            json!({ "groupRemove": { "gid": "hers", "members": ["alice"] } }),
-            DENIED,
-        ),
-    ]
+    ];
+    let short = CASES.iter();
+    let short = short.map(|(name, payload, codes)| (*name, payload.to_string(), *codes));
+    short.chain(long).collect()
 }
 
 /// Alice with a group of hers, and one of bob and carol.
@@ -189,11 +97,10 @@ async fn bad_commands_get_an_error_over_mqtt() -> Result<()> {
             .json()
             .online()
             .await?;
-        for case in cases() {
-            let payload = case.payload.clone().into_bytes();
-            check_error(&mut alice, version, payload, case.codes)
+        for (name, payload, codes) in cases() {
+            check_error(&mut alice, version, payload.into(), codes)
                 .await
-                .with_context(|| format!("{} in {version:?}", case.name))?;
+                .with_context(|| format!("{name} in {version:?}"))?;
         }
     }
     let conversations = server.login("carol").await?.conversations().await?;
@@ -254,16 +161,11 @@ async fn check_error(
 async fn bad_commands_get_problem_details_over_http() -> Result<()> {
     let server = server_with_groups().await?;
     let alice = server.login("alice").await?;
-    for case in cases() {
-        let answer = alice.post_text("/v1/up", &case.payload).await?;
+    for (name, payload, codes) in cases() {
+        let answer = alice.post_text("/v1/up", &payload).await?;
         let code = answer.body["code"].as_str().unwrap_or_default().to_owned();
-        assert!(
-            case.codes.contains(&code.as_str()),
-            "{}: {answer:?}",
-            case.name
-        );
-        let status = status_of(&code);
-        answer.problem(status, &code).context(case.name)?;
+        assert!(codes.contains(&code.as_str()), "{name}: {answer:?}");
+        answer.problem(status_of(&code), &code).context(name)?;
     }
     let good = up::new(up::text(up::user("bob"), "hi"));
     assert_eq!(alice.up(&good).await?.seq, 1);

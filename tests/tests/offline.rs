@@ -200,6 +200,27 @@ async fn unacknowledged_messages_come_again() -> Result<()> {
     server.finish().await
 }
 
+/// A PUBACK of a later message does not stand for an earlier one: what is missing in between comes again.
+#[tokio::test]
+async fn a_gap_in_the_pubacks_is_not_skipped() -> Result<()> {
+    let (server, mut alice) = alice_with_bobs_group().await?;
+    let mut bob = server.client("bob").manual_acks().online().await?;
+    say_many(&mut alice, &up::group("team"), 5).await?;
+
+    let missed = bob.message().await?;
+    for _ in 2..=5 {
+        let arrival = bob.arrival().await?;
+        bob.acknowledge(&arrival).await?;
+    }
+    bob.say(up::user("alice"), "I have all but the first")
+        .await?;
+    bob.disconnect().await?;
+
+    let mut bob = server.client("bob").online().await?;
+    assert_eq!(bob.message().await?, missed);
+    server.finish().await
+}
+
 /// A device at QoS 1 that acknowledges by command has the same cursor, and cursors only go forward.
 #[tokio::test]
 async fn cursors_only_go_forward() -> Result<()> {

@@ -50,7 +50,10 @@ mod tests {
         let key = load_or_create(folder.path()).unwrap();
         assert_eq!(load_or_create(folder.path()).unwrap(), key);
         let path = folder.path().join(FILE);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         fs::write(&path, "").unwrap();
         assert!(load_or_create(folder.path()).is_err());
     }

@@ -14,12 +14,18 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::connect(&Store::sqlite_url(folder.path())).await.unwrap();
+        let store = Store::connect(&Store::sqlite_url(folder.path()))
+            .await
+            .unwrap();
         store.migrate().await.unwrap();
         let kicks = Kicks::default();
         let auth = open(&store, folder.path(), &kicks).await;
         auth.register(uid("alice"), "correct horse").await.unwrap();
-        Fixture { auth, kicks, folder }
+        Fixture {
+            auth,
+            kicks,
+            folder,
+        }
     }
 
     /// The same accounts, as another process opens them.
@@ -33,31 +39,47 @@ async fn open(store: &Store, folder: &Path, kicks: &Kicks) -> Auth {
     let kick: Kick = Arc::new(move |uid, login| {
         kicks.lock().push((uid.clone(), login.map(str::to_owned)));
     });
-    let options = Settings::load(None).unwrap().auth;
-    Auth::open(store.clone(), options, folder, kick).await.unwrap()
+    let options = Settings::defaults().auth;
+    Auth::open(store.clone(), options, folder, kick)
+        .await
+        .unwrap()
 }
 
 fn uid(name: &str) -> Uid {
     name.parse().unwrap()
 }
 
+#[track_caller]
 fn assert_refused<T>(result: Result<T, AuthError>) {
-    assert!(matches!(result, Err(AuthError::Refused)));
+    let error = result.err().expect("it was let in");
+    assert!(matches!(error, AuthError::Refused), "{error:?}");
 }
 
 #[tokio::test]
 async fn an_account_is_made_once() {
-    let Fixture { auth, .. } = Fixture::new().await;
-    assert!(matches!(auth.register(uid("alice"), "another one").await, Err(AuthError::Exists)));
-    assert!(matches!(auth.register(uid("bob"), "short").await, Err(AuthError::Invalid(_))));
+    let fixture = Fixture::new().await;
+    let auth = &fixture.auth;
+    assert!(matches!(
+        auth.register(uid("alice"), "another one").await,
+        Err(AuthError::Exists)
+    ));
+    assert!(matches!(
+        auth.register(uid("bob"), "short").await,
+        Err(AuthError::Invalid(_))
+    ));
     assert_refused(auth.login(&uid("alice"), "wrong password").await);
     assert_refused(auth.login(&uid("nobody"), "correct horse").await);
 }
 
 #[tokio::test]
 async fn connect_takes_a_password_or_the_users_own_token() {
-    let Fixture { auth, .. } = Fixture::new().await;
-    let token = auth.login(&uid("alice"), "correct horse").await.unwrap().access;
+    let fixture = Fixture::new().await;
+    let auth = &fixture.auth;
+    let token = auth
+        .login(&uid("alice"), "correct horse")
+        .await
+        .unwrap()
+        .access;
     let by_password = auth.authenticate("alice", b"correct horse").await.unwrap();
     assert_eq!((by_password.login, by_password.expires_at), (None, None));
     let by_token = auth.authenticate("alice", token.as_bytes()).await.unwrap();
@@ -75,7 +97,8 @@ async fn connect_takes_a_password_or_the_users_own_token() {
 
 #[tokio::test]
 async fn a_refresh_token_works_once_and_its_reuse_ends_the_login() {
-    let Fixture { auth, kicks, .. } = Fixture::new().await;
+    let fixture = Fixture::new().await;
+    let (auth, kicks) = (&fixture.auth, &fixture.kicks);
     let first = auth.login(&uid("alice"), "correct horse").await.unwrap();
     let second = auth.refresh(&first.refresh).await.unwrap();
     auth.verify_access(&first.access).unwrap();
@@ -97,9 +120,14 @@ async fn logging_out_ends_that_login_only_and_survives_a_restart() {
     let phone = auth.login(&uid("alice"), "correct horse").await.unwrap();
     let laptop = auth.login(&uid("alice"), "correct horse").await.unwrap();
     let identity = auth.verify_access(&phone.access).unwrap();
-    auth.logout(&uid("alice"), identity.login.as_deref().unwrap()).await.unwrap();
+    auth.logout(&uid("alice"), identity.login.as_deref().unwrap())
+        .await
+        .unwrap();
 
-    assert_eq!(*fixture.kicks.lock(), [(uid("alice"), identity.login.clone())]);
+    assert_eq!(
+        *fixture.kicks.lock(),
+        [(uid("alice"), identity.login.clone())]
+    );
     assert!(auth.is_revoked(&identity));
     for auth in [auth, &fixture.reopen().await] {
         assert_refused(auth.verify_access(&phone.access));
@@ -114,12 +142,17 @@ async fn a_new_password_ends_everything_that_the_old_one_opened() {
     let auth = &fixture.auth;
     let alice = uid("alice");
     let tokens = auth.login(&alice, "correct horse").await.unwrap();
-    assert_refused(auth.change_password(&alice, "wrong horse", "battery staple").await);
+    assert_refused(
+        auth.change_password(&alice, "wrong horse", "battery staple")
+            .await,
+    );
     let short = auth.change_password(&alice, "correct horse", "short").await;
     assert!(matches!(short, Err(AuthError::Invalid(_))));
     auth.verify_access(&tokens.access).unwrap();
 
-    auth.change_password(&alice, "correct horse", "battery staple").await.unwrap();
+    auth.change_password(&alice, "correct horse", "battery staple")
+        .await
+        .unwrap();
     assert_refused(auth.verify_access(&tokens.access));
     assert_refused(auth.refresh(&tokens.refresh).await);
     assert_refused(auth.login(&alice, "correct horse").await);
@@ -133,7 +166,10 @@ async fn a_login_ended_by_another_process_is_learnt() {
     let auth = &fixture.auth;
     let tokens = auth.login(&uid("alice"), "correct horse").await.unwrap();
     let command_line = fixture.reopen().await;
-    command_line.set_password(&uid("alice"), "battery staple").await.unwrap();
+    command_line
+        .set_password(&uid("alice"), "battery staple")
+        .await
+        .unwrap();
     fixture.kicks.lock().clear();
     auth.load_revocations().await.unwrap();
     auth.load_revocations().await.unwrap();

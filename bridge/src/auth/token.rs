@@ -174,9 +174,17 @@ mod tests {
         let now = SystemTime::now();
         let token = tokens.issue("alice", "login", false, now);
         let claims = tokens.read(&token).unwrap();
-        assert_eq!((claims.sub.as_str(), claims.sid.as_str()), ("alice", "login"));
+        assert_eq!(
+            (claims.sub.as_str(), claims.sid.as_str()),
+            ("alice", "login")
+        );
         assert!(!claims.admin && claims.expires_at() <= now + Duration::from_secs(60));
-        assert!(tokens.read(&tokens.issue("alice", "l", true, now)).unwrap().admin);
+        assert!(
+            tokens
+                .read(&tokens.issue("alice", "l", true, now))
+                .unwrap()
+                .admin
+        );
 
         let old = tokens.issue("alice", "login", false, now - Duration::from_secs(61));
         assert_eq!(tokens.read(&old), None);
@@ -195,7 +203,12 @@ mod tests {
     #[test]
     fn a_jwt_is_told_from_a_password() {
         let tokens = AccessTokens::new(KEY, Duration::from_secs(60));
-        assert!(looks_like_jwt(&tokens.issue("a", "b", false, SystemTime::now())));
+        assert!(looks_like_jwt(&tokens.issue(
+            "a",
+            "b",
+            false,
+            SystemTime::now()
+        )));
         for password in ["", "secret", "a.b.c", "..", "first.second.third"] {
             assert!(!looks_like_jwt(password), "{password}");
         }

@@ -46,7 +46,8 @@ impl MqttOptions {
                 "mqtt.connect_timeout is zero: nobody could connect",
             ),
             (
-                self.keep_alive_max.is_some_and(|max| max < Duration::from_secs(1)),
+                self.keep_alive_max
+                    .is_some_and(|max| max < Duration::from_secs(1)),
                 "mqtt.keep_alive_max is less than a second",
             ),
             (
@@ -90,7 +91,13 @@ pub struct DatabaseOptions {
 
 impl DatabaseOptions {
     pub(super) fn checks(&self) -> [Check; 1] {
-        const SCHEMES: [&str; 5] = ["sqlite:", "postgres://", "postgresql://", "mysql://", "mariadb://"];
+        const SCHEMES: [&str; 5] = [
+            "sqlite:",
+            "postgres://",
+            "postgresql://",
+            "mysql://",
+            "mariadb://",
+        ];
         let url = self.url.expose();
         let known = url.is_empty() || SCHEMES.iter().any(|scheme| url.starts_with(scheme));
         [(
@@ -152,7 +159,7 @@ impl GroupsOptions {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DevicesOptions {
-    pub per_user_max: usize,
+    pub per_user_max: u32,
 }
 
 impl DevicesOptions {

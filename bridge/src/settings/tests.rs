@@ -25,14 +25,20 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[test]
 fn the_defaults_are_usable() {
-    let settings = load(&[]).unwrap();
+    let settings = Settings::defaults();
     assert_eq!(settings.mqtt.listen, ["127.0.0.1:1883".parse().unwrap()]);
     assert_eq!(settings.http.listen, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(settings.mqtt.max_packet_size, 256 * 1024);
     assert_eq!(settings.mqtt.keep_alive_max, None);
-    assert_eq!(settings.auth.refresh_token_ttl, Duration::from_secs(30 * 24 * 3600));
+    assert_eq!(
+        settings.auth.refresh_token_ttl,
+        Duration::from_secs(30 * 24 * 3600)
+    );
     assert_eq!(settings.database_url(), "sqlite://data/tidings.db");
-    assert_eq!(settings.log_filter(), "info,rumqttd=off");
+    assert_eq!(
+        settings.log_filter(),
+        "info,rumqttd=off,sea_orm_migration=warn"
+    );
 }
 
 #[test]
@@ -49,7 +55,12 @@ fn the_environment_sets_lists_numbers_and_yes_or_no() {
         ("OTHER__KEY", "1"),
     ])
     .unwrap();
-    let listen: Vec<String> = settings.mqtt.listen.iter().map(ToString::to_string).collect();
+    let listen: Vec<String> = settings
+        .mqtt
+        .listen
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(listen, ["0.0.0.0:0", "[::1]:1884"]);
     assert_eq!(settings.mqtt.receive_maximum, 7);
     assert_eq!(settings.mqtt.keep_alive_max, Some(Duration::from_secs(90)));
@@ -57,13 +68,20 @@ fn the_environment_sets_lists_numbers_and_yes_or_no() {
     assert!(!settings.auth.registration);
     assert!(settings.http.listen.is_empty());
     assert_eq!(settings.database_url(), "sqlite:///tmp/x/tidings.db");
-    assert_eq!(settings.log_filter(), "debug,rumqttd=info");
+    assert_eq!(
+        settings.log_filter(),
+        "debug,rumqttd=info,sea_orm_migration=warn"
+    );
 }
 
 #[test]
 fn the_file_lies_between_defaults_and_environment() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    writeln!(file, "[groups]\nmembers_max = 5\n[devices]\nper_user_max = 5").unwrap();
+    writeln!(
+        file,
+        "[groups]\nmembers_max = 5\n[devices]\nper_user_max = 5"
+    )
+    .unwrap();
     let environment = environment(&[("TIDINGS__DEVICES__PER_USER_MAX", "6")]);
     let settings = Settings::from_layers(Some(file.path()), environment).unwrap();
     assert_eq!(settings.groups.members_max, 5);
@@ -75,15 +93,31 @@ fn what_makes_no_sense_is_refused_with_its_name() {
     for (name, value, reason) in [
         ("TIDINGS__MQTT__LISTENER", "x", "listener"),
         ("TIDINGS__MQTX__LISTEN", "x", "mqtx"),
-        ("TIDINGS__MQTT__LISTEN", "localhost", "an IP address with a port"),
+        (
+            "TIDINGS__MQTT__LISTEN",
+            "localhost",
+            "an IP address with a port",
+        ),
         ("TIDINGS__MQTT__LISTEN", "127.0.0.1:x", "mqtt.listen"),
         ("TIDINGS__MQTT__CONNECT_TIMEOUT", "10", "a duration like"),
         ("TIDINGS__MQTT__MAX_PACKET_SIZE", "64 apples", "a size like"),
-        ("TIDINGS__MQTT__RECEIVE_MAXIMUM", "0", "mqtt.receive_maximum"),
-        ("TIDINGS__MQTT__RECEIVE_MAXIMUM", "70000", "mqtt.receive_maximum"),
+        (
+            "TIDINGS__MQTT__RECEIVE_MAXIMUM",
+            "0",
+            "mqtt.receive_maximum",
+        ),
+        (
+            "TIDINGS__MQTT__RECEIVE_MAXIMUM",
+            "70000",
+            "mqtt.receive_maximum",
+        ),
         ("TIDINGS__MESSAGES__TEXT_MAX", "1 MiB", "messages.text_max"),
         ("TIDINGS__AUTH__REGISTRATION", "maybe", "auth.registration"),
-        ("TIDINGS__AUTH__ACCESS_TOKEN_TTL", "90d", "auth.access_token_ttl"),
+        (
+            "TIDINGS__AUTH__ACCESS_TOKEN_TTL",
+            "90d",
+            "auth.access_token_ttl",
+        ),
         ("TIDINGS__AUTH__JWT_KEY", "short", "auth.jwt_key"),
         ("TIDINGS__DATABASE__URL", "oracle://x", "database.url"),
         ("TIDINGS__MQTTS__LISTEN", "0.0.0.0:8883", "mqtts.listen"),

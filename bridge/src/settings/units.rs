@@ -10,7 +10,8 @@ use serde::de::{Deserialize, Deserializer, Error};
 /// `"10s"`, `"1h 30m"`.
 pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
-    humantime::parse_duration(&text).map_err(|error| refuse(&text, "a duration like \"10s\"", error))
+    humantime::parse_duration(&text)
+        .map_err(|error| refuse(&text, "a duration like \"10s\"", error))
 }
 
 /// A duration; `"0"` stands for none.
@@ -39,8 +40,13 @@ pub(super) fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Socket
 }
 
 fn address<E: Error>(text: &str) -> Result<SocketAddr, E> {
-    text.parse()
-        .map_err(|error| refuse(text, "an IP address with a port like \"127.0.0.1:1883\"", error))
+    text.parse().map_err(|error| {
+        refuse(
+            text,
+            "an IP address with a port like \"127.0.0.1:1883\"",
+            error,
+        )
+    })
 }
 
 #[derive(serde::Deserialize)]

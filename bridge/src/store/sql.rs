@@ -149,6 +149,35 @@ pub async fn query_rows<C: ConnectionTrait>(
     Ok(found)
 }
 
+/// Updates many rows of `table` at once, each with values of its own. `columns` names the values of a row; `set` and
+/// `on` speak of them as `v.name`.
+///
+/// # Errors
+/// [`DbErr`] as the database has it.
+pub async fn update_rows<C: ConnectionTrait>(
+    connection: &C,
+    table: &str,
+    columns: &[&str],
+    set: &str,
+    on: &str,
+    rows: Rows,
+) -> Result<(), DbErr> {
+    let is_mysql = connection.get_database_backend() == DbBackend::MySql;
+    for (list, values) in rows.chunks() {
+        let text = if is_mysql {
+            let named: Vec<String> = columns.iter().map(|name| format!("? AS {name}")).collect();
+            let row = format!("SELECT {}", named.join(", "));
+            let rows = vec![row; values.len() / columns.len()].join(" UNION ALL ");
+            format!("UPDATE {table} JOIN ({rows}) v ON {on} SET {set}")
+        } else {
+            let names = columns.join(", ");
+            format!("WITH v({names}) AS (VALUES {list}) UPDATE {table} SET {set} FROM v WHERE {on}")
+        };
+        execute(connection, &text, values).await?;
+    }
+    Ok(())
+}
+
 /// ` ON CONFLICT (key) DO UPDATE SET ` in the dialect; follow it with assignments that use [`excluded`].
 #[must_use]
 pub fn on_conflict(backend: DbBackend, key: &str) -> String {
@@ -165,16 +194,6 @@ pub fn excluded(backend: DbBackend, column: &str) -> String {
         DbBackend::MySql => format!("VALUES({column})"),
         _ => format!("excluded.{column}"),
     }
-}
-
-/// The larger of two values.
-#[must_use]
-pub fn greatest(backend: DbBackend, one: &str, other: &str) -> String {
-    let function = match backend {
-        DbBackend::Sqlite => "MAX",
-        _ => "GREATEST",
-    };
-    format!("{function}({one}, {other})")
 }
 
 /// ` FOR UPDATE`, where rows can be locked one by one; SQLite's write transaction has locked them all.

@@ -55,6 +55,23 @@ pub async fn lookup<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Option<User
     Ok(row.as_ref().map(from_row).transpose()?)
 }
 
+/// Which of the users exist.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn existing<C: ConnectionTrait>(db: &C, uids: &[Uid]) -> Result<Vec<Uid>, Error> {
+    let mut rows = sql::Rows::new(1);
+    for uid in uids {
+        rows.push([uid.as_str().into()]);
+    }
+    let mut existing = Vec::with_capacity(uids.len());
+    for row in sql::query_rows(db, "SELECT uid FROM users WHERE uid {in}", rows).await? {
+        let uid: String = row.try_get("", "uid")?;
+        existing.extend(uid.parse::<Uid>().ok());
+    }
+    Ok(existing)
+}
+
 /// All users, by uid.
 ///
 /// # Errors

@@ -35,7 +35,8 @@ pub struct Conversation {
     pub last_message: Option<v1::Message>,
 }
 
-const MEMBERSHIP_COLUMNS: &str = "c.id, c.last_seq, m.role, m.start_seq, m.last_read_seq, m.sent, m.sent_read";
+const MEMBERSHIP_COLUMNS: &str =
+    "c.id, c.last_seq, m.role, m.start_seq, m.last_read_seq, m.sent, m.sent_read";
 
 /// All conversations of a user, latest activity first.
 ///
@@ -58,7 +59,10 @@ pub async fn conversations<C: ConnectionTrait>(
         .map(dated_conversation)
         .collect::<Result<Vec<_>, _>>()?;
     dated.sort_by_key(|(activity, _)| std::cmp::Reverse(*activity));
-    Ok(dated.into_iter().map(|(_, conversation)| conversation).collect())
+    Ok(dated
+        .into_iter()
+        .map(|(_, conversation)| conversation)
+        .collect())
 }
 
 /// Where a user stands in the conversation of that name; `None`: not a member, or no such conversation.

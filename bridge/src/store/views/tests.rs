@@ -5,7 +5,9 @@ use crate::store::{Store, sql};
 
 /// A store in memory would be another one per connection, so it is a file.
 async fn store(folder: &tempfile::TempDir) -> Store {
-    let store = Store::connect(&Store::sqlite_url(folder.path())).await.unwrap();
+    let store = Store::connect(&Store::sqlite_url(folder.path()))
+        .await
+        .unwrap();
     store.migrate().await.unwrap();
     store
 }
@@ -56,21 +58,55 @@ async fn a_page_keeps_its_bounds() {
     write_group(&store).await;
     for (name, start, range, seqs, more) in [
         ("newest", 3, range(None, None, 3), 8..=10, true),
-        ("all that bob may see", 3, range(None, None, 7), 4..=10, false),
+        (
+            "all that bob may see",
+            3,
+            range(None, None, 7),
+            4..=10,
+            false,
+        ),
         ("older", 3, range(None, Some(6), 100), 4..=5, false),
         ("oldest first", 0, range(Some(0), None, 2), 1..=2, true),
         ("between", 0, range(Some(4), Some(8), 3), 5..=7, false),
         ("from the end", 0, range(Some(9), None, 1), 10..=10, false),
-        ("by bytes", 0, Range { bytes_max: 7, ..range(Some(0), None, 9) }, 1..=2, true),
-        ("one at least", 0, Range { bytes_max: 0, ..range(None, None, 9) }, 10..=10, true),
-        ("large limit", 0, range(Some(0), None, u32::MAX), 1..=10, false),
+        (
+            "by bytes",
+            0,
+            Range {
+                bytes_max: 7,
+                ..range(Some(0), None, 9)
+            },
+            1..=2,
+            true,
+        ),
+        (
+            "one at least",
+            0,
+            Range {
+                bytes_max: 0,
+                ..range(None, None, 9)
+            },
+            10..=10,
+            true,
+        ),
+        (
+            "large limit",
+            0,
+            range(Some(0), None, u32::MAX),
+            1..=10,
+            false,
+        ),
     ] {
-        let page = history(store.reader(), 7, "g:g", start, range).await.unwrap();
+        let page = history(store.reader(), 7, "g:g", start, range)
+            .await
+            .unwrap();
         let found: Vec<u32> = page.messages.iter().map(|message| message.seq).collect();
         assert_eq!(found, seqs.collect::<Vec<_>>(), "{name}");
         assert_eq!(page.more, more, "{name}");
     }
-    let nothing = history(store.reader(), 7, "g:g", 0, range(Some(10), None, 5)).await.unwrap();
+    let nothing = history(store.reader(), 7, "g:g", 0, range(Some(10), None, 5))
+        .await
+        .unwrap();
     assert_eq!(nothing, Page::default());
 }
 
@@ -84,13 +120,29 @@ async fn a_member_sees_own_conversations_and_exact_unread_counts() {
     assert_eq!(names, ["g:g", "u:bob:carol"]);
     assert_eq!(found[0].membership.unread, 6);
     let last = found[0].last_message.as_ref().unwrap();
-    assert_eq!((last.seq, last.content.clone()), (10, Some(v1::message::Content::Text("text 10".into()))));
+    assert_eq!(
+        (last.seq, last.content.clone()),
+        (10, Some(v1::message::Content::Text("text 10".into())))
+    );
     assert!(found[1].last_message.is_none());
 
-    let alice = membership(store.reader(), &uid("alice"), "g:g").await.unwrap().unwrap();
+    let alice = membership(store.reader(), &uid("alice"), "g:g")
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((alice.conversation_id, alice.unread), (7, 0));
-    assert_eq!(membership(store.reader(), &uid("carol"), "g:g").await.unwrap(), None);
-    assert_eq!(membership(store.reader(), &uid("bob"), "g:x").await.unwrap(), None);
+    assert_eq!(
+        membership(store.reader(), &uid("carol"), "g:g")
+            .await
+            .unwrap(),
+        None
+    );
+    assert_eq!(
+        membership(store.reader(), &uid("bob"), "g:x")
+            .await
+            .unwrap(),
+        None
+    );
 }
 
 #[tokio::test]
@@ -98,10 +150,22 @@ async fn a_group_comes_with_its_members() {
     let folder = tempfile::tempdir().unwrap();
     let store = store(&folder).await;
     write_group(&store).await;
-    let found = group(store.reader(), &"g".parse().unwrap()).await.unwrap().unwrap();
-    assert_eq!((found.name.as_str(), found.conversation.as_str()), ("A group", "g:g"));
+    let found = group(store.reader(), &"g".parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (found.name.as_str(), found.conversation.as_str()),
+        ("A group", "g:g")
+    );
     assert_eq!(found.created_at.unwrap().nanos, 500_000_000);
     assert_eq!(found.members.len(), 2);
-    assert_eq!((found.members[1].uid.as_str(), found.members[1].last_ack_seq), ("bob", 4));
-    assert_eq!(group(store.reader(), &"x".parse().unwrap()).await.unwrap(), None);
+    assert_eq!(
+        (found.members[1].uid.as_str(), found.members[1].last_ack_seq),
+        ("bob", 4)
+    );
+    assert_eq!(
+        group(store.reader(), &"x".parse().unwrap()).await.unwrap(),
+        None
+    );
 }

@@ -1,0 +1,90 @@
+//! The command line of `tidings`.
+
+mod migrate;
+mod user;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::serve::serve;
+use crate::settings::Settings;
+
+/// Instant messaging whose protocol is plain MQTT.
+#[derive(Debug, Parser)]
+#[command(name = "tidings", version)]
+pub struct Cli {
+    /// Settings that differ from conf/default.toml; the environment (TIDINGS__SECTION__KEY) goes above it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `tidings` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run broker and bridge in one process
+    Serve {
+        /// Make the users alice, bob and carol (password = name) and the group demo; on loopback only
+        #[arg(long)]
+        demo: bool,
+    },
+    /// Change or show the database's schema
+    #[command(subcommand)]
+    Migrate(migrate::Command),
+    /// Look at the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Manage accounts
+    #[command(subcommand)]
+    User(user::Command),
+}
+
+/// What can be done with the settings.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Tell whether the settings can be used
+    Check,
+}
+
+impl Cli {
+    /// Does what the command says.
+    ///
+    /// # Errors
+    /// What went wrong, for the operator to read.
+    pub async fn run(self, settings: Settings) -> anyhow::Result<()> {
+        match self.command {
+            Command::Serve { demo } => serve(settings, demo).await,
+            Command::Migrate(command) => command.run(&settings).await,
+            // They have been checked when they were loaded.
+            Command::Config(ConfigCommand::Check) => {
+                println!("the settings are fine");
+                Ok(())
+            }
+            Command::User(command) => command.run(&settings).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_password_has_one_source() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("tidings user add alice --password secret").is_ok());
+        assert!(parse("tidings user add alice --password-stdin --admin --config x.toml").is_ok());
+        assert!(parse("tidings user add alice").is_err());
+        assert!(parse("tidings user passwd alice --password x --password-stdin").is_err());
+    }
+}

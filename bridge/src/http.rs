@@ -1,0 +1,102 @@
+//! The HTTP door: JSON with a bearer token, for scripts, servers and the web client.
+//!
+//! Reading order: [`router`] (all routes), [`problem`] (how errors look), `bearer` (who is calling), then one module
+//! per noun. Handlers translate; deciding is [`Service`]'s, and what people look at is [`crate::store::views`]'.
+
+mod accounts;
+mod bearer;
+mod command;
+mod conversations;
+mod groups;
+mod health;
+pub mod problem;
+mod schema_docs;
+mod server;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, map_response};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::problem::{Code, Problem};
+use crate::auth::Auth;
+use crate::service::Service;
+use crate::store::Store;
+
+pub use server::{BindError, bind, serve};
+
+/// The largest body of a request, in bytes: a large group's list of members fits.
+const BODY_MAX: usize = 1024 * 1024;
+
+/// What the handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    /// For reading only.
+    pub store: Store,
+    /// Accounts and tokens.
+    pub auth: Auth,
+    /// Takes all commands.
+    pub service: Service,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Tidings",
+        description = "Instant messaging over MQTT; this is its HTTP side. Errors are RFC 9457 problem details."
+    ),
+    modifiers(&BearerScheme)
+)]
+struct Documentation;
+
+struct BearerScheme;
+
+impl Modify for BearerScheme {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(scheme));
+    }
+}
+
+/// All routes, with errors as problem details wherever they come from.
+pub fn router(api: Api) -> Router {
+    let (routes, document) = OpenApiRouter::with_openapi(Documentation::openapi())
+        .routes(routes!(accounts::register))
+        .routes(routes!(accounts::login))
+        .routes(routes!(accounts::refresh))
+        .routes(routes!(accounts::logout))
+        .routes(routes!(accounts::change_password))
+        .routes(routes!(command::up))
+        .routes(routes!(groups::create))
+        .routes(routes!(groups::show))
+        .routes(routes!(groups::members, groups::add_members))
+        .routes(routes!(groups::remove_member))
+        .routes(routes!(conversations::list))
+        .routes(routes!(conversations::messages))
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .split_for_parts();
+    let document = axum::Json(document);
+    routes
+        .route("/openapi.json", get(async move || document.clone()))
+        .fallback(async || Problem::new(Code::NotFound, "there is nothing at this address"))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(from_fn(server::limit_time))
+        .layer(map_response(problem::from_response))
+        .with_state(api)
+}
+
+/// A JSON answer that no cache may keep.
+fn private(body: impl serde::Serialize) -> Response {
+    let no_store = (axum::http::header::CACHE_CONTROL, "no-store");
+    ([no_store], axum::Json(body)).into_response()
+}

@@ -1,0 +1,176 @@
+//! Registering, logging in and out.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use schema::Uid;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::bearer::Bearer;
+use super::problem::{Code, Problem, ProblemBody};
+use super::{Api, private};
+use crate::auth::{AuthError, Tokens};
+
+/// A user name and its password.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Credentials {
+    /// 1–64 of `A-Z a-z 0-9 . _ -`.
+    #[schema(example = "alice")]
+    uid: String,
+    password: String,
+}
+
+/// A new account.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Account {
+    #[schema(example = "alice")]
+    uid: String,
+}
+
+/// A login's tokens.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Tokens)]
+pub(super) struct TokensView {
+    /// For `Authorization: Bearer`, and as the password of an MQTT CONNECT.
+    access_token: String,
+    /// For `/v1/auth/refresh`, once. Using it twice ends the login.
+    refresh_token: String,
+    /// How long the access token is valid, in seconds.
+    expires_in: u64,
+}
+
+impl From<Tokens> for TokensView {
+    fn from(tokens: Tokens) -> Self {
+        TokensView {
+            access_token: tokens.access,
+            refresh_token: tokens.refresh,
+            expires_in: tokens.expires_in.as_secs(),
+        }
+    }
+}
+
+/// A refresh token.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RefreshRequest {
+    #[serde(alias = "refresh_token")]
+    refresh_token: String,
+}
+
+/// A password and its successor.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct PasswordChange {
+    #[serde(alias = "old_password")]
+    old_password: String,
+    #[serde(alias = "new_password")]
+    new_password: String,
+}
+
+/// Registers a user.
+#[utoipa::path(
+    post, path = "/v1/users", tag = "accounts",
+    responses(
+        (status = 201, description = "The account exists now.", body = Account),
+        (status = 409, description = "The uid is taken.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn register(
+    State(api): State<Api>,
+    Json(request): Json<Credentials>,
+) -> Result<(StatusCode, Json<Account>), Problem> {
+    let uid: Uid = request
+        .uid
+        .parse()
+        .map_err(|error| Problem::new(Code::InvalidArgument, format!("uid: {error}")))?;
+    api.auth.register(uid, &request.password).await?;
+    let account = Account { uid: request.uid };
+    Ok((StatusCode::CREATED, Json(account)))
+}
+
+/// Opens a login by password.
+#[utoipa::path(
+    post, path = "/v1/auth/login", tag = "accounts",
+    responses(
+        (status = 200, description = "Logged in.", body = TokensView),
+        (status = 401, description = "Unknown user or wrong password.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn login(
+    State(api): State<Api>,
+    Json(request): Json<Credentials>,
+) -> Result<Response, Problem> {
+    let uid: Uid = request.uid.parse().map_err(|_| AuthError::Refused)?;
+    let tokens = api.auth.login(&uid, &request.password).await?;
+    Ok(private(TokensView::from(tokens)))
+}
+
+/// Exchanges a refresh token for new tokens.
+#[utoipa::path(
+    post, path = "/v1/auth/refresh", tag = "accounts",
+    responses(
+        (status = 200, description = "New tokens; the old refresh token is used up.", body = TokensView),
+        (status = 401, description = "Not the login's current refresh token.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn refresh(
+    State(api): State<Api>,
+    Json(request): Json<RefreshRequest>,
+) -> Result<Response, Problem> {
+    let tokens = api.auth.refresh(&request.refresh_token).await?;
+    Ok(private(TokensView::from(tokens)))
+}
+
+/// Ends the login that the access token belongs to, and the MQTT sessions that it opened.
+#[utoipa::path(
+    post, path = "/v1/auth/logout", tag = "accounts", security(("bearer" = [])),
+    responses(
+        (status = 204, description = "Logged out; its tokens are refused from now on."),
+        (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn logout(
+    State(api): State<Api>,
+    Bearer(caller): Bearer,
+) -> Result<StatusCode, Problem> {
+    if let Some(login) = &caller.login {
+        api.auth.logout(&caller.uid, login).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Changes the caller's password, and ends all the caller's logins and MQTT sessions, this one too.
+#[utoipa::path(
+    post, path = "/v1/auth/password", tag = "accounts", security(("bearer" = [])),
+    responses(
+        (status = 204, description = "Changed; log in with the new password."),
+        (status = 403, description = "The old password is wrong.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn change_password(
+    State(api): State<Api>,
+    Bearer(caller): Bearer,
+    Json(request): Json<PasswordChange>,
+) -> Result<StatusCode, Problem> {
+    let changed = api
+        .auth
+        .change_password(&caller.uid, &request.old_password, &request.new_password)
+        .await;
+    match changed {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        // The token is fine, so a client must not take this for a reason to fetch another.
+        Err(AuthError::Refused) => Err(Problem::new(
+            Code::PermissionDenied,
+            "the old password is wrong",
+        )),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,166 @@
+//! What the caller sees in a list of chats, and in one of them.
+
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use schema::{ConversationId, v1};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::bearer::Bearer;
+use super::problem::{Code, Problem, ProblemBody};
+use super::schema_docs::MessageDoc;
+use super::{Api, private};
+use crate::store::views::{self, Range};
+
+/// Messages of a page where the client doesn't say, and the most that it may ask for.
+const LIMIT: (u32, u32) = (100, 500);
+
+/// A page ends when its contents reach this many bytes, so that a page of large messages stays readable.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The caller's conversations, latest activity first.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Conversations)]
+pub(super) struct ConversationsView {
+    conversations: Vec<ConversationView>,
+    /// The sum of all `unread`.
+    total_unread: u64,
+}
+
+/// A conversation as the caller sees it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Conversation)]
+pub(super) struct ConversationView {
+    /// `u:{a}:{b}` or `g:{gid}`
+    #[schema(example = "u:alice:bob")]
+    conversation: String,
+    last_seq: u32,
+    last_read_seq: u32,
+    /// Messages of others that the caller has not read.
+    unread: u32,
+    /// The newest message that the caller may see, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<MessageDoc>)]
+    last_message: Option<v1::Message>,
+}
+
+impl From<views::Conversation> for ConversationView {
+    fn from(conversation: views::Conversation) -> Self {
+        ConversationView {
+            conversation: conversation.name,
+            last_seq: conversation.membership.last_seq,
+            last_read_seq: conversation.membership.last_read_seq,
+            unread: conversation.membership.unread,
+            last_message: conversation.last_message,
+        }
+    }
+}
+
+/// Which page.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageQuery {
+    /// Messages with a greater seq, oldest first. Left out: the newest page.
+    #[serde(alias = "afterSeq")]
+    after_seq: Option<u32>,
+    /// Messages with a smaller seq.
+    #[serde(alias = "beforeSeq")]
+    before_seq: Option<u32>,
+    /// 1–500 messages; left out or 0: 100.
+    limit: Option<u32>,
+}
+
+/// Part of a conversation, ordered by seq.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Page)]
+pub(super) struct PageView {
+    #[schema(value_type = Vec<MessageDoc>)]
+    messages: Vec<v1::Message>,
+    /// The conversation's newest seq.
+    last_seq: u32,
+    /// Whether the range that was asked for holds more than this page.
+    more: bool,
+}
+
+/// The caller's conversations, latest activity first, with what is unread.
+#[utoipa::path(
+    get, path = "/v1/conversations", tag = "messages", security(("bearer" = [])),
+    responses(
+        (status = 200, description = "The conversations.", body = ConversationsView),
+        (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Bearer(caller): Bearer,
+) -> Result<Response, Problem> {
+    let conversations: Vec<ConversationView> =
+        views::conversations(api.store.reader(), &caller.uid)
+            .await?
+            .into_iter()
+            .map(ConversationView::from)
+            .collect();
+    let unread = conversations
+        .iter()
+        .map(|conversation| u64::from(conversation.unread));
+    Ok(private(ConversationsView {
+        total_unread: unread.sum(),
+        conversations,
+    }))
+}
+
+/// One page of a conversation that the caller is in.
+#[utoipa::path(
+    get, path = "/v1/conversations/{id}/messages", tag = "messages", security(("bearer" = [])),
+    params(("id" = String, Path, description = "`u:{a}:{b}` or `g:{gid}`"), PageQuery),
+    responses(
+        (status = 200, description = "The page.", body = PageView),
+        (status = 404, description = "No such conversation, or the caller is not in it.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn messages(
+    State(api): State<Api>,
+    Bearer(caller): Bearer,
+    Path(id): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let no_such = || Problem::not_found("conversation");
+    let range = range(&query)?;
+    let name = id
+        .parse::<ConversationId>()
+        .map_err(|_| no_such())?
+        .to_string();
+    let db = api.store.reader();
+    let member = views::membership(db, &caller.uid, &name).await?;
+    let member = member.ok_or_else(no_such)?;
+    let page = views::history(db, member.conversation_id, &name, member.start_seq, range).await?;
+    // Something may have been written between the two reads.
+    let newest = page.messages.last().map_or(0, |message| message.seq);
+    Ok(private(PageView {
+        messages: page.messages,
+        last_seq: member.last_seq.max(newest),
+        more: page.more,
+    }))
+}
+
+fn range(query: &PageQuery) -> Result<Range, Problem> {
+    let (default, max) = LIMIT;
+    let limit = match query.limit {
+        None | Some(0) => default,
+        Some(limit) if limit <= max => limit,
+        Some(_) => {
+            let detail = format!("limit is at most {max}");
+            return Err(Problem::new(Code::InvalidArgument, detail));
+        }
+    };
+    Ok(Range {
+        after_seq: query.after_seq,
+        before_seq: query.before_seq,
+        limit,
+        bytes_max: PAGE_BYTES,
+    })
+}

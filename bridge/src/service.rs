@@ -1,0 +1,182 @@
+//! The chat service: one pipeline that takes commands from both doors, decides them in batches, stores what they say,
+//! answers, and fans out.
+//!
+//! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds: take, execute,
+//! announce), `batch` and `single` (the transaction), `catalog` (who is where, in memory), `cursors` (what devices have
+//! acknowledged), `catch_up` (what a device missed).
+//!
+//! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
+//! commits; only the pipeline's task writes conversations.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use broker::link::{BridgeLink, LinkClosed};
+use schema::v1;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{self, Store, answers, messages};
+
+pub mod command;
+pub mod refused;
+
+mod batch;
+mod catalog;
+mod catch_up;
+mod cursors;
+mod ids;
+mod job;
+mod pipeline;
+mod single;
+
+pub use job::Caller;
+
+use batch::Executor;
+use catalog::Catalog;
+use ids::MsgIds;
+use job::{Door, Job};
+use pipeline::Pipeline;
+use refused::{Code, Refused};
+
+/// Commands from HTTP that may wait for the pipeline; past that they are refused as `unavailable`.
+const HTTP_QUEUE: usize = 1024;
+/// Members of all conversations kept in memory together.
+const CATALOG_WEIGHT_MAX: usize = 1_000_000;
+/// Frames taken off the link ahead of the pipeline; the link's window is the real bound.
+const FRAME_QUEUE: usize = 64;
+
+/// What the operator can set about commands.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a message's text or body.
+    pub text_max: usize,
+    /// Missed messages of one conversation that are pushed to a device when it comes back.
+    pub catch_up_max: u32,
+    /// Members of a group.
+    pub group_members_max: usize,
+    /// Devices of a user that receive.
+    pub devices_max: u32,
+    /// How long answers to commands other than sends are kept.
+    pub answers_kept: std::time::Duration,
+}
+
+/// Gives commands to the pipeline. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Service {
+    jobs: mpsc::Sender<Job>,
+    is_stalled: Arc<AtomicBool>,
+    limits: Limits,
+}
+
+/// Why the service can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database could not be read at start.
+    #[error("the service can't start")]
+    Store(#[from] store::Error),
+    /// The link to the edge broke.
+    #[error("the link between edge and bridge broke")]
+    Link(#[from] LinkClosed),
+    /// A task of ours panicked.
+    #[error("a task of the service panicked")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+/// The pipeline's tasks.
+#[derive(Debug)]
+pub struct Running {
+    tasks: JoinSet<Result<(), LinkClosed>>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// Returns when the service can't go on.
+    pub async fn failed(&mut self) -> Error {
+        match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => Error::Link(error),
+            Some(Err(error)) => Error::Panicked(error),
+            Some(Ok(Ok(()))) | None => std::future::pending().await,
+        }
+    }
+
+    /// Executes what has arrived, stores what devices have acknowledged, and ends.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Ok(Err(error)) = ended {
+                tracing::warn!(%error, "the link broke while stopping");
+            }
+        }
+    }
+}
+
+impl Service {
+    /// Starts the pipeline on a database and a link.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the database can't be read.
+    pub async fn start(
+        store: Store,
+        link: BridgeLink,
+        limits: Limits,
+    ) -> Result<(Self, Running), Error> {
+        let now = SystemTime::now();
+        let oldest = schema::MsgId::at(now.checked_sub(limits.answers_kept).unwrap_or(now));
+        answers::forget_before(store.writer(), oldest.0).await?;
+        let newest = messages::newest_id(store.reader()).await?;
+        let executor = Executor {
+            catalog: Catalog::new(CATALOG_WEIGHT_MAX),
+            ids: MsgIds::after(newest, 0),
+            limits: limits.clone(),
+            store,
+        };
+        let (jobs, job_queue) = mpsc::channel(HTTP_QUEUE);
+        let is_stalled = Arc::new(AtomicBool::new(false));
+        let stop = CancellationToken::new();
+        let (frames, frame_queue) = mpsc::channel(FRAME_QUEUE);
+        let pipeline = Pipeline::new(executor, link.sender, is_stalled.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(pipeline.run(frame_queue, job_queue, stop.clone()));
+        tasks.spawn(pipeline::take_frames(link.receiver, frames, stop.clone()));
+        let service = Service {
+            jobs,
+            is_stalled,
+            limits,
+        };
+        Ok((service, Running { tasks, stop }))
+    }
+
+    /// Executes a command as if it had come by MQTT, and waits for its answer.
+    pub async fn execute(&self, caller: Caller, up: v1::Up) -> v1::Reply {
+        let client_msg_id = up.client_msg_id.clone();
+        let result = match command::check(&caller.uid, up, &self.limits) {
+            Ok(command) => {
+                let (door, answer) = oneshot::channel();
+                let job = Job {
+                    caller,
+                    door: Door::Http(door),
+                    client_msg_id: client_msg_id.clone(),
+                    command,
+                };
+                match self.jobs.try_send(job) {
+                    Ok(()) => match answer.await {
+                        Ok(reply) => return reply,
+                        Err(_) => Err(Refused::new(Code::Unavailable, "the server is stopping")),
+                    },
+                    Err(_) => Err(Refused::new(Code::Unavailable, "too much is waiting")),
+                }
+            }
+            Err(refused) => Err(refused),
+        };
+        pipeline::reply(client_msg_id, result)
+    }
+
+    /// Whether the last attempt to store something failed, and is being repeated.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.is_stalled.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,150 @@
+//! A command on its way through the pipeline, and what comes of it.
+
+use bytes::Bytes;
+use schema::link::{self, Position, to_edge};
+use schema::{Uid, v1};
+use tokio::sync::oneshot;
+
+use super::command::Command;
+use super::refused::Refused;
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The user.
+    pub uid: Uid,
+    /// The client id of the user's device; empty for HTTP.
+    pub device: String,
+}
+
+/// Through which door the command came, and so where its answer goes.
+#[derive(Debug)]
+pub(super) enum Door {
+    /// An MQTT session's publish.
+    Edge { session: u64, token: u32 },
+    /// An HTTP request.
+    Http(oneshot::Sender<v1::Reply>),
+}
+
+impl Door {
+    /// The session that sent it, which gets the answer and needs no copy; 0: none.
+    pub(super) fn session(&self) -> u64 {
+        match self {
+            Door::Edge { session, .. } => *session,
+            Door::Http(_) => 0,
+        }
+    }
+}
+
+/// A command and where it came from.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) caller: Caller,
+    pub(super) door: Door,
+    pub(super) client_msg_id: String,
+    pub(super) command: Command,
+}
+
+impl Job {
+    /// The key under which the first answer counts; `None`: the client gave no id, or the command may be repeated.
+    pub(super) fn idempotency_key(&self) -> Option<(&str, &str)> {
+        let keeps_answer = match self.command {
+            Command::Send(_)
+            | Command::GroupCreate { .. }
+            | Command::GroupAdd(..)
+            | Command::GroupRemove(..)
+            | Command::GroupLeave(_) => true,
+            Command::Ack(..) | Command::Read(..) | Command::Sync(_) => false,
+        };
+        (keeps_answer && !self.client_msg_id.is_empty())
+            .then_some((self.caller.uid.as_str(), self.client_msg_id.as_str()))
+    }
+}
+
+/// What a command came to.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) result: Result<v1::Ok, Refused>,
+    /// What others get to know of it.
+    pub(super) deliveries: Vec<Delivery>,
+}
+
+impl Outcome {
+    pub(super) fn ok(ok: v1::Ok) -> Self {
+        Outcome {
+            result: Ok(ok),
+            deliveries: Vec::new(),
+        }
+    }
+}
+
+impl From<Refused> for Outcome {
+    fn from(refused: Refused) -> Self {
+        Outcome {
+            result: Err(refused),
+            deliveries: Vec::new(),
+        }
+    }
+}
+
+/// One payload for the live sessions of some users.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) to: Vec<String>,
+    pub(super) except_session: u64,
+    pub(super) payload: Bytes,
+    /// Set for messages.
+    pub(super) position: Option<Position>,
+}
+
+impl Delivery {
+    /// A stored message for all of its conversation.
+    pub(super) fn message<'a>(
+        conversation_id: i64,
+        message: &v1::Message,
+        to: impl IntoIterator<Item = &'a Uid>,
+        except_session: u64,
+    ) -> Self {
+        Delivery {
+            to: to.into_iter().map(Uid::to_string).collect(),
+            except_session,
+            payload: schema::wire::encode_down(v1::down::Content::Message(message.clone())),
+            position: Some(position(conversation_id, message)),
+        }
+    }
+
+    /// An event.
+    pub(super) fn event<'a>(
+        event: v1::event::Event,
+        to: impl IntoIterator<Item = &'a Uid>,
+        except_session: u64,
+    ) -> Self {
+        let event = v1::Event { event: Some(event) };
+        Delivery {
+            to: to.into_iter().map(Uid::to_string).collect(),
+            except_session,
+            payload: schema::wire::encode_down(v1::down::Content::Event(event)),
+            position: None,
+        }
+    }
+
+    pub(super) fn into_item(self) -> link::ToEdge {
+        link::ToEdge {
+            item: Some(to_edge::Item::Deliver(link::Deliver {
+                to: self.to,
+                except_session: self.except_session,
+                payload: self.payload,
+                position: self.position,
+            })),
+        }
+    }
+}
+
+/// Where a message stands, for the edge to hand back when it is acknowledged.
+pub(super) fn position(conversation_id: i64, message: &v1::Message) -> Position {
+    Position {
+        conversation: conversation_id.cast_unsigned(),
+        seq: message.seq,
+        msg_id: message.msg_id,
+    }
+}

@@ -1,0 +1,125 @@
+//! Conversations and the sequence of each.
+
+use schema::Uid;
+use sea_orm::ConnectionTrait;
+
+use super::{Error, sql};
+
+/// A conversation and who is in it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Key in the database.
+    pub id: i64,
+    /// Name on the wire.
+    pub name: String,
+    /// Everybody who is in it now.
+    pub members: Vec<Uid>,
+}
+
+/// The conversations that exist of those names, with their members.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn lookup<C: ConnectionTrait>(db: &C, names: &[&str]) -> Result<Vec<Found>, Error> {
+    let mut rows = sql::Rows::new(1);
+    for name in names {
+        rows.push([(*name).into()]);
+    }
+    let text = "SELECT c.id, c.name, m.uid FROM conversations c
+        LEFT JOIN members m ON m.conversation_id = c.id
+        WHERE c.name {in} ORDER BY c.id";
+    let mut found: Vec<Found> = Vec::new();
+    for row in sql::query_rows(db, text, rows).await? {
+        let id = row.try_get("", "id")?;
+        if found.last().is_none_or(|last| last.id != id) {
+            found.push(Found {
+                id,
+                name: row.try_get("", "name")?,
+                members: Vec::new(),
+            });
+        }
+        let uid: Option<String> = row.try_get("", "uid")?;
+        // A uid in the database has been checked when it was registered.
+        let uid = uid.and_then(|uid| uid.parse().ok());
+        if let (Some(last), Some(uid)) = (found.last_mut(), uid) {
+            last.members.push(uid);
+        }
+    }
+    Ok(found)
+}
+
+/// Adds a conversation without messages.
+///
+/// # Errors
+/// [`Error::Exists`] when another has the name.
+pub async fn add<C: ConnectionTrait>(
+    db: &C,
+    id: i64,
+    name: &str,
+    created_at: i64,
+) -> Result<(), Error> {
+    let text = "INSERT INTO conversations (id, name, last_seq, created_at) VALUES (?, ?, 0, ?)";
+    sql::execute(db, text, [id.into(), name.into(), created_at.into()]).await?;
+    Ok(())
+}
+
+/// The newest seq of each, whose rows stay locked to the end of the transaction.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn lock<C: ConnectionTrait>(db: &C, ids: &[i64]) -> Result<Vec<(i64, u32)>, Error> {
+    let mut rows = sql::Rows::new(1);
+    for id in ids {
+        rows.push([(*id).into()]);
+    }
+    let text = format!(
+        "SELECT id, last_seq FROM conversations WHERE id {{in}} ORDER BY id{}",
+        sql::for_update(db.get_database_backend())
+    );
+    let mut locked = Vec::with_capacity(ids.len());
+    for row in sql::query_rows(db, &text, rows).await? {
+        let last_seq: i32 = row.try_get("", "last_seq")?;
+        locked.push((row.try_get("", "id")?, last_seq.cast_unsigned()));
+    }
+    Ok(locked)
+}
+
+/// Sets the newest seq of each.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn set_last_seqs<C: ConnectionTrait>(
+    db: &C,
+    seqs: impl IntoIterator<Item = (i64, u32)>,
+) -> Result<(), Error> {
+    let mut rows = sql::Rows::new(2);
+    for (id, seq) in seqs {
+        rows.push([id.into(), seq.cast_signed().into()]);
+    }
+    let on = "conversations.id = v.id";
+    sql::update_rows(
+        db,
+        "conversations",
+        &["id", "seq"],
+        "last_seq = v.seq",
+        on,
+        rows,
+    )
+    .await?;
+    Ok(())
+}
+
+/// Makes a conversation a group's.
+///
+/// # Errors
+/// [`Error::Exists`] when there is a group of that gid.
+pub async fn add_group<C: ConnectionTrait>(
+    db: &C,
+    id: i64,
+    gid: &str,
+    name: &str,
+) -> Result<(), Error> {
+    let text = "INSERT INTO chat_groups (conversation_id, gid, name) VALUES (?, ?, ?)";
+    sql::execute(db, text, [id.into(), gid.into(), name.into()]).await?;
+    Ok(())
+}

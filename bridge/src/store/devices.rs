@@ -1,0 +1,195 @@
+//! The devices that receive, and how far each is in each conversation.
+
+use schema::Uid;
+use sea_orm::ConnectionTrait;
+
+use super::{Error, sql};
+
+/// A user's device: its client id.
+pub type Device<'a> = (&'a Uid, &'a str);
+
+/// Which of the devices are known.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn known<C: ConnectionTrait>(
+    db: &C,
+    devices: &[Device<'_>],
+) -> Result<Vec<(String, String)>, Error> {
+    let text = "SELECT uid, device FROM devices WHERE (uid, device) {in}";
+    let mut known = Vec::new();
+    for row in sql::query_rows(db, text, keys(devices)).await? {
+        known.push((row.try_get("", "uid")?, row.try_get("", "device")?));
+    }
+    Ok(known)
+}
+
+/// Adds a device, which starts where its user stands in each conversation. Where the user has `max` devices already,
+/// the one that was added first goes.
+///
+/// # Errors
+/// [`Error::Exists`] when it is known.
+pub async fn add<C: ConnectionTrait>(
+    db: &C,
+    (uid, device): Device<'_>,
+    now: i64,
+    max: u32,
+) -> Result<(), Error> {
+    let text = "SELECT device FROM devices WHERE uid = ? ORDER BY seen_at DESC";
+    let devices = sql::query(db, text, [uid.as_str().into()]).await?;
+    for row in devices.iter().skip(max.saturating_sub(1) as usize) {
+        let oldest: String = row.try_get("", "device")?;
+        for table in ["cursors", "devices"] {
+            let text = format!("DELETE FROM {table} WHERE uid = ? AND device = ?");
+            sql::execute(db, &text, [uid.as_str().into(), oldest.as_str().into()]).await?;
+        }
+    }
+    // An explicit ack may have come from it before it subscribed.
+    let text = "DELETE FROM cursors WHERE uid = ? AND device = ?";
+    sql::execute(db, text, [uid.as_str().into(), device.into()]).await?;
+    let text = "INSERT INTO devices (uid, device, seen_at) VALUES (?, ?, ?)";
+    sql::execute(db, text, [uid.as_str().into(), device.into(), now.into()]).await?;
+    let text = "INSERT INTO cursors (uid, device, conversation_id, seq)
+        SELECT uid, ?, conversation_id, last_ack_seq FROM members WHERE uid = ?";
+    sql::execute(db, text, [device.into(), uid.as_str().into()]).await?;
+    Ok(())
+}
+
+/// Notes that devices have been seen.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn touch<C: ConnectionTrait>(
+    db: &C,
+    devices: &[Device<'_>],
+    now: i64,
+) -> Result<(), Error> {
+    let mut rows = sql::Rows::new(3);
+    for (uid, device) in devices {
+        rows.push([uid.as_str().into(), (*device).into(), now.into()]);
+    }
+    let columns = ["uid", "device", "seen_at"];
+    let on = "devices.uid = v.uid AND devices.device = v.device";
+    sql::update_rows(db, "devices", &columns, "seen_at = v.seen_at", on, rows).await?;
+    Ok(())
+}
+
+/// How far a device is in a conversation.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    /// The device's user.
+    pub uid: Uid,
+    /// Its client id.
+    pub device: String,
+    /// The conversation.
+    pub conversation_id: i64,
+    /// The newest message that it has acknowledged.
+    pub seq: u32,
+    /// That message's id.
+    pub msg_id: u64,
+}
+
+/// Moves cursors forward, and the members' `last_ack_*` with them. Cursors of users who are no longer members, or that
+/// stand further already, stay.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn move_cursors<C: ConnectionTrait>(db: &C, cursors: &[Cursor]) -> Result<(), Error> {
+    let backend = db.get_database_backend();
+    let mut positions = sql::Rows::new(4);
+    let mut acks = sql::Rows::new(4);
+    for cursor in cursors {
+        let seq = cursor.seq.cast_signed();
+        positions.push([
+            cursor.uid.as_str().into(),
+            cursor.device.as_str().into(),
+            cursor.conversation_id.into(),
+            seq.into(),
+        ]);
+        acks.push([
+            cursor.conversation_id.into(),
+            cursor.uid.as_str().into(),
+            seq.into(),
+            cursor.msg_id.cast_signed().into(),
+        ]);
+    }
+    let excluded = sql::excluded(backend, "seq");
+    let text = format!(
+        "INSERT INTO cursors (uid, device, conversation_id, seq) VALUES {{rows}}{}
+        seq = CASE WHEN {excluded} > cursors.seq THEN {excluded} ELSE cursors.seq END",
+        sql::on_conflict(backend, "uid, device, conversation_id"),
+    );
+    sql::execute_rows(db, &text, positions).await?;
+    let columns = ["conversation_id", "uid", "seq", "msg_id"];
+    let set = "last_ack_seq = v.seq, last_ack_msgid = v.msg_id";
+    let on = "members.conversation_id = v.conversation_id AND members.uid = v.uid
+        AND members.last_ack_seq < v.seq";
+    sql::update_rows(db, "members", &columns, set, on, acks).await?;
+    Ok(())
+}
+
+/// A conversation in which a device has something to catch up with.
+#[derive(Clone, Debug)]
+pub struct Behind {
+    /// The device's user.
+    pub uid: String,
+    /// Its client id.
+    pub device: String,
+    /// The conversation.
+    pub conversation_id: i64,
+    /// Its name on the wire.
+    pub name: String,
+    /// What the device has; it lacks everything after.
+    pub after_seq: u32,
+    /// The conversation's newest.
+    pub last_seq: u32,
+    /// How far the user has read.
+    pub last_read_seq: u32,
+    /// Messages of others that the user has not read.
+    pub unread: u32,
+}
+
+/// Where the devices are behind.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn behind<C: ConnectionTrait>(
+    db: &C,
+    devices: &[Device<'_>],
+) -> Result<Vec<Behind>, Error> {
+    // No cursor: the user came in when the device was known already, so that all since then is missing.
+    let text = "SELECT d.uid, d.device, c.id, c.name, c.last_seq, m.last_read_seq,
+            COALESCE(k.seq, m.start_seq) AS after_seq,
+            c.last_seq - m.last_read_seq - (m.sent - m.sent_read) AS unread
+        FROM devices d
+        JOIN members m ON m.uid = d.uid
+        JOIN conversations c ON c.id = m.conversation_id
+        LEFT JOIN cursors k ON k.uid = d.uid AND k.device = d.device AND k.conversation_id = c.id
+        WHERE (d.uid, d.device) {in} AND c.last_seq > COALESCE(k.seq, m.start_seq)";
+    let mut behind = Vec::new();
+    for row in sql::query_rows(db, text, keys(devices)).await? {
+        let seq = |column: &str| -> Result<u32, sea_orm::DbErr> {
+            let value: i32 = row.try_get("", column)?;
+            Ok(u32::try_from(value).unwrap_or_default())
+        };
+        behind.push(Behind {
+            uid: row.try_get("", "uid")?,
+            device: row.try_get("", "device")?,
+            conversation_id: row.try_get("", "id")?,
+            name: row.try_get("", "name")?,
+            after_seq: seq("after_seq")?,
+            last_seq: seq("last_seq")?,
+            last_read_seq: seq("last_read_seq")?,
+            unread: seq("unread")?,
+        });
+    }
+    Ok(behind)
+}
+
+fn keys(devices: &[Device<'_>]) -> sql::Rows {
+    let mut rows = sql::Rows::new(2);
+    for (uid, device) in devices {
+        rows.push([uid.as_str().into(), (*device).into()]);
+    }
+    rows
+}

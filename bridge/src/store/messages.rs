@@ -1,0 +1,112 @@
+//! Messages: stored once, never changed.
+
+use schema::v1;
+use sea_orm::ConnectionTrait;
+
+use super::{Error, sql};
+use crate::content;
+
+/// Stores messages: the conversation's key in the database, and the message.
+///
+/// # Errors
+/// [`Error::Exists`] when a message with the same sender and `client_msg_id` is there.
+pub async fn add<'a, C: ConnectionTrait>(
+    db: &C,
+    messages: impl IntoIterator<Item = (i64, &'a v1::Message)>,
+) -> Result<(), Error> {
+    let mut rows = sql::Rows::new(9);
+    for (conversation_id, message) in messages {
+        let client_msg_id = Some(message.client_msg_id.as_str()).filter(|id| !id.is_empty());
+        rows.push([
+            message.msg_id.cast_signed().into(),
+            conversation_id.into(),
+            message.seq.cast_signed().into(),
+            message.sender.as_str().into(),
+            message.sender_device.as_str().into(),
+            client_msg_id.into(),
+            message.client_seq.cast_signed().into(),
+            message.kind.as_str().into(),
+            content::encode(message).into(),
+        ]);
+    }
+    let text = "INSERT INTO messages (msg_id, conversation_id, seq, sender, sender_device, client_msg_id, client_seq,
+        kind, content) VALUES {rows}";
+    sql::execute_rows(db, text, rows).await?;
+    Ok(())
+}
+
+/// A message that was stored for an earlier delivery of the same command.
+#[derive(Clone, Debug)]
+pub struct Earlier {
+    /// Who sent it.
+    pub sender: String,
+    /// The id that the client gave it.
+    pub client_msg_id: String,
+    /// Its id.
+    pub msg_id: u64,
+    /// The conversation's name on the wire.
+    pub conversation: String,
+    /// Its place.
+    pub seq: u32,
+}
+
+/// The messages that exist of those senders with those client ids.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn find_by_client_ids<C: ConnectionTrait>(
+    db: &C,
+    keys: impl IntoIterator<Item = (&str, &str)>,
+) -> Result<Vec<Earlier>, Error> {
+    let mut rows = sql::Rows::new(2);
+    for (sender, client_msg_id) in keys {
+        rows.push([sender.into(), client_msg_id.into()]);
+    }
+    let text = "SELECT x.sender, x.client_msg_id, x.msg_id, x.seq, c.name
+        FROM messages x JOIN conversations c ON c.id = x.conversation_id
+        WHERE (x.sender, x.client_msg_id) {in}";
+    let mut earlier = Vec::new();
+    for row in sql::query_rows(db, text, rows).await? {
+        let (msg_id, seq): (i64, i32) = (row.try_get("", "msg_id")?, row.try_get("", "seq")?);
+        earlier.push(Earlier {
+            sender: row.try_get("", "sender")?,
+            client_msg_id: row.try_get("", "client_msg_id")?,
+            msg_id: msg_id.cast_unsigned(),
+            conversation: row.try_get("", "name")?,
+            seq: seq.cast_unsigned(),
+        });
+    }
+    Ok(earlier)
+}
+
+/// The id of the message at a place.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn id_at<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    seq: u32,
+) -> Result<Option<u64>, Error> {
+    let text = "SELECT msg_id FROM messages WHERE conversation_id = ? AND seq = ?";
+    let values = [conversation_id.into(), seq.cast_signed().into()];
+    let Some(row) = sql::query_one(db, text, values).await? else {
+        return Ok(None);
+    };
+    let id: i64 = row.try_get("", "msg_id")?;
+    Ok(Some(id.cast_unsigned()))
+}
+
+/// The newest message's id, 0 where there is none.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn newest_id<C: ConnectionTrait>(db: &C) -> Result<u64, Error> {
+    let text = "SELECT MAX(msg_id) AS newest FROM messages";
+    let row = sql::query_one(db, text, []).await?;
+    let newest: Option<i64> = row
+        .map(|row| row.try_get("", "newest"))
+        .transpose()?
+        .flatten();
+    Ok(newest.unwrap_or_default().cast_unsigned())
+}
