@@ -15,9 +15,9 @@ use tracing::debug;
 
 use crate::closed::Closed;
 use crate::codec::{
-    AckKind, Connect, Disconnect, Packet, Publish, PublishHead, PublishProperties, Qos, ReasonCode,
-    SubAck, Subscribe, SubscribeFilter, UnsubAck, Unsubscribe, Version, Will, encode_ack,
-    encode_publish, publish_size,
+    AckKind, Connect, DecodeError, Disconnect, Packet, Publish, PublishHead, PublishProperties,
+    Qos, ReasonCode, SubAck, Subscribe, SubscribeFilter, UnsubAck, Unsubscribe, Version, Will,
+    encode_ack, encode_publish, publish_size,
 };
 use crate::options::Options;
 use crate::outbox::{Delivery, Feed};
@@ -113,6 +113,15 @@ impl Session {
             }
             Packet::PubRec(_) | Packet::PubComp(_) => Ok(()),
             Packet::Subscribe(subscribe) => {
+                if !subscribe
+                    .filters
+                    .iter()
+                    .all(|one| is_well_formed(&one.filter))
+                {
+                    // [MQTT-4.7.1-2, MQTT-4.7.1-3]
+                    let error = DecodeError::Malformed("a topic filter's wildcards are misplaced");
+                    return Err(error.into());
+                }
                 self.on_subscribe(&subscribe, out, to_bridge);
                 Ok(())
             }
@@ -399,6 +408,15 @@ impl Session {
             to_bridge.push(gone(&self.handle));
         }
     }
+}
+
+/// Whether `+` and `#` stand alone in their levels, and `#` in the last one.
+fn is_well_formed(filter: &str) -> bool {
+    let mut levels = filter.split('/').rev();
+    let last = levels.next().unwrap_or_default();
+    let is_plain = |level: &str| !level.contains(['+', '#']);
+    (last == "#" || last == "+" || is_plain(last))
+        && levels.all(|level| level == "+" || is_plain(level))
 }
 
 fn item(item: from_edge::Item) -> FromEdge {

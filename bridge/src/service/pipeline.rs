@@ -298,8 +298,13 @@ impl Pipeline {
             mut items,
             last_frame,
         } = round;
-        let ends = steps.iter().any(|step| matches!(step, Step::End(..)));
-        let cursors = if self.cursors.is_due() || !subscribed.is_empty() || ends {
+        // Whoever asks where a cursor stands gets what has been acknowledged by now.
+        let is_asked = !subscribed.is_empty()
+            || steps.iter().any(|step| matches!(step, Step::End(..)))
+            || jobs
+                .iter()
+                .any(|job| matches!(job.command, Command::Ack(..)));
+        let cursors = if is_asked || self.cursors.is_due() {
             self.cursors.take()
         } else {
             Vec::new()

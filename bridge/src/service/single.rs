@@ -196,9 +196,11 @@ async fn acknowledge(
         };
         devices::move_cursors(tx, &[cursor]).await?;
     }
+    let device = (&caller.uid, caller.device.as_str());
+    let stands_at = devices::cursor(tx, device, conversation_id).await?;
     Ok(Ok(Outcome::ok(v1::Ok {
         conversation: name,
-        seq,
+        seq: stands_at.unwrap_or(membership.start_seq),
         ..Default::default()
     })))
 }

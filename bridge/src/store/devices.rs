@@ -89,6 +89,24 @@ pub struct Cursor {
     pub msg_id: u64,
 }
 
+/// Where a device's cursor stands; `None`: nothing has moved it yet.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn cursor<C: ConnectionTrait>(
+    db: &C,
+    (uid, device): Device<'_>,
+    conversation_id: i64,
+) -> Result<Option<u32>, Error> {
+    let text = "SELECT seq FROM cursors WHERE uid = ? AND device = ? AND conversation_id = ?";
+    let values = [uid.as_str().into(), device.into(), conversation_id.into()];
+    let Some(row) = sql::query_one(db, text, values).await? else {
+        return Ok(None);
+    };
+    let seq: i32 = row.try_get("", "seq")?;
+    Ok(Some(seq.cast_unsigned()))
+}
+
 /// Moves cursors forward, and the members' `last_ack_*` with them. Cursors of users who are no longer members, or that
 /// stand further already, stay.
 ///

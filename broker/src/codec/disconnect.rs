@@ -60,8 +60,7 @@ impl Disconnect {
             return;
         }
         out.u8(self.reason.for_wire(PacketType::Disconnect));
-        if self.properties.is_some() {
-            properties::write(version, self.properties.as_deref(), out);
-        }
+        // The form without properties (3.14.2.2.1) would be a byte shorter, but clients are in use that can't read it.
+        properties::write(version, self.properties.as_deref(), out);
     }
 }

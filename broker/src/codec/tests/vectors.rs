@@ -353,11 +353,11 @@ fn short_packets() {
     check(&[V4, V5], "E0 00", disconnect(ReasonCode::Success));
     check(
         &[V5],
-        "E0 01 04",
+        "E0 02 04 00",
         disconnect(ReasonCode::DisconnectWithWill),
     );
     check_read(V5, "E0 01 00", disconnect(ReasonCode::Success));
-    check_read(V5, "E0 02 8D 00", disconnect(ReasonCode::KeepAliveTimeout));
+    check_read(V5, "E0 01 8D", disconnect(ReasonCode::KeepAliveTimeout));
     assert_eq!(
         encode_all(V4, &disconnect(ReasonCode::ServerShuttingDown)),
         wire("E0 00")
