@@ -5,10 +5,15 @@
 //!
 //! Commits are durable: SQLite runs with `synchronous=FULL`, the others with their defaults.
 
+use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::time::Duration;
 
 use migrations::{Migrator, MigratorTrait as _};
+use sea_orm::sqlx::Connection as _;
+use sea_orm::sqlx::SqliteConnection;
+use sea_orm::sqlx::pool::PoolConnectionMetadata;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
@@ -129,7 +134,9 @@ impl Store {
                 read: pool,
             });
         }
-        let write = Database::connect(sqlite_options(url, 1)).await?;
+        let mut writer = sqlite_options(url, 1);
+        writer.map_sqlx_sqlite_pool_opts(|pool| pool.after_release(give_up_if_in_transaction));
+        let write = Database::connect(writer).await?;
         let read = Database::connect(sqlite_options(url, READERS)).await?;
         Ok(Store { write, read })
     }
@@ -225,4 +232,61 @@ fn sqlite_options(url: &str, connections: u32) -> ConnectOptions {
             .pragma("temp_store", "MEMORY")
     });
     options
+}
+
+/// Whether a connection that comes back to the pool can be used again.
+///
+/// A full disk or an I/O error makes SQLite end the transaction by itself, which sqlx does not notice: it would go on
+/// with savepoints inside a transaction that nobody commits.
+fn give_up_if_in_transaction<'c>(
+    connection: &'c mut SqliteConnection,
+    _: PoolConnectionMetadata,
+) -> Pin<Box<dyn Future<Output = Result<bool, sqlx::Error>> + Send + 'c>> {
+    Box::pin(async move {
+        // Waits for the rollback that a dropped transaction has left behind.
+        connection.ping().await?;
+        Ok(!connection.is_in_transaction())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sea_orm::ConnectionTrait as _;
+
+    /// A full disk makes SQLite end a transaction by itself, which sqlx does not notice: it would count one transaction
+    /// too many from then on, begin savepoints instead of transactions, and commit nothing.
+    #[tokio::test]
+    async fn a_transaction_that_ended_by_itself_does_not_spoil_later_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::connect(&Store::sqlite_url(folder.path()))
+            .await
+            .unwrap();
+        let create = "CREATE TABLE t (x INTEGER PRIMARY KEY)";
+        sql::execute(store.writer(), create, []).await.unwrap();
+        for round in 1..=3_i32 {
+            let tx = store.begin().await.unwrap();
+            tx.execute_unprepared("ROLLBACK").await.unwrap();
+            drop(tx);
+
+            let insert = "INSERT INTO t VALUES (?)";
+            let tx = store.begin().await.unwrap();
+            sql::execute(&tx, insert, [round.into()]).await.unwrap();
+            let twice = sql::execute(&tx, insert, [round.into()]).await;
+            assert!(matches!(twice.map_err(Error::from), Err(Error::Exists(_))));
+            drop(tx);
+
+            let tx = store.begin().await.unwrap();
+            sql::execute(&tx, insert, [round.into()]).await.unwrap();
+            tx.commit().await.unwrap();
+            let rows = sql::query(store.reader(), "SELECT x FROM t", [])
+                .await
+                .unwrap();
+            assert_eq!(
+                rows.len(),
+                usize::try_from(round).unwrap(),
+                "others see what was committed"
+            );
+        }
+    }
 }

@@ -312,7 +312,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Ok(0) | Err(_) => Err(Closed::Lost),
             },
-            () = edge.uplinks.room(), if !edge.uplinks.has_room() => Ok(()),
+            () = edge.uplinks.room(), if !is_open && self.session.has_room() => Ok(()),
             () = timer.as_mut() => self.on_timer(timer, is_open),
         }
     }

@@ -296,8 +296,7 @@ impl Session {
             match state.deliveries.front() {
                 Some(Delivery::Message(..)) if self.receiving.has_room() => {}
                 Some(Delivery::Event(_)) => {}
-                // The bridge sends on when the page has arrived, which at QoS 1 means: is acknowledged.
-                Some(Delivery::PageEnd) if self.receiving.is_idle() => {}
+                Some(Delivery::PageEnd) => {}
                 _ => break,
             }
             match state.pop_delivery() {
