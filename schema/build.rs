@@ -12,11 +12,12 @@ fn main() -> Result<()> {
     prost_build::Config::new()
         .bytes(["."])
         .compile_well_known_types()
-        .extern_path(".google.protobuf", "::pbjson_types")
+        .extern_path(".google.protobuf.Timestamp", "crate::Timestamp")
         .compile_fds(descriptors.clone())?;
 
     let encoded = descriptors.encode_to_vec();
     pbjson_build::Builder::new()
         .register_descriptors(&encoded)?
+        .extern_path(".google.protobuf.Timestamp", "crate::Timestamp")
         .build(&[".tidings.v1"])
 }

@@ -401,12 +401,11 @@ impl Auth {
         })
     }
 
-    /// Whether the login behind an identity was ended since it was verified. To be asked once more when a session
-    /// is in the registry: from then on [`Kick`] finds it.
+    /// Whether a login was ended lately. To be asked once more when a session is in the registry: from then on
+    /// [`Kick`] finds it.
     #[must_use]
-    pub fn is_revoked(&self, identity: &Identity) -> bool {
-        let login = identity.login.as_deref();
-        login.is_some_and(|login| self.revocations.contains(login))
+    pub fn is_revoked(&self, login: &str) -> bool {
+        self.revocations.contains(login)
     }
 
     async fn user_by_password(&self, uid: &Uid, password: &[u8]) -> Result<User, AuthError> {

@@ -23,8 +23,9 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::problem::{Code, Problem};
+use self::problem::Problem;
 use crate::auth::Auth;
+use crate::code::Code;
 use crate::service::Service;
 use crate::store::Store;
 

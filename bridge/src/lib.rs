@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod cli;
 pub mod clock;
+pub mod code;
 pub mod content;
 pub mod data_dir;
 pub mod demo;

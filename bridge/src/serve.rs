@@ -164,4 +164,8 @@ impl broker::Authenticate for Accounts {
             }
         })
     }
+
+    fn is_revoked(&self, login: &str) -> bool {
+        self.0.is_revoked(login)
+    }
 }

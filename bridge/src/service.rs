@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds: take, execute,
 //! announce), `batch` and `single` (the transaction), `catalog` (who is where, in memory), `cursors` (what devices have
-//! acknowledged), `catch_up` (what a device missed).
+//! acknowledged), `feeds` and `catch_up` (from
+//! subscribing to live delivery: what a device missed).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
 //! commits; only the pipeline's task writes conversations.
@@ -18,19 +19,24 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::code::Code;
 use crate::store::{self, Store, answers, messages};
 
 pub mod command;
 pub mod refused;
 
+mod announce;
 mod batch;
 mod catalog;
 mod catch_up;
 mod cursors;
+mod feeds;
 mod ids;
 mod job;
+mod patience;
 mod pipeline;
 mod single;
+mod sync;
 
 pub use job::Caller;
 
@@ -39,7 +45,7 @@ use catalog::Catalog;
 use ids::MsgIds;
 use job::{Door, Job};
 use pipeline::Pipeline;
-use refused::{Code, Refused};
+use refused::Refused;
 
 /// Commands from HTTP that may wait for the pipeline; past that they are refused as `unavailable`.
 const HTTP_QUEUE: usize = 1024;
@@ -171,7 +177,7 @@ impl Service {
             }
             Err(refused) => Err(refused),
         };
-        pipeline::reply(client_msg_id, result)
+        announce::reply(client_msg_id, result)
     }
 
     /// Whether the last attempt to store something failed, and is being repeated.

@@ -56,6 +56,13 @@ where
     {
         // On the heap, once it is known to be a client: the task of one that never says CONNECT stays small.
         let connection = Connection::new(socket, input, edge, connect, identity);
+        let handle = &connection.handle;
+        let login = handle.login.as_deref();
+        if login.is_some_and(|login| edge.authenticate.is_revoked(login)) {
+            handle
+                .outbox
+                .close(Closed::Kicked(ReasonCode::NotAuthorized));
+        }
         Box::pin(connection.run(connack, edge)).await;
     }
 }

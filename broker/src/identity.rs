@@ -34,4 +34,8 @@ pub trait Authenticate: Send + Sync + 'static {
         username: &'a str,
         password: &'a [u8],
     ) -> Pin<Box<dyn Future<Output = Result<Identity, Refusal>> + Send + 'a>>;
+
+    /// Whether a login has ended since its token was checked. Asked once the session can be found and ended by a kick,
+    /// so that none slips through between the two.
+    fn is_revoked(&self, login: &str) -> bool;
 }

@@ -37,7 +37,7 @@ const DOWN_TOPIC: &str = "tidings/link/down";
 pub enum LinkClosed {
     /// The router's thread is gone.
     #[error("the router is gone")]
-    Router(#[source] LinkError),
+    Router(#[source] Box<LinkError>),
     /// The router dropped a frame.
     #[error("frame {expected} is missing: got {got}")]
     Gap {
@@ -53,7 +53,7 @@ pub enum LinkClosed {
 
 impl From<LinkError> for LinkClosed {
     fn from(error: LinkError) -> Self {
-        LinkClosed::Router(error)
+        LinkClosed::Router(Box::new(error))
     }
 }
 

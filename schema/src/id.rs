@@ -155,10 +155,7 @@ impl MsgId {
     #[must_use]
     pub fn timestamp(self) -> Timestamp {
         let ms = (self.0 >> TIME_SHIFT) + EPOCH_MS;
-        Timestamp {
-            seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
-            nanos: i32::try_from(ms % 1000).unwrap_or_default() * 1_000_000,
-        }
+        Timestamp::from_millis(ms.cast_signed())
     }
 }
 

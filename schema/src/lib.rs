@@ -7,6 +7,7 @@
 //! Invariant: only this crate knows how the messages look as bytes.
 
 pub mod id;
+pub mod timestamp;
 pub mod topic;
 pub mod wire;
 
@@ -24,8 +25,6 @@ pub mod link {
 }
 
 pub use id::{ConversationId, Gid, MsgId, Uid};
+pub use timestamp::Timestamp;
 pub use topic::Topic;
 pub use wire::Format;
-
-/// Seconds and nanoseconds since 1970, as protobuf has them.
-pub use pbjson_types::Timestamp;

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::bearer::Bearer;
-use super::problem::{Code, Problem, ProblemBody};
+use super::problem::{Problem, ProblemBody};
 use super::{Api, private};
 use crate::auth::{AuthError, Tokens};
+use crate::code::Code;
 
 /// A user name and its password.
 #[derive(Deserialize, ToSchema)]

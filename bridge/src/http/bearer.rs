@@ -5,8 +5,9 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
 use super::Api;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use crate::auth::Identity;
+use crate::code::Code;
 
 /// The caller's identity; a handler that takes it can't be reached without a valid access token.
 pub(super) struct Bearer(pub Identity);

@@ -8,8 +8,9 @@ use schema::{Uid, v1};
 
 use super::Api;
 use super::bearer::Bearer;
-use super::problem::{Code, Problem, ProblemBody};
+use super::problem::{Problem, ProblemBody};
 use super::schema_docs::{ReplyDoc, UpDoc};
+use crate::code::Code;
 use crate::service::Caller;
 
 /// How long a command may take. It may be carried out still; sending it again with the same `clientMsgId` is safe.

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::bearer::Bearer;
-use super::problem::{Code, Problem, ProblemBody};
+use super::problem::{Problem, ProblemBody};
 use super::schema_docs::MessageDoc;
 use super::{Api, private};
+use crate::code::Code;
 use crate::store::views::{self, Range};
 
 /// Messages of a page where the client doesn't say, and the most that it may ask for.

@@ -11,8 +11,9 @@ use utoipa::ToSchema;
 
 use super::bearer::Bearer;
 use super::command::execute;
-use super::problem::{Code, Problem, ProblemBody};
+use super::problem::{Problem, ProblemBody};
 use super::{Api, private};
+use crate::code::Code;
 use crate::store::views;
 
 /// A group to be made; the caller becomes its owner.

@@ -11,7 +11,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::auth::AuthError;
-use crate::store;
+use crate::code::Code;
+use crate::store::{self, chain};
 
 const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -21,82 +22,31 @@ const RETRY_AFTER_MS: u32 = 1000;
 /// axum's own messages are shorter than this.
 const REJECTION_MAX: usize = 4096;
 
-/// The stable names of errors, the same as in `Reply.error.code`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as on the wire")]
-pub enum Code {
-    InvalidArgument,
-    Unauthenticated,
-    PermissionDenied,
-    NotFound,
-    AlreadyExists,
-    TooLarge,
-    RateLimited,
-    Conflict,
-    Unavailable,
-    Internal,
+/// The HTTP status of each code.
+fn status_of(code: Code) -> StatusCode {
+    match code {
+        Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Conflict => StatusCode::CONFLICT,
+        Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }
 
-impl Code {
-    const ALL: [Code; 10] = [
-        Code::InvalidArgument,
-        Code::Unauthenticated,
-        Code::PermissionDenied,
-        Code::NotFound,
-        Code::AlreadyExists,
-        Code::TooLarge,
-        Code::RateLimited,
-        Code::Conflict,
-        Code::Unavailable,
-        Code::Internal,
-    ];
-
-    /// The name on the wire.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Code::InvalidArgument => "invalid_argument",
-            Code::Unauthenticated => "unauthenticated",
-            Code::PermissionDenied => "permission_denied",
-            Code::NotFound => "not_found",
-            Code::AlreadyExists => "already_exists",
-            Code::TooLarge => "too_large",
-            Code::RateLimited => "rate_limited",
-            Code::Conflict => "conflict",
-            Code::Unavailable => "unavailable",
-            Code::Internal => "internal",
-        }
-    }
-
-    fn status(self) -> StatusCode {
-        match self {
-            Code::InvalidArgument => StatusCode::BAD_REQUEST,
-            Code::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Code::PermissionDenied => StatusCode::FORBIDDEN,
-            Code::NotFound => StatusCode::NOT_FOUND,
-            Code::AlreadyExists | Code::Conflict => StatusCode::CONFLICT,
-            Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
-    /// The code of a reply; one that we don't know is a defect of ours.
-    fn from_name(name: &str) -> Self {
-        let known = Code::ALL.into_iter().find(|code| code.as_str() == name);
-        known.unwrap_or(Code::Internal)
-    }
-
-    /// The closest code for a status that only HTTP knows, like 405 and 415.
-    fn from_status(status: StatusCode) -> Self {
-        let exact = Code::ALL.into_iter().find(|code| code.status() == status);
-        exact.unwrap_or(if status.is_client_error() {
-            Code::InvalidArgument
-        } else {
-            Code::Internal
-        })
-    }
+/// The closest code for a status that only HTTP knows, like 405 and 415.
+fn code_of(status: StatusCode) -> Code {
+    let exact = Code::ALL
+        .into_iter()
+        .find(|code| status_of(*code) == status);
+    exact.unwrap_or(if status.is_client_error() {
+        Code::InvalidArgument
+    } else {
+        Code::Internal
+    })
 }
 
 /// An error on its way to the client.
@@ -134,7 +84,7 @@ impl Problem {
         let is_passing = matches!(code, Code::RateLimited | Code::Unavailable);
         Problem {
             code,
-            status: code.status(),
+            status: status_of(code),
             detail: detail.into(),
             retry_after_ms: if is_passing { RETRY_AFTER_MS } else { 0 },
         }
@@ -215,14 +165,6 @@ impl From<AuthError> for Problem {
     }
 }
 
-/// An error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
-    }
-}
-
 /// Gives the errors that axum makes by itself (bad JSON, wrong method, too long a body …) the shape of ours.
 pub(super) async fn from_response(response: Response) -> Response {
     let status = response.status();
@@ -249,7 +191,7 @@ fn rejected(status: StatusCode, text: &str) -> Problem {
         StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
         other => other,
     };
-    let code = Code::from_status(status);
+    let code = code_of(status);
     let detail = match text {
         "" => status.canonical_reason().unwrap_or("error"),
         text => text,

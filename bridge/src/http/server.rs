@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::problem::{Code, Problem};
+use super::problem::Problem;
+use crate::code::Code;
 
 /// How long a request may take from its headers to its answer; a body that drips in more slowly is given up.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

@@ -15,8 +15,9 @@ use super::catalog::{Catalog, Conversation};
 use super::command::{Command, Send};
 use super::ids::MsgIds;
 use super::job::{Delivery, Job, Outcome};
-use super::refused::{Code, Refused};
+use super::refused::Refused;
 use crate::clock;
+use crate::code::Code;
 use crate::store::devices::{self, Cursor};
 use crate::store::members::Role;
 use crate::store::{self, Store, answers, conversations, members, messages, users};
@@ -190,10 +191,10 @@ impl Executor {
     ) -> Result<(), store::Error> {
         let mut missing: HashMap<&str, &ConversationId> = HashMap::new();
         for job in jobs {
-            if let Command::Send(send) = &job.command {
-                if self.catalog.get(&send.name).is_none() {
-                    missing.insert(&send.name, &send.conversation);
-                }
+            if let Command::Send(send) = &job.command
+                && self.catalog.get(&send.name).is_none()
+            {
+                missing.insert(&send.name, &send.conversation);
             }
         }
         if missing.is_empty() {

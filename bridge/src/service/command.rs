@@ -3,7 +3,8 @@
 use schema::{ConversationId, Gid, Uid, v1};
 
 use super::Limits;
-use super::refused::{Code, Refused};
+use super::refused::Refused;
+use crate::code::Code;
 
 /// Longest `client_msg_id`, in characters.
 const CLIENT_MSG_ID_MAX: usize = 64;

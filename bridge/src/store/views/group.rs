@@ -25,7 +25,7 @@ pub async fn group<C: ConnectionTrait>(db: &C, gid: &Gid) -> Result<Option<v1::G
         gid: gid.to_string(),
         name: row.try_get("", "name")?,
         conversation: ConversationId::Group(gid.clone()).to_string(),
-        created_at: Some(timestamp(row.try_get("", "created_at")?)),
+        created_at: Some(Timestamp::from_millis(row.try_get("", "created_at")?)),
         members: members.iter().map(member).collect::<Result<_, _>>()?,
     }))
 }
@@ -38,11 +38,4 @@ fn member(row: &QueryResult) -> Result<v1::GroupMember, DbErr> {
         last_ack_seq: seq(row, "last_ack_seq")?,
         last_read_seq: seq(row, "last_read_seq")?,
     })
-}
-
-fn timestamp(millis: i64) -> Timestamp {
-    Timestamp {
-        seconds: millis.div_euclid(1000),
-        nanos: i32::try_from(millis.rem_euclid(1000)).unwrap_or_default() * 1_000_000,
-    }
 }
