@@ -1,8 +1,8 @@
 //! Frames between the edge and the bridge, carried by rumqttd's router.
 //!
-//! The router costs some 10 µs per publish whatever its size, and remembers every topic that it has ever seen. So
-//! uplinks and deliveries travel packed, many to a publish, on two topics that never change: the router holds two
-//! filters and two topics however many users there are.
+//! The router's cost is per publish, not per byte, and it remembers every topic that it has ever seen. So uplinks and
+//! deliveries travel packed, many to a publish, on two topics that never change: the router holds two filters and two
+//! topics however many users there are. `ARCHITECTURE.md` has the measurement.
 //!
 //! A router log that rolls over drops what a slow reader has not read. [`Flow`] keeps the sender at most [`WINDOW`]
 //! frames ahead of what the receiver is done with, less than the log holds; frames are numbered, so that a drop would
