@@ -26,6 +26,8 @@ use crate::registry::Handle;
 
 mod publishing;
 mod receiving;
+#[cfg(test)]
+mod tests;
 
 use publishing::{NO_ANSWER, Publishing};
 use receiving::Receiving;

@@ -1,0 +1,69 @@
+//! The users of a run: new ones each time, so that every conversation begins at 1.
+
+use anyhow::Context as _;
+use schema::Uid;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::http;
+
+/// Accounts that are made at the same time. The server hashes one password per core at a time.
+const MAKING_MAX: usize = 8;
+
+/// A user who has logged in.
+#[derive(Clone, Debug)]
+pub(super) struct Account {
+    pub uid: Uid,
+    pub token: String,
+}
+
+/// Registers and logs in `count` users at the HTTP address.
+pub(super) async fn make(address: &str, count: u32) -> anyhow::Result<Vec<Account>> {
+    let run = random()?;
+    let mut making = JoinSet::new();
+    let mut made = Vec::with_capacity(count as usize);
+    for index in 0..count {
+        if making.len() == MAKING_MAX {
+            made.extend(making.join_next().await.transpose()?);
+        }
+        let uid: Uid = format!("bench-{run:08x}-{index:06}").parse()?;
+        let address = address.to_owned();
+        making.spawn(async move {
+            let context = format!("making the user {uid}");
+            make_one(&address, uid).await.context(context)
+        });
+    }
+    made.extend(making.join_all().await);
+    let mut accounts = made.into_iter().collect::<anyhow::Result<Vec<Account>>>()?;
+    accounts.sort_unstable_by(|a, b| a.uid.as_str().cmp(b.uid.as_str()));
+    Ok(accounts)
+}
+
+async fn make_one(address: &str, uid: Uid) -> anyhow::Result<Account> {
+    let password = format!("{:08x}{:08x}", random()?, random()?);
+    let credentials = json!({"uid": uid.as_str(), "password": password});
+    http::post(address, "/v1/users", &credentials).await?;
+    let tokens = http::post(address, "/v1/auth/login", &credentials).await?;
+    let token = tokens["accessToken"].as_str();
+    let token = token.context("the login has no access token")?.to_owned();
+    Ok(Account { uid, token })
+}
+
+/// How many messages the server has stored in the user's only conversation.
+pub(super) async fn last_seq(address: &str, account: &Account) -> anyhow::Result<u32> {
+    let list = http::get(address, "/v1/conversations", &account.token).await?;
+    let conversations = list["conversations"].as_array().map_or(&[][..], Vec::as_slice);
+    match conversations {
+        [] => Ok(0),
+        [conversation] => {
+            let last_seq = conversation["lastSeq"].as_u64();
+            let last_seq = last_seq.and_then(|seq| u32::try_from(seq).ok());
+            last_seq.context("a conversation without lastSeq")
+        }
+        more => anyhow::bail!("{} is in {} conversations", account.uid, more.len()),
+    }
+}
+
+fn random() -> anyhow::Result<u32> {
+    getrandom::u32().context("no randomness")
+}

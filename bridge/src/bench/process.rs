@@ -1,0 +1,94 @@
+//! What processes cost, as Linux tells it in `/proc`; elsewhere nothing is known.
+
+use std::fs;
+use std::time::Duration;
+
+use super::schedule::{Clock, Phases};
+
+/// A tick of the CPU times in `/proc/PID/stat`: USER_HZ, which is 100 on every Linux that we know.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What the measured time has cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usage {
+    /// CPU time of the load generator.
+    pub generator_cpu: Option<Duration>,
+    /// CPU time of the server.
+    pub server_cpu: Option<Duration>,
+    /// The most memory that the server had during the run, in bytes.
+    pub server_rss_peak: Option<u64>,
+    /// The same before the run, when passwords were hashed.
+    pub server_rss_peak_before: Option<u64>,
+}
+
+/// Measures from the start to the end of what counts.
+pub(super) async fn sample(clock: Clock, phases: Phases, server: Option<u32>) -> Usage {
+    let own = std::process::id();
+    let cpu = |pid: Option<u32>| pid.and_then(cpu_time);
+    let server_rss_peak_before = server.and_then(rss_peak);
+    let is_reset = server.is_some_and(reset_rss_peak);
+    tokio::time::sleep_until(clock.at(phases.start).into()).await;
+    let before = (cpu(Some(own)), cpu(server));
+    tokio::time::sleep_until(clock.at(phases.end).into()).await;
+    let after = (cpu(Some(own)), cpu(server));
+    let spent = |before: Option<Duration>, after: Option<Duration>| {
+        after.zip(before).map(|(after, before)| after - before)
+    };
+    Usage {
+        generator_cpu: spent(before.0, after.0),
+        server_cpu: spent(before.1, after.1),
+        server_rss_peak: server.and_then(rss_peak),
+        server_rss_peak_before: server_rss_peak_before.filter(|_| is_reset),
+    }
+}
+
+fn cpu_time(pid: u32) -> Option<Duration> {
+    parse_cpu_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn rss_peak(pid: u32) -> Option<u64> {
+    parse_rss_peak(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+/// Lets the peak begin anew at the present size.
+fn reset_rss_peak(pid: u32) -> bool {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").is_ok()
+}
+
+/// utime + stime, fields 14 and 15 of proc_pid_stat(5). The name, field 2, may hold spaces and parentheses.
+fn parse_cpu_time(stat: &str) -> Option<Duration> {
+    let (_, from_state) = stat.rsplit_once(')')?;
+    let mut times = from_state.split_whitespace().skip(11);
+    let user: u32 = times.next()?.parse().ok()?;
+    let system: u32 = times.next()?.parse().ok()?;
+    Some(TICK * user.checked_add(system)?)
+}
+
+fn parse_rss_peak(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_is_understood() {
+        let stat = "12 (a (b) c) S 1 12 12 0 -1 4194560 900 0 0 0 250 75 0 0 20 0 9 0 100 1 2";
+        assert_eq!(parse_cpu_time(stat), Some(Duration::from_millis(3250)));
+        assert_eq!(parse_cpu_time("12 (x) S 1"), None);
+        let status = "Name:\tx\nVmHWM:\t   85124 kB\nVmRSS:\t   80000 kB\n";
+        assert_eq!(parse_rss_peak(status), Some(85124 * 1024));
+        assert_eq!(parse_rss_peak("Name:\tx\n"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_own_process_is_known() {
+        let own = std::process::id();
+        assert!(cpu_time(own).is_some());
+        assert!(rss_peak(own).is_some_and(|bytes| bytes > 0));
+    }
+}
