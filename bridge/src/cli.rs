@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::bench;
 use crate::serve::serve;
 use crate::settings::Settings;
 
@@ -40,6 +41,9 @@ pub enum Command {
     /// Manage accounts
     #[command(subcommand)]
     User(user::Command),
+    /// Put load on a server, and check what it does under it
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// What can be done with the settings.
@@ -64,6 +68,7 @@ impl Cli {
                 Ok(())
             }
             Command::User(command) => command.run(&settings).await,
+            Command::Bench(command) => command.run(self.config.as_deref()).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The chat service: takes what clients ask, gives every message its place, stores it once, fans it out.
 
 pub mod auth;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod code;

@@ -4,8 +4,13 @@ use sea_orm_migration::prelude::*;
 
 use crate::dialect::ddl;
 
-#[derive(DeriveMigrationName)]
 pub struct Migration;
+
+impl MigrationName for Migration {
+    fn name(&self) -> &str {
+        "m0001_chat"
+    }
+}
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {

@@ -52,7 +52,9 @@ async fn make_one(address: &str, uid: Uid) -> anyhow::Result<Account> {
 /// How many messages the server has stored in the user's only conversation.
 pub(super) async fn last_seq(address: &str, account: &Account) -> anyhow::Result<u32> {
     let list = http::get(address, "/v1/conversations", &account.token).await?;
-    let conversations = list["conversations"].as_array().map_or(&[][..], Vec::as_slice);
+    let conversations = list["conversations"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
     match conversations {
         [] => Ok(0),
         [conversation] => {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::check::View;
 use super::connection::{Broken, Connection};
 use super::down::{self, Received};
-use super::report::Tally;
+use super::report::{Samples, Tally};
 use super::schedule::{Clock, Next, Pace, Phases};
 use super::template::Template;
 
@@ -46,7 +46,9 @@ impl Client {
     pub(super) async fn run(self) -> View {
         let mut chat = Chat::new(self);
         if let Err(broken) = chat.run().await {
-            chat.view.faults.note("broken connection", || broken.to_string());
+            chat.view
+                .faults
+                .note("broken connection", || broken.to_string());
         }
         chat.view
     }
@@ -56,14 +58,6 @@ impl Client {
 struct InFlight {
     packet_id: NonZeroU16,
     due: u64,
-}
-
-/// What was measured since the last time it was handed over.
-#[derive(Default)]
-struct Samples {
-    sent: u64,
-    stored: Vec<u64>,
-    delivered: Vec<u64>,
 }
 
 struct Chat {
@@ -130,7 +124,7 @@ impl Chat {
                         alarm.as_mut().reset(end + DRAIN_MAX);
                     }
                     Stage::Draining => {
-                        self.view.faults.note("not drained", || self.missing());
+                        self.give_up();
                         return Ok(());
                     }
                     Stage::Lingering => return Ok(()),
@@ -139,12 +133,36 @@ impl Chat {
         }
     }
 
+    /// Whether everything that was sent is accounted for, on both sides.
+    fn is_complete(&self) -> bool {
+        let is_all_sent = self.client.total.is_none();
+        is_all_sent
+            && self
+                .expected
+                .is_some_and(|total| self.view.is_complete(total))
+    }
+
+    /// The rest has taken too long.
+    fn give_up(&mut self) {
+        let progress = self.view.progress(self.expected);
+        let is_all_sent = self.client.total.is_none();
+        let kind = if is_all_sent {
+            "not drained"
+        } else {
+            "rate not kept"
+        };
+        self.view.faults.note(kind, || progress);
+    }
+
     /// Publishes what is due, as far as the window has room; at the end, tells the peer how many there were.
     fn publish_due(&mut self) {
         let client = &mut self.client;
         let now = client.clock.now();
         while client.total.is_some() && self.in_flight.len() < client.window {
-            let due = match client.pace.next(self.view.len(), now, client.phases.end) {
+            let due = match client
+                .pace
+                .next(self.view.published() as usize, now, client.phases.end)
+            {
                 Next::Due(due) => due,
                 Next::Later => return,
                 Next::Never => {
@@ -157,9 +175,11 @@ impl Chat {
             let number = self.view.publish();
             self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
             let packet_id = NonZeroU16::new(self.last_packet_id).unwrap_or(NonZeroU16::MIN);
-            client.template.write(&mut client.connection.out, packet_id, number, due);
+            client
+                .template
+                .write(&mut client.connection.out, packet_id, number, due);
             self.in_flight.push_back(InFlight { packet_id, due });
-            self.samples.sent += u64::from(client.phases.is_measured(now));
+            self.samples.sent(client.phases, now);
         }
     }
 
@@ -185,11 +205,15 @@ impl Chat {
             Some(oldest) if oldest.packet_id == packet_id => {
                 self.view.acked += 1;
                 let phases = self.client.phases;
-                self.samples.stored_now(phases, oldest.due, now);
+                self.samples.stored(phases, oldest.due, now);
             }
             other => {
-                self.view.faults.note("unexpected PUBACK", || format!("packet {packet_id}"));
-                self.in_flight.extend_front(other);
+                self.view
+                    .faults
+                    .note("unexpected PUBACK", || format!("packet {packet_id}"));
+                other
+                    .into_iter()
+                    .for_each(|oldest| self.in_flight.push_front(oldest));
             }
         }
     }
@@ -198,19 +222,31 @@ impl Chat {
         let connection = &mut self.client.connection;
         if let Some(packet_id) = publish.packet_id {
             let success = ReasonCode::Success;
-            encode_ack(AckKind::PubAck, Version::V4, &mut connection.out, packet_id, success);
+            encode_ack(
+                AckKind::PubAck,
+                Version::V4,
+                &mut connection.out,
+                packet_id,
+                success,
+            );
         }
         let (view, samples, phases) = (&mut self.view, &mut self.samples, self.client.phases);
-        let read = down::read(connection.format, &publish.payload, |received| match received {
-            Received::Stored { number, seq } => view.answer(number, seq),
-            Received::Refused { number, reason } => view.refuse(number, reason),
-            Received::Message { stamp, seq } => {
-                view.receive(stamp.number, seq);
-                samples.delivered_now(phases, stamp.due, now);
-            }
-        });
+        let read = down::read(
+            connection.format,
+            &publish.payload,
+            |received| match received {
+                Received::Stored { number, seq } => view.answer(number, seq),
+                Received::Refused { number, reason } => view.refuse(number, reason),
+                Received::Message { stamp, seq } => {
+                    view.receive(stamp.number, seq);
+                    samples.delivered(phases, stamp.due, now);
+                }
+            },
+        );
         if let Err(error) = read {
-            self.view.faults.note("unexpected publish", || error.to_string());
+            self.view
+                .faults
+                .note("unexpected publish", || error.to_string());
         }
     }
 

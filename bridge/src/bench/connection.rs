@@ -83,7 +83,11 @@ impl Connection {
         };
         match self.ask(Packet::Connect(Box::new(connect))).await? {
             Packet::ConnAck(connack) => {
-                ensure!(connack.reason == ReasonCode::Success, "{:?}", connack.reason);
+                ensure!(
+                    connack.reason == ReasonCode::Success,
+                    "{:?}",
+                    connack.reason
+                );
                 Ok(())
             }
             other => bail!("{:?} instead of CONNACK", other.packet_type()),

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use prost::Message as _;
-use schema::v1::{self, down, message, reply};
 use schema::Format;
+use schema::v1::{self, down, message, reply};
 use serde::Deserialize;
 
 use super::stamp::{self, Stamp};

@@ -44,7 +44,9 @@ async fn request(
         std::io::Result::Ok(answer)
     };
     let answer = tokio::time::timeout(TIMEOUT, exchange).await;
-    let answer = answer.map_err(anyhow::Error::from).and_then(|answer| Ok(answer?));
+    let answer = answer
+        .map_err(anyhow::Error::from)
+        .and_then(|answer| Ok(answer?));
     let answer = answer.with_context(|| format!("{method} http://{address}{path}"))?;
     parse(&answer).with_context(|| format!("{method} http://{address}{path}"))
 }

@@ -108,7 +108,10 @@ mod tests {
                 panic!("not a PUBLISH: {decoded:?}");
             };
             assert_eq!(publish.packet_id, Some(id));
-            assert_eq!(Topic::parse(&publish.topic), Topic::Up(format, alice.clone()));
+            assert_eq!(
+                Topic::parse(&publish.topic),
+                Topic::Up(format, alice.clone())
+            );
             let up = format.decode_up(publish.payload).unwrap();
             assert_eq!(stamp::read_number(up.client_msg_id.as_bytes()), Some(77));
             let Some(up::Command::Send(send)) = up.command else {

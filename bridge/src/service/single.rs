@@ -13,8 +13,24 @@ use crate::store::members::{self, Role};
 use crate::store::views::{self, Membership};
 use crate::store::{self, conversations, messages, users};
 
-/// A refusal comes as `Ok(Err(…))`: the transaction goes on with the other commands.
-type Decided<T> = Result<Result<T, Refused>, store::Error>;
+/// Why a command came to nothing. A refusal comes before the command's first write, since the transaction goes on with
+/// the other commands; a failure of the database ends it.
+enum Failed {
+    Refused(Refused),
+    Store(store::Error),
+}
+
+impl From<Refused> for Failed {
+    fn from(refused: Refused) -> Self {
+        Failed::Refused(refused)
+    }
+}
+
+impl From<store::Error> for Failed {
+    fn from(error: store::Error) -> Self {
+        Failed::Store(error)
+    }
+}
 
 impl Executor {
     /// Executes a command other than a send, for the first time.
@@ -25,23 +41,25 @@ impl Executor {
     ) -> Result<Outcome, store::Error> {
         let caller = &job.caller;
         let session = job.door.session();
-        let decided = match &job.command {
-            Command::Ack(conversation, seq) => acknowledge(tx, caller, conversation, *seq).await?,
-            Command::Read(conversation, seq) => {
-                read(tx, caller, conversation, *seq, session).await?
-            }
+        let executed = match &job.command {
+            Command::Ack(conversation, seq) => acknowledge(tx, caller, conversation, *seq).await,
+            Command::Read(conversation, seq) => read(tx, caller, conversation, *seq, session).await,
             Command::GroupCreate { gid, name, members } => {
                 self.create_group(tx, caller, gid.as_ref(), name, members)
-                    .await?
+                    .await
             }
-            Command::GroupAdd(gid, uids) => self.add_members(tx, caller, gid, uids).await?,
-            Command::GroupRemove(gid, uids) => self.remove_members(tx, caller, gid, uids).await?,
-            Command::GroupLeave(gid) => self.leave(tx, caller, gid).await?,
+            Command::GroupAdd(gid, uids) => self.add_members(tx, caller, gid, uids).await,
+            Command::GroupRemove(gid, uids) => self.remove_members(tx, caller, gid, uids).await,
+            Command::GroupLeave(gid) => self.leave(tx, caller, gid).await,
             Command::Send(_) | Command::Sync(_) => {
                 unreachable!("sends go together, and a sync is answered without a transaction")
             }
         };
-        Ok(decided.unwrap_or_else(Outcome::from))
+        match executed {
+            Ok(outcome) => Ok(outcome),
+            Err(Failed::Refused(refused)) => Ok(refused.into()),
+            Err(Failed::Store(error)) => Err(error),
+        }
     }
 
     async fn create_group(
@@ -51,10 +69,8 @@ impl Executor {
         gid: Option<&Gid>,
         name: &str,
         others: &[Uid],
-    ) -> Decided<Outcome> {
-        if let Some(refused) = refuse_unknown(tx, others).await? {
-            return Ok(Err(refused));
-        }
+    ) -> Result<Outcome, Failed> {
+        check_existence(tx, others).await?;
         let gid = match gid {
             Some(gid) => gid.clone(),
             None => new_gid(self.ids.next(std::time::SystemTime::now()).0),
@@ -62,7 +78,7 @@ impl Executor {
         let conversation = ConversationId::Group(gid.clone()).to_string();
         if views::group(tx, &gid).await?.is_some() {
             let reason = "a group of that gid exists";
-            return Ok(Err(Refused::new(Code::AlreadyExists, reason)));
+            return Err(Refused::new(Code::AlreadyExists, reason).into());
         }
         let id = self.make_conversation(tx, &conversation).await?;
         conversations::add_group(tx, id, gid.as_str(), name).await?;
@@ -78,18 +94,13 @@ impl Executor {
         caller: &Caller,
         gid: &Gid,
         uids: &[Uid],
-    ) -> Decided<Outcome> {
-        let (id, last_seq, roles) = match managed_group(tx, caller, gid).await? {
-            Ok(group) => group,
-            Err(refused) => return Ok(Err(refused)),
-        };
-        if let Some(refused) = refuse_unknown(tx, uids).await? {
-            return Ok(Err(refused));
-        }
+    ) -> Result<Outcome, Failed> {
+        let (id, last_seq, roles) = managed_group(tx, caller, gid).await?;
+        check_existence(tx, uids).await?;
         let is_new = |uid: &&Uid| !roles.iter().any(|(member, _)| member == *uid);
         let new: Vec<&Uid> = uids.iter().filter(is_new).collect();
         if roles.len() + new.len() > self.limits.group_members_max {
-            return Ok(Err(too_many_members(&self.limits)));
+            return Err(too_many_members(&self.limits).into());
         }
         let new = new.into_iter().map(|uid| (uid, Role::Member));
         members::add(tx, id, last_seq, new).await?;
@@ -102,21 +113,18 @@ impl Executor {
         caller: &Caller,
         gid: &Gid,
         uids: &[Uid],
-    ) -> Decided<Outcome> {
-        let (id, _, roles) = match managed_group(tx, caller, gid).await? {
-            Ok(group) => group,
-            Err(refused) => return Ok(Err(refused)),
-        };
+    ) -> Result<Outcome, Failed> {
+        let (id, _, roles) = managed_group(tx, caller, gid).await?;
         for uid in uids {
             match roles.iter().find(|(member, _)| member == uid) {
                 Some((_, Role::Owner)) => {
                     let reason = "nobody removes the owner";
-                    return Ok(Err(Refused::new(Code::PermissionDenied, reason)));
+                    return Err(Refused::new(Code::PermissionDenied, reason).into());
                 }
                 Some(_) => {}
                 None => {
                     let reason = format!("{uid} is not a member of the group");
-                    return Ok(Err(Refused::not_found(reason)));
+                    return Err(Refused::not_found(reason).into());
                 }
             }
         }
@@ -131,14 +139,14 @@ impl Executor {
         tx: &DatabaseTransaction,
         caller: &Caller,
         gid: &Gid,
-    ) -> Decided<Outcome> {
+    ) -> Result<Outcome, Failed> {
         let name = ConversationId::Group(gid.clone()).to_string();
         let Some(membership) = views::membership(tx, &caller.uid, &name).await? else {
-            return Ok(Err(Refused::not_found("there is no such group")));
+            return Err(Refused::not_found("there is no such group").into());
         };
         if Role::parse(&membership.role) == Role::Owner {
             let reason = "the owner can't leave the group";
-            return Ok(Err(Refused::new(Code::Conflict, reason)));
+            return Err(Refused::new(Code::Conflict, reason).into());
         }
         members::remove(tx, membership.conversation_id, &caller.uid).await?;
         let gone = std::slice::from_ref(&caller.uid);
@@ -151,11 +159,11 @@ impl Executor {
         tx: &DatabaseTransaction,
         gid: &Gid,
         gone: &[Uid],
-    ) -> Decided<Outcome> {
+    ) -> Result<Outcome, Failed> {
         let conversation = ConversationId::Group(gid.clone()).to_string();
         self.catalog.stage_change(&conversation);
         let Some(group) = views::group(tx, gid).await? else {
-            return Ok(Err(Refused::not_found("there is no such group")));
+            return Err(Refused::not_found("there is no such group").into());
         };
         let members: Vec<Uid> = group
             .members
@@ -164,14 +172,14 @@ impl Executor {
             .collect();
         let event = v1::event::Event::Group(group.clone());
         let everybody = members.iter().chain(gone);
-        Ok(Ok(Outcome {
+        Ok(Outcome {
             deliveries: vec![Delivery::event(event, everybody, 0)],
             result: Ok(v1::Ok {
                 conversation,
                 group: Some(group),
                 ..Default::default()
             }),
-        }))
+        })
     }
 }
 
@@ -180,12 +188,9 @@ async fn acknowledge(
     caller: &Caller,
     conversation: &ConversationId,
     seq: u32,
-) -> Decided<Outcome> {
+) -> Result<Outcome, Failed> {
     let name = conversation.to_string();
-    let membership = match reachable(tx, caller, &name, seq).await? {
-        Ok(membership) => membership,
-        Err(refused) => return Ok(Err(refused)),
-    };
+    let membership = reachable(tx, caller, &name, seq).await?;
     let conversation_id = membership.conversation_id;
     if let Some(msg_id) = messages::id_at(tx, conversation_id, seq).await? {
         let cursor = Cursor {
@@ -199,11 +204,11 @@ async fn acknowledge(
     }
     let device = (&caller.uid, caller.device.as_str());
     let stands_at = devices::cursor(tx, device, conversation_id).await?;
-    Ok(Ok(Outcome::ok(v1::Ok {
+    Ok(Outcome::ok(v1::Ok {
         conversation: name,
         seq: stands_at.unwrap_or(membership.start_seq),
         ..Default::default()
-    })))
+    }))
 }
 
 async fn read(
@@ -212,24 +217,21 @@ async fn read(
     conversation: &ConversationId,
     seq: u32,
     session: u64,
-) -> Decided<Outcome> {
+) -> Result<Outcome, Failed> {
     let name = conversation.to_string();
-    let before = match reachable(tx, caller, &name, seq).await? {
-        Ok(membership) => membership,
-        Err(refused) => return Ok(Err(refused)),
-    };
+    let before = reachable(tx, caller, &name, seq).await?;
     let ok = |membership: &Membership| v1::Ok {
         conversation: name.clone(),
         seq: membership.last_read_seq,
         ..Default::default()
     };
     if seq <= before.last_read_seq {
-        return Ok(Ok(Outcome::ok(ok(&before))));
+        return Ok(Outcome::ok(ok(&before)));
     }
     let id = before.conversation_id;
     members::set_read(tx, id, &caller.uid, before.last_read_seq, seq).await?;
     let Some(after) = views::membership(tx, &caller.uid, &name).await? else {
-        return Ok(Err(Refused::not_found("there is no such conversation")));
+        return Err(Refused::not_found("there is no such conversation").into());
     };
     let event = v1::event::Event::Conversation(v1::ConversationState {
         conversation: name.clone(),
@@ -238,10 +240,10 @@ async fn read(
         unread: after.unread,
         first_pushed_seq: 0,
     });
-    Ok(Ok(Outcome {
+    Ok(Outcome {
         result: Ok(ok(&after)),
         deliveries: vec![Delivery::event(event, [&caller.uid], session)],
-    }))
+    })
 }
 
 /// The caller's membership, if there is a message `seq`.
@@ -250,16 +252,14 @@ async fn reachable(
     caller: &Caller,
     conversation: &str,
     seq: u32,
-) -> Decided<Membership> {
-    Ok(
-        match views::membership(tx, &caller.uid, conversation).await? {
-            None => Err(Refused::not_found("there is no such conversation")),
-            Some(membership) if seq > membership.last_seq => {
-                Err(Refused::invalid("seq is beyond the newest message"))
-            }
-            Some(membership) => Ok(membership),
-        },
-    )
+) -> Result<Membership, Failed> {
+    match views::membership(tx, &caller.uid, conversation).await? {
+        None => Err(Refused::not_found("there is no such conversation").into()),
+        Some(membership) if seq > membership.last_seq => {
+            Err(Refused::invalid("seq is beyond the newest message").into())
+        }
+        Some(membership) => Ok(membership),
+    }
 }
 
 /// A group whose members the caller may change: its conversation, newest seq and members.
@@ -267,29 +267,29 @@ async fn managed_group(
     tx: &DatabaseTransaction,
     caller: &Caller,
     gid: &Gid,
-) -> Decided<(i64, u32, Vec<(Uid, Role)>)> {
+) -> Result<(i64, u32, Vec<(Uid, Role)>), Failed> {
     let name = ConversationId::Group(gid.clone()).to_string();
     let Some(membership) = views::membership(tx, &caller.uid, &name).await? else {
-        return Ok(Err(Refused::not_found("there is no such group")));
+        return Err(Refused::not_found("there is no such group").into());
     };
     if Role::parse(&membership.role) == Role::Member {
         let reason = "only the group's owner and admins may change its members";
-        return Ok(Err(Refused::new(Code::PermissionDenied, reason)));
+        return Err(Refused::new(Code::PermissionDenied, reason).into());
     }
     let id = membership.conversation_id;
     // Under the lock that gives places: nobody comes in between a message and its delivery.
     let locked = conversations::lock(tx, &[id]).await?;
     let last_seq = locked.first().map_or(0, |(_, last_seq)| *last_seq);
-    Ok(Ok((id, last_seq, members::roles(tx, id).await?)))
+    Ok((id, last_seq, members::roles(tx, id).await?))
 }
 
-async fn refuse_unknown(
-    tx: &DatabaseTransaction,
-    uids: &[Uid],
-) -> Result<Option<Refused>, store::Error> {
+/// Refuses where one of the users does not exist.
+async fn check_existence(tx: &DatabaseTransaction, uids: &[Uid]) -> Result<(), Failed> {
     let existing = users::existing(tx, uids).await?;
-    let unknown = uids.iter().find(|uid| !existing.contains(uid));
-    Ok(unknown.map(|uid| Refused::not_found(format!("there is no user {uid}"))))
+    match uids.iter().find(|uid| !existing.contains(uid)) {
+        Some(uid) => Err(Refused::not_found(format!("there is no user {uid}")).into()),
+        None => Ok(()),
+    }
 }
 
 /// A gid that nobody has: the time-ordered id in base 36.
