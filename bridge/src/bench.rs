@@ -4,7 +4,7 @@
 //! time when it was due, so that the receiver measures what a user would feel. A run whose messages are not all stored,
 //! answered and received exactly once, in order and without a hole in `seq`, has failed, however fast it was.
 //!
-//! Reading order: [`ChatOptions::run`] (the recipe), `server` and `accounts` (what must be there first), `connection`
+//! Reading order: `ChatOptions::run` (the recipe), `server` and `accounts` (what must be there first), `connection`
 //! → `client` (one user), `stamp`, `template` and `down` (what the messages hold), `schedule` (when they are sent),
 //! `check` and `report` (what is made of it).
 //!

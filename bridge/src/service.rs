@@ -11,7 +11,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
 
 use broker::link::{BridgeLink, LinkClosed};
 use schema::v1;
@@ -20,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::code::Code;
-use crate::store::{self, Store, answers, messages};
+use crate::store::{self, Store, messages};
 
 pub mod command;
 pub mod refused;
@@ -129,9 +128,6 @@ impl Service {
         link: BridgeLink,
         limits: Limits,
     ) -> Result<(Self, Running), Error> {
-        let now = SystemTime::now();
-        let oldest = schema::MsgId::at(now.checked_sub(limits.answers_kept).unwrap_or(now));
-        answers::forget_before(store.writer(), oldest.0).await?;
         let newest = messages::newest_id(store.reader()).await?;
         let executor = Executor {
             catalog: Catalog::new(CATALOG_WEIGHT_MAX),
@@ -145,8 +141,16 @@ impl Service {
         let (frames, frame_queue) = mpsc::channel(FRAME_QUEUE);
         let pipeline = Pipeline::new(executor, link.sender, is_stalled.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(pipeline.run(frame_queue, job_queue, stop.clone()));
-        tasks.spawn(pipeline::take_frames(link.receiver, frames, stop.clone()));
+        let ended = CancellationToken::new();
+        tasks.spawn({
+            let (stop, ended) = (stop.clone(), ended.clone().drop_guard());
+            async move {
+                let outcome = pipeline.run(frame_queue, job_queue, stop).await;
+                drop(ended);
+                outcome
+            }
+        });
+        tasks.spawn(pipeline::take_frames(link.receiver, frames, ended));
         let service = Service {
             jobs,
             is_stalled,

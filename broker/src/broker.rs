@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use schema::Uid;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,6 +49,8 @@ pub(crate) struct Edge {
     pub(crate) authenticate: Arc<dyn Authenticate>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) uplinks: Arc<Uplinks>,
+    /// One for each connection that may still come.
+    pub(crate) slots: Arc<Semaphore>,
 }
 
 /// A running edge.
@@ -89,6 +92,7 @@ impl Broker {
         pumps.spawn(dispatch::run(registry.clone(), flow, link.receiver));
         let broker = Broker {
             edge: Arc::new(Edge {
+                slots: Arc::new(Semaphore::new(options.max_connections)),
                 options,
                 authenticate,
                 registry,

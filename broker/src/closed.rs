@@ -41,6 +41,9 @@ pub enum Closed {
     /// The login was revoked, or an administrator ended the session.
     #[error("kicked: {0:?}")]
     Kicked(ReasonCode),
+    /// What the session needs can't be read from the database.
+    #[error("the session can't be served")]
+    Unserved,
     /// The server stops.
     #[error("the server is shutting down")]
     ServerShutdown,
@@ -61,13 +64,18 @@ impl Closed {
             Closed::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
             Closed::TakenOver => Some(ReasonCode::SessionTakenOver),
             Closed::TokenExpired => Some(ReasonCode::MaximumConnectTime),
+            Closed::Unserved => Some(ReasonCode::UnspecifiedError),
             Closed::ServerShutdown => Some(ReasonCode::ServerShuttingDown),
         }
     }
 
-    /// [MQTT-3.14.4-3] Only a normal DISCONNECT takes the will back.
+    /// [MQTT-3.14.4-3] A normal DISCONNECT takes the will back. Where the user's right to be here has ended, so has the
+    /// right to say something later.
     #[must_use]
     pub fn publishes_will(self) -> bool {
-        self != Closed::ByClient
+        !matches!(
+            self,
+            Closed::ByClient | Closed::Kicked(_) | Closed::TokenExpired
+        )
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! A client before CONNECT is only a socket and a time limit; [`identify`] turns it into a session.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::num::{NonZeroU16, NonZeroU32};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::ready;
+use std::task::{Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use schema::Topic;
 use schema::link::FromEdge;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -26,7 +26,7 @@ use crate::codec::{
 };
 use crate::identity::{Identity, Refusal};
 use crate::outbox::Outbox;
-use crate::registry::Handle;
+use crate::registry::{Handle, Newcomer, Registry};
 use crate::session::Session;
 
 /// Bytes read at once. The buffer is on the stack while reading, so that an idle connection has none.
@@ -48,14 +48,9 @@ where
         () = stop.cancelled() => return,
         identified = timeout(edge.options.connect_timeout, identify(&mut socket, &mut input, edge)) => identified,
     };
-    if let Ok(Some(Identified {
-        connect,
-        identity,
-        connack,
-    })) = identified
-    {
+    if let Ok(Some(identified)) = identified {
         // On the heap, once it is known to be a client: the task of one that never says CONNECT stays small.
-        let connection = Connection::new(socket, input, edge, connect, identity);
+        let connection = Connection::new(socket, input, edge, identified);
         let handle = &connection.handle;
         let login = handle.login.as_deref();
         if login.is_some_and(|login| edge.authenticate.is_revoked(login)) {
@@ -63,7 +58,7 @@ where
                 .outbox
                 .close(Closed::Kicked(ReasonCode::NotAuthorized));
         }
-        Box::pin(connection.run(connack, edge)).await;
+        Box::pin(connection.run(edge)).await;
     }
 }
 
@@ -233,6 +228,18 @@ async fn read<S: AsyncRead + Unpin>(socket: &mut S, buffer: &mut BytesMut) -> io
     .await
 }
 
+/// A session's place in the registry, given up however its task ends.
+struct Registered {
+    registry: Arc<Registry>,
+    handle: Arc<Handle>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.remove(&self.handle);
+    }
+}
+
 /// A client with a session.
 struct Connection<S> {
     socket: S,
@@ -243,6 +250,7 @@ struct Connection<S> {
     items: Vec<FromEdge>,
     session: Session,
     handle: Arc<Handle>,
+    registered: Registered,
     /// One and a half times the granted keep-alive [MQTT-3.1.2-24]; zero: none.
     silence_max: Duration,
     last_heard: Instant,
@@ -250,37 +258,44 @@ struct Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    fn new(
-        socket: S,
-        input: BytesMut,
-        edge: &Edge,
-        mut connect: Box<Connect>,
-        identity: Identity,
-    ) -> Self {
-        let handle = edge.registry.add(
-            identity.uid,
+    fn new(socket: S, input: BytesMut, edge: &Edge, identified: Identified) -> Self {
+        let Identified {
+            mut connect,
+            identity,
+            connack,
+        } = identified;
+        let properties = connack.properties.as_deref();
+        let newcomer = Newcomer {
+            uid: identity.uid,
             // A slice would keep the whole CONNECT alive.
-            String::from(&*connect.client_id).into(),
-            identity.login,
-            Outbox::new(edge.options.session_queue),
-        );
+            device: String::from(&*connect.client_id).into(),
+            is_nameless: properties.is_some_and(|set| set.assigned_client_identifier.is_some()),
+            login: identity.login,
+        };
+        let outbox = Outbox::new(edge.options.session_queue);
+        let handle = edge.registry.add(newcomer, outbox);
+        let mut out = BytesMut::new();
+        Packet::ConnAck(Box::new(connack)).encode(connect.version, &mut out);
         let left = |time: SystemTime| time.duration_since(SystemTime::now()).unwrap_or_default();
         Connection {
             socket,
             version: connect.version,
             input,
-            out: BytesMut::new(),
+            out,
             items: Vec::new(),
             silence_max: Duration::from_millis(u64::from(connect.keep_alive) * 1500),
             last_heard: Instant::now(),
             expires_at: identity.expires_at.map(|time| Instant::now() + left(time)),
             session: Session::new(handle.clone(), &mut connect, &edge.options),
+            registered: Registered {
+                registry: edge.registry.clone(),
+                handle: handle.clone(),
+            },
             handle,
         }
     }
 
-    async fn run(mut self, connack: ConnAck, edge: &Edge) {
-        Packet::ConnAck(Box::new(connack)).encode(self.version, &mut self.out);
+    async fn run(mut self, edge: &Edge) {
         let mut timer = Box::pin(sleep_until(self.deadline()));
         let reason = loop {
             if let Err(reason) = self.step(edge, timer.as_mut()).await {
@@ -288,7 +303,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         };
         debug!(session = self.handle.id, %reason, "session ended");
-        edge.registry.remove(&self.handle);
+        drop(self.registered);
         self.session.close(reason, &mut self.items);
         edge.uplinks.push(&mut self.items);
         if let (Version::V5, Some(reason)) = (self.version, reason.reason()) {
@@ -299,13 +314,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Moves whatever can move without waiting; then writes, or else waits for something to happen.
     async fn step(&mut self, edge: &Edge, mut timer: Pin<&mut Sleep>) -> Result<(), Closed> {
+        // First, so that nothing is done any more for a session that has ended.
+        if let Some(reason) = self.handle.outbox.closed() {
+            return Err(reason);
+        }
         let is_open = self.take_packets(edge)?;
         // After the packets, since a PUBACK makes room for the next delivery.
         self.session.on_outbox(&mut self.out, &mut self.items)?;
         self.session.flush_acks(&mut self.items);
         edge.uplinks.push(&mut self.items);
         if !self.out.is_empty() {
-            return self.write(edge.options.write_timeout).await;
+            self.write(edge.options.write_timeout).await?;
+            if is_open {
+                self.listen().await?;
+            }
+            return self.check_deadline(is_open);
         }
         if !is_open && self.has_room(edge) {
             return Ok(());
@@ -320,7 +343,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Ok(0) | Err(_) => Err(Closed::Lost),
             },
             () = edge.uplinks.room(), if !is_open && self.session.has_room() => Ok(()),
-            () = timer.as_mut() => self.on_timer(timer, is_open),
+            () = timer.as_mut() => {
+                if is_open {
+                    self.listen().await?;
+                }
+                self.check_deadline(is_open)?;
+                timer.reset(self.deadline());
+                Ok(())
+            }
         }
     }
 
@@ -346,14 +376,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.session.has_room() && edge.uplinks.has_room()
     }
 
+    /// Writes `out`. Each time the client takes some of it, it has the full time limit for the rest.
     async fn write(&mut self, limit: Duration) -> Result<(), Closed> {
-        match timeout(limit, self.socket.write_all(&self.out)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(Closed::Lost),
-            Err(_) => return Err(Closed::NotReading),
+        while !self.out.is_empty() {
+            match timeout(limit, self.socket.write(&self.out)).await {
+                Ok(Ok(written @ 1..)) => self.out.advance(written),
+                Ok(Ok(0) | Err(_)) => return Err(Closed::Lost),
+                Err(_) => return Err(Closed::NotReading),
+            }
         }
         self.out = BytesMut::new();
         Ok(())
+    }
+
+    /// Takes what has arrived without waiting for more. A session that always has something to write hears its client
+    /// only here.
+    async fn listen(&mut self) -> Result<(), Closed> {
+        let (socket, input) = (&mut self.socket, &mut self.input);
+        let mut reading = pin!(read(socket, input));
+        let outcome = poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await;
+        match outcome {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(1..)) => {
+                self.last_heard = Instant::now();
+                Ok(())
+            }
+            Poll::Ready(Ok(0) | Err(_)) => Err(Closed::Lost),
+        }
     }
 
     fn deadline(&self) -> Instant {
@@ -368,20 +417,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// The timer is moved only when it fires: packets come far more often.
-    fn on_timer(&mut self, timer: Pin<&mut Sleep>, is_open: bool) -> Result<(), Closed> {
+    fn check_deadline(&mut self, is_open: bool) -> Result<(), Closed> {
+        let now = Instant::now();
         if !is_open {
             // Nothing was heard because nothing was read.
-            self.last_heard = Instant::now();
+            self.last_heard = now;
         }
-        let now = Instant::now();
         if self.expires_at.is_some_and(|expiry| expiry <= now) {
             return Err(Closed::TokenExpired);
         }
-        let deadline = self.deadline();
-        if deadline <= now {
+        if self.deadline() <= now {
             return Err(Closed::KeepAliveTimeout);
         }
-        timer.reset(deadline);
         Ok(())
     }
 }

@@ -3,10 +3,9 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use schema::Uid;
-use schema::link::{CatchUp, Deliver, DownFrame, Kick, ToEdge, to_edge};
-use tracing::error;
+use schema::link::{CatchUp, Deliver, DownFrame, ToEdge, to_edge};
 
+use crate::closed::Closed;
 use crate::codec::ReasonCode;
 use crate::link::{Flow, FrameReceiver, LinkClosed};
 use crate::outbox::{Answer, Delivery};
@@ -21,7 +20,6 @@ pub(crate) async fn run(
 ) -> Result<Infallible, LinkClosed> {
     loop {
         let (number, items) = receiver.recv().await?;
-        let mut kicks = Vec::new();
         let sessions = registry.read();
         for ToEdge { item } in items {
             match item {
@@ -33,14 +31,15 @@ pub(crate) async fn run(
                         handle.outbox.go_live(live.epoch);
                     }
                 }
-                Some(to_edge::Item::Kick(kick)) => kicks.push(kick),
+                Some(to_edge::Item::End(end)) => {
+                    if let Some(handle) = sessions.by_id(end.session) {
+                        handle.outbox.close(Closed::Unserved);
+                    }
+                }
                 None => {}
             }
         }
         drop(sessions);
-        for kick in &kicks {
-            on_kick(&registry, kick);
-        }
         flow.done(number);
     }
 }
@@ -90,18 +89,4 @@ fn on_catch_up(sessions: &Sessions, page: CatchUp) {
         }
     });
     handle.outbox.catch_up(page.epoch, deliveries);
-}
-
-fn on_kick(registry: &Registry, kick: &Kick) {
-    let reason = u8::try_from(kick.reason)
-        .ok()
-        .and_then(|code| ReasonCode::try_from(code).ok())
-        .unwrap_or(ReasonCode::AdministrativeAction);
-    match kick.uid.parse::<Uid>() {
-        Ok(uid) => {
-            let login = Some(kick.login.as_str()).filter(|login| !login.is_empty());
-            registry.kick(&uid, login, reason);
-        }
-        Err(error) => error!(%error, "the bridge kicked a user who can't exist"),
-    }
 }

@@ -4,13 +4,14 @@
 //! deliveries travel packed, many to a publish, on two topics that never change: the router holds two filters and two
 //! topics however many users there are. `ARCHITECTURE.md` has the measurement.
 //!
-//! A router log that rolls over drops what a slow reader has not read. [`Flow`] keeps the sender at most [`WINDOW`]
-//! frames ahead of what the receiver is done with, less than the log holds; frames are numbered, so that a drop would
-//! be noticed all the same ([`LinkClosed::Gap`]).
+//! A router log that rolls over drops what a slow reader has not read. [`FrameSender`] keeps at most [`WINDOW`] frames
+//! and [`WINDOW_BYTES`] ahead of what the receiver is done with, less than the log holds; frames are numbered, so that a
+//! drop would be noticed all the same ([`LinkClosed::Gap`]).
 
+use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use prost::Message;
@@ -20,12 +21,16 @@ use rumqttd::{Notification, Router, RouterConfig};
 use schema::link::{DownFrame, FromEdge, ToEdge, UpFrame};
 use tokio::sync::Notify;
 
-/// Frames that a sender may be ahead of its receiver.
+/// Frames, and their bytes, that a sender may be ahead of its receiver. A frame that is larger by itself goes alone.
 const WINDOW: u64 = 16;
+const WINDOW_BYTES: usize = 4 * 1024 * 1024;
+/// Frames, or bytes, that a receiver may be done with before it says so.
+const REPORT_AFTER: u64 = WINDOW / 4;
+const REPORT_AFTER_BYTES: usize = WINDOW_BYTES / 4;
 /// A frame is sent when its items have reached this size, in bytes. A single item can be larger.
 const FRAME_BYTES: usize = 64 * 1024;
-/// The router's log per topic: 8 segments of 1 MiB hold the window of 16 frames, even when each ends with an item of
-/// the largest packet that a client may send by default (256 KiB).
+/// The router's log per topic. A segment is closed when it has reached its size, so that one holds at least 1 MiB or a
+/// single larger frame: 8 of them hold the window and what precedes it in its first segment.
 const LOG_SEGMENT_BYTES: usize = 1024 * 1024;
 const LOG_SEGMENTS: usize = 8;
 
@@ -98,14 +103,14 @@ impl Frame for DownFrame {
 /// How far both directions of one end are; shared by its sender and its receiver.
 #[derive(Debug, Default)]
 pub struct Flow {
-    /// The last frame sent from here.
-    sent: AtomicU64,
-    /// The last of them that the peer is done with.
+    /// The last frame sent from here that the peer is done with.
     peer_done: AtomicU64,
     /// The last frame from the peer that we are done with.
     done: AtomicU64,
     /// The last of those that the peer has been told of.
     reported: AtomicU64,
+    /// Bytes received since then.
+    unreported_bytes: AtomicUsize,
     wake: Notify,
 }
 
@@ -128,15 +133,11 @@ impl Flow {
         }
     }
 
-    fn has_credit(&self) -> bool {
-        let peer_done = self.peer_done.load(Ordering::Acquire);
-        self.sent.load(Ordering::Acquire) - peer_done < WINDOW
-    }
-
     /// Frames usually tell it in passing; this is for when nothing else is to be sent.
     fn is_report_due(&self) -> bool {
-        let done = self.done.load(Ordering::Acquire);
-        done - self.reported.load(Ordering::Acquire) >= WINDOW / 2
+        let unreported = self.done.load(Ordering::Acquire) - self.reported.load(Ordering::Acquire);
+        let bytes = self.unreported_bytes.load(Ordering::Acquire);
+        unreported >= REPORT_AFTER || (unreported > 0 && bytes >= REPORT_AFTER_BYTES)
     }
 }
 
@@ -145,6 +146,10 @@ pub struct FrameSender<F> {
     link: LinkTx,
     topic: Bytes,
     flow: Arc<Flow>,
+    /// The last frame sent.
+    sent: u64,
+    /// Sizes of the frames that the peer is not done with, oldest first.
+    ahead: VecDeque<usize>,
     frame: PhantomData<F>,
 }
 
@@ -189,21 +194,35 @@ impl<F: Frame> FrameSender<F> {
     }
 
     async fn send_frame(&mut self, items: Vec<F::Item>) -> Result<(), LinkClosed> {
-        while !self.flow.has_credit() {
+        while !self.has_credit() {
             self.report().await?;
             self.flow.clone().woken().await;
         }
-        let number = self.flow.sent.fetch_add(1, Ordering::AcqRel) + 1;
-        self.publish(number, items).await
+        self.sent += 1;
+        let size = self.publish(self.sent, items).await?;
+        self.ahead.push_back(size);
+        Ok(())
     }
 
-    async fn publish(&mut self, number: u64, items: Vec<F::Item>) -> Result<(), LinkClosed> {
+    fn has_credit(&mut self) -> bool {
+        let unfinished = self.sent - self.flow.peer_done.load(Ordering::Acquire);
+        while self.ahead.len() as u64 > unfinished {
+            self.ahead.pop_front();
+        }
+        let bytes: usize = self.ahead.iter().sum();
+        unfinished < WINDOW && bytes < WINDOW_BYTES
+    }
+
+    /// Returns the frame's size.
+    async fn publish(&mut self, number: u64, items: Vec<F::Item>) -> Result<usize, LinkClosed> {
         let done = self.flow.done.load(Ordering::Acquire);
         self.flow.reported.store(done, Ordering::Release);
+        self.flow.unreported_bytes.store(0, Ordering::Release);
         let payload = F::new(number, done, items).encode_to_vec();
+        let size = payload.len();
         let publish = Publish::new(self.topic.clone(), payload.into(), false);
         self.link.send(Packet::Publish(publish, None)).await?;
-        Ok(())
+        Ok(size)
     }
 }
 
@@ -231,7 +250,11 @@ impl<F: Frame> FrameReceiver<F> {
                 }
                 _ => continue,
             };
-            let (number, done, items) = F::decode(forward.publish.payload)?.into_parts();
+            let payload = forward.publish.payload;
+            self.flow
+                .unreported_bytes
+                .fetch_add(payload.len(), Ordering::AcqRel);
+            let (number, done, items) = F::decode(payload)?.into_parts();
             self.flow.peer_done.fetch_max(done, Ordering::AcqRel);
             self.flow.wake();
             if number == 0 {
@@ -299,6 +322,8 @@ fn end<S: Frame, R: Frame>(
         link: tx,
         topic: Bytes::from_static(topic.as_bytes()),
         flow: flow.clone(),
+        sent: 0,
+        ahead: VecDeque::new(),
         frame: PhantomData,
     };
     let receiver = FrameReceiver {
@@ -318,6 +343,39 @@ mod tests {
     fn gone(session: u64) -> FromEdge {
         FromEdge {
             item: Some(from_edge::Item::Gone(Gone { session })),
+        }
+    }
+
+    /// Frames larger than a segment of the router's log.
+    #[tokio::test]
+    async fn large_frames_arrive() {
+        let (edge, bridge) = start_router().unwrap();
+        let (mut edge_sender, mut edge_receiver) = (edge.sender, edge.receiver);
+        let (mut sender, mut receiver) = (bridge.sender, bridge.receiver);
+        let large = |number: u32| FromEdge {
+            item: Some(from_edge::Item::Uplink(schema::link::Uplink {
+                token: number,
+                payload: vec![0; LOG_SEGMENT_BYTES + 1].into(),
+                ..Default::default()
+            })),
+        };
+        let send = async {
+            for number in 0..40 {
+                edge_sender.send(vec![large(number)]).await.unwrap();
+            }
+        };
+        let receive = async {
+            for expected in 0..40 {
+                let (number, items) = receiver.recv().await.unwrap();
+                assert!(items == [large(expected)]);
+                sender.flow().done(number);
+                sender.report().await.unwrap();
+            }
+        };
+        let reports = async { while edge_receiver.recv().await.is_ok() {} };
+        tokio::select! {
+            _ = async { tokio::join!(send, receive) } => {}
+            () = reports => {}
         }
     }
 

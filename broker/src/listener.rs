@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -22,7 +21,6 @@ pub(crate) async fn run(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(edge.options.max_connections));
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -36,7 +34,7 @@ pub(crate) async fn run(
                 continue;
             }
         };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
+        let Ok(slot) = edge.slots.clone().try_acquire_owned() else {
             warn!(
                 max = edge.options.max_connections,
                 "connection refused: too many"

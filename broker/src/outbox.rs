@@ -137,6 +137,11 @@ impl Outbox {
         self.state.lock()
     }
 
+    /// Whether the connection was asked to end, and why.
+    pub(crate) fn closed(&self) -> Option<Closed> {
+        self.state.lock().closed
+    }
+
     /// Asks the connection to end; the first reason counts.
     pub(crate) fn close(&self, reason: Closed) {
         self.state.lock().closed.get_or_insert(reason);
@@ -165,6 +170,8 @@ impl Outbox {
                 && state.qos != Qos::AtMostOnce
             {
                 state.feed = Feed::Behind(epoch);
+                drop(state);
+                self.wake.notify_one();
             }
             return;
         }

@@ -21,9 +21,20 @@ pub(crate) struct Handle {
     pub(crate) uid: Uid,
     /// The client id, private to the user.
     pub(crate) device: ByteString,
+    /// The client came without an id: `device` is made up, and will not come again.
+    pub(crate) is_nameless: bool,
     /// The login whose token opened the session.
     pub(crate) login: Option<String>,
     pub(crate) outbox: Outbox,
+}
+
+/// Who comes in.
+#[derive(Debug)]
+pub(crate) struct Newcomer {
+    pub(crate) uid: Uid,
+    pub(crate) device: ByteString,
+    pub(crate) is_nameless: bool,
+    pub(crate) login: Option<String>,
 }
 
 /// All sessions, by user and by id.
@@ -52,18 +63,13 @@ impl Sessions {
 
 impl Registry {
     /// Adds a session. One with the same user and client id ends, as [MQTT-3.1.4-2] asks (v5: MQTT-3.1.4-3).
-    pub(crate) fn add(
-        &self,
-        uid: Uid,
-        device: ByteString,
-        login: Option<String>,
-        outbox: Outbox,
-    ) -> Arc<Handle> {
+    pub(crate) fn add(&self, newcomer: Newcomer, outbox: Outbox) -> Arc<Handle> {
         let handle = Arc::new(Handle {
             id: self.next_id.fetch_add(1, Ordering::Relaxed) + 1,
-            uid,
-            device,
-            login,
+            uid: newcomer.uid,
+            device: newcomer.device,
+            is_nameless: newcomer.is_nameless,
+            login: newcomer.login,
             outbox,
         });
         let mut sessions = self.sessions.write();

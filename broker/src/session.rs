@@ -78,7 +78,7 @@ impl Session {
                 .map_or(usize::MAX, |max| max.get() as usize),
             subscription: None,
             epoch: 0,
-            publishing: Publishing::new(options.receive_maximum.into()),
+            publishing: Publishing::new(options.receive_maximum.into(), connect.version),
             receiving: Receiving::new(window.into()),
             will: connect.will.take(),
         }
@@ -203,7 +203,8 @@ impl Session {
                 // A delivery is acknowledged once: QoS 2 would add a round trip and promise nothing more,
                 // since redelivered messages carry the same msg_id.
                 let qos = filter.qos.min(Qos::AtLeastOnce);
-                is_new |= self.subscription.is_none();
+                // At QoS 0 messages may have been left out; from QoS 1 on none is, beginning with those.
+                is_new |= self.subscription.as_ref().is_none_or(|old| old.qos < qos);
                 self.subscription = Some(Subscription {
                     format,
                     topic: filter.filter.to_string(),
@@ -268,6 +269,7 @@ impl Session {
             epoch: self.epoch,
             uid: self.handle.uid.to_string(),
             device: self.handle.device.to_string(),
+            nameless: self.handle.is_nameless,
         })));
     }
 

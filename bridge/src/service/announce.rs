@@ -66,3 +66,12 @@ pub(super) fn live_item(target: &Target) -> ToEdge {
         })),
     }
 }
+
+/// Ends a session that can't be served.
+pub(super) fn end_item(target: &Target) -> ToEdge {
+    ToEdge {
+        item: Some(to_edge::Item::End(link::End {
+            session: target.session,
+        })),
+    }
+}

@@ -1,6 +1,7 @@
 //! What a device missed, oldest first, page by page, as fast as the device takes it.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,15 @@ use tracing::warn;
 
 use super::job::position;
 use crate::store::devices::{Behind, Cursor};
-use crate::store::views::{self, Range};
-use crate::store::{self, Store};
+use crate::store::{self, Store, messages, views};
 
 /// A page ends after so many messages or bytes.
 const PAGE_MESSAGES: usize = 256;
 const PAGE_BYTES: usize = 64 * 1024;
-/// Messages read at once from one conversation.
-const READ_MESSAGES: u32 = 64;
+/// Messages read at once: of large ones not many more than a page takes.
+const READ_MESSAGES: usize = 16;
+/// Places read ahead in one conversation.
+const READ_AHEAD: u32 = 64;
 /// How long to wait before reading again, after the database did not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -30,6 +32,8 @@ pub(super) struct Target {
     pub(super) epoch: u32,
     pub(super) uid: Uid,
     pub(super) device: String,
+    /// It came without a client id: it starts where its user stands, and has no cursors.
+    pub(super) is_nameless: bool,
 }
 
 /// What a catch-up has to say to the pipeline.
@@ -96,14 +100,20 @@ async fn next_page(context: &Context, backlog: &mut Backlog) -> Result<Vec<Misse
     backlog.next_page(&context.store).await
 }
 
-/// The conversations of a device, merged by the time of their messages.
+/// The conversations of a device, merged by the ids, and so the times, of their messages. It reads places ahead and
+/// contents only for the page at hand, so that it stays small however many conversations there are.
 #[derive(Debug)]
 pub(super) struct Backlog {
     uid: Uid,
     device: String,
     streams: Vec<Stream>,
-    /// For the first page.
-    notices: Vec<Missed>,
+    /// The first place of each stream that has one: message id, stream.
+    heads: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Streams whose next places have to be read before the merge goes on.
+    to_read: Vec<usize>,
+    /// The page at hand, with its bytes. It is kept here, since a failed read must lose nothing.
+    page: Vec<Missed>,
+    bytes: usize,
 }
 
 /// The missing part of one conversation: `(after, last]`.
@@ -113,7 +123,8 @@ struct Stream {
     name: String,
     after: u32,
     last: u32,
-    read: VecDeque<v1::Message>,
+    /// Read ahead: seq and message id.
+    places: VecDeque<(u32, u64)>,
     /// Whether the device gets anything here.
     is_sent: bool,
     newest_id: u64,
@@ -122,57 +133,140 @@ struct Stream {
 impl Backlog {
     /// Of conversations that miss more than `max` messages, the newest `max`; a notice tells the client of the rest.
     pub(super) fn new(target: &Target, behind: Vec<Behind>, max: u32) -> Self {
-        let mut notices = Vec::new();
+        let mut page = Vec::new();
         let stream = |behind: Behind| {
             let after = behind.after_seq.max(behind.last_seq.saturating_sub(max));
             if after > behind.after_seq {
-                notices.push(notice(&behind, after + 1));
+                page.push(notice(&behind, after + 1));
             }
             Stream {
                 conversation_id: behind.conversation_id,
                 name: behind.name,
                 after,
                 last: behind.last_seq,
-                read: VecDeque::new(),
+                places: VecDeque::new(),
                 is_sent: false,
                 newest_id: 0,
             }
         };
+        let streams: Vec<Stream> = behind.into_iter().map(stream).collect();
         Backlog {
             uid: target.uid.clone(),
             device: target.device.clone(),
-            streams: behind.into_iter().map(stream).collect(),
-            notices,
+            to_read: (0..streams.len()).collect(),
+            streams,
+            heads: BinaryHeap::new(),
+            page,
+            bytes: 0,
         }
     }
 
     /// The next messages; none: that was all.
+    ///
+    /// # Errors
+    /// [`store::Error`]; the next call goes on where this one failed.
     pub(super) async fn next_page(&mut self, store: &Store) -> Result<Vec<Missed>, store::Error> {
-        let mut page = std::mem::take(&mut self.notices);
-        let mut bytes = 0;
-        while page.len() < PAGE_MESSAGES && bytes < PAGE_BYTES {
-            for stream in &mut self.streams {
-                stream.fill(store, &self.uid, &self.device).await?;
+        while self.page.len() < PAGE_MESSAGES && self.bytes < PAGE_BYTES {
+            self.read_places(store).await?;
+            let next = self.next_places();
+            if next.is_empty() {
+                break;
             }
-            let oldest = self
-                .streams
-                .iter_mut()
-                .filter(|stream| !stream.read.is_empty())
-                .min_by_key(|stream| stream.read.front().map(|message| message.msg_id));
-            let Some(stream) = oldest else { break };
-            let Some(message) = stream.read.pop_front() else {
+            self.add_messages(store, &next).await?;
+        }
+        self.bytes = 0;
+        Ok(std::mem::take(&mut self.page))
+    }
+
+    /// Whether nothing is left after the pages so far.
+    pub(super) fn is_empty(&self) -> bool {
+        self.heads.is_empty() && self.to_read.is_empty()
+    }
+
+    async fn read_places(&mut self, store: &Store) -> Result<(), store::Error> {
+        while let Some(index) = self.to_read.last().copied() {
+            let stream = &mut self.streams[index];
+            let (id, after, last) = (stream.conversation_id, stream.after, stream.last);
+            let places = messages::places(store.reader(), id, after, last, READ_AHEAD).await?;
+            self.to_read.pop();
+            // None: erased, and nothing to wait for.
+            stream.after = places.last().map_or(stream.last, |(seq, _)| *seq);
+            if let Some((_, first_id)) = places.first() {
+                self.heads.push(Reverse((*first_id, index)));
+            }
+            stream.places = places.into();
+        }
+        Ok(())
+    }
+
+    /// The oldest places of all streams, as far as they are known: stream, seq, message id. They are not taken yet.
+    fn next_places(&self) -> Vec<(usize, u32, u64)> {
+        let mut heads = self.heads.clone();
+        let mut taken = vec![0; self.streams.len()];
+        let mut next = Vec::with_capacity(READ_MESSAGES);
+        while next.len() < READ_MESSAGES
+            && let Some(Reverse((msg_id, index))) = heads.pop()
+        {
+            let stream = &self.streams[index];
+            let Some((seq, _)) = stream.places.get(taken[index]) else {
                 break;
             };
+            next.push((index, *seq, msg_id));
+            taken[index] += 1;
+            match stream.places.get(taken[index]) {
+                Some((_, following)) => heads.push(Reverse((*following, index))),
+                // What follows in this stream may be older than the other heads.
+                None if stream.after < stream.last => break,
+                None => {}
+            }
+        }
+        next
+    }
+
+    /// Reads the messages at those places, takes them off their streams, and puts what is for the device on the page.
+    async fn add_messages(
+        &mut self,
+        store: &Store,
+        next: &[(usize, u32, u64)],
+    ) -> Result<(), store::Error> {
+        let ids: Vec<u64> = next.iter().map(|(_, _, id)| *id).collect();
+        let mut found = views::messages_by_id(store.reader(), &ids).await?;
+        for (index, _, msg_id) in next {
+            self.take_place(*index);
+            let stream = &mut self.streams[*index];
+            stream.newest_id = *msg_id;
+            let Some(mut message) = found.remove(msg_id) else {
+                continue;
+            };
+            if message.sender == self.uid.as_str() && message.sender_device == self.device {
+                continue;
+            }
+            message.conversation.clone_from(&stream.name);
             stream.is_sent = true;
             let position = position(stream.conversation_id, &message);
             let payload = encode_down(v1::down::Content::Message(message));
-            bytes += payload.len();
-            page.push(Missed {
+            self.bytes += payload.len();
+            self.page.push(Missed {
                 payload,
                 position: Some(position),
             });
+            if self.bytes >= PAGE_BYTES {
+                break;
+            }
         }
-        Ok(page)
+        Ok(())
+    }
+
+    /// Takes the place at the head of the merge, which is this stream's.
+    fn take_place(&mut self, index: usize) {
+        self.heads.pop();
+        let stream = &mut self.streams[index];
+        stream.places.pop_front();
+        match stream.places.front() {
+            Some((_, msg_id)) => self.heads.push(Reverse((*msg_id, index))),
+            None if stream.after < stream.last => self.to_read.push(index),
+            None => {}
+        }
     }
 
     pub(super) fn reached(&self) -> Reached {
@@ -180,7 +274,7 @@ impl Backlog {
             .streams
             .iter()
             .map(|stream| (stream.conversation_id, stream.last));
-        let own = self.streams.iter().filter(|stream| !stream.is_sent);
+        let own = |stream: &&Stream| !stream.is_sent && stream.newest_id > 0;
         let cursor = |stream: &Stream| Cursor {
             uid: self.uid.clone(),
             device: self.device.clone(),
@@ -190,36 +284,8 @@ impl Backlog {
         };
         Reached {
             positions: positions.collect(),
-            cursors: own.map(cursor).collect(),
+            cursors: self.streams.iter().filter(own).map(cursor).collect(),
         }
-    }
-}
-
-impl Stream {
-    /// Reads on, unless something is there already, until there is something for the device or the end.
-    async fn fill(&mut self, store: &Store, uid: &Uid, device: &str) -> Result<(), store::Error> {
-        while self.read.is_empty() && self.after < self.last {
-            let range = Range {
-                after_seq: Some(self.after),
-                before_seq: Some(self.last + 1),
-                limit: READ_MESSAGES,
-                bytes_max: PAGE_BYTES,
-            };
-            let page =
-                views::history(store.reader(), self.conversation_id, &self.name, 0, range).await?;
-            let Some(newest) = page.messages.last() else {
-                // Archived or erased: nothing to wait for.
-                self.after = self.last;
-                return Ok(());
-            };
-            (self.after, self.newest_id) = (newest.seq, newest.msg_id);
-            let is_own = |message: &v1::Message| {
-                message.sender == uid.as_str() && message.sender_device == device
-            };
-            self.read
-                .extend(page.messages.into_iter().filter(|message| !is_own(message)));
-        }
-        Ok(())
     }
 }
 

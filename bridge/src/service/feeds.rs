@@ -1,26 +1,26 @@
 //! Sessions on their way from subscribing to live delivery.
 //!
 //! A session goes live at a point of the pipeline's output before which everything it should have is sent: at once
-//! where its device misses nothing, else when its catch-up has come so close that the pipeline can send the rest itself.
+//! where its device misses nothing, else when its catch-up has come so close that the pipeline can send the last page itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
+use schema::Uid;
 use schema::link::{Drained, Missed, Subscribed, ToEdge};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
+use tracing::error;
 
-use super::announce::{catch_up_item, live_item};
+use super::announce::{catch_up_item, end_item, live_item};
 use super::catch_up::{self, Backlog, Reached, Step, Target};
 use super::patience::Patience;
 use crate::clock;
 use crate::store::devices::{self, Behind, Device};
 use crate::store::{self, Store};
 
-/// A session that lacks no more than this at the end of its catch-up gets it from the pipeline itself.
-const JOIN_MAX: u32 = 64;
 /// Steps of catch-ups that wait for the pipeline.
 const STEP_QUEUE: usize = 64;
 
@@ -28,6 +28,10 @@ const STEP_QUEUE: usize = 64;
 #[derive(Debug)]
 pub(super) struct Feeds {
     catching_up: HashMap<u64, CatchingUp>,
+    /// The devices of the sessions that receive.
+    live: HashMap<u64, (Uid, String)>,
+    /// Devices that have gone since the last registration.
+    gone: Vec<(Uid, String)>,
     context: catch_up::Context,
     devices_max: u32,
     is_stalled: Arc<AtomicBool>,
@@ -49,6 +53,7 @@ impl Drop for CatchingUp {
 
 /// What is missing at the end of a catch-up.
 enum Rest {
+    /// One page.
     Little(Vec<Missed>),
     Much(Vec<Behind>),
 }
@@ -71,6 +76,8 @@ impl Feeds {
         };
         let feeds = Feeds {
             catching_up: HashMap::new(),
+            live: HashMap::new(),
+            gone: Vec::new(),
             context,
             devices_max,
             is_stalled,
@@ -87,9 +94,15 @@ impl Feeds {
         }
     }
 
-    /// The session no longer receives, or begins anew.
-    pub(super) fn end(&mut self, session: u64) {
+    /// The session begins anew.
+    pub(super) fn reset(&mut self, session: u64) {
         self.catching_up.remove(&session);
+    }
+
+    /// The session no longer receives.
+    pub(super) fn end(&mut self, session: u64) {
+        self.reset(session);
+        self.gone.extend(self.live.remove(&session));
     }
 
     /// Sessions have subscribed: those that miss nothing are live at once.
@@ -97,39 +110,43 @@ impl Feeds {
         if targets.is_empty() {
             return;
         }
+        for target in &targets {
+            let device = (target.uid.clone(), target.device.clone());
+            self.live.insert(target.session, device);
+        }
         let is_stalled = self.is_stalled.clone();
         let mut patience = Patience::new(&is_stalled);
         let behind = loop {
             match self.register(&targets).await {
                 Ok(behind) => break behind,
+                Err(error @ store::Error::Internal(_)) => {
+                    // One of them is to blame. Their clients come back, each with a round of its own.
+                    error!(error = %store::chain(&error), "subscriptions can't be served");
+                    items.extend(targets.iter().map(end_item));
+                    return;
+                }
                 Err(error) => patience.wait_after(&error).await,
             }
         };
         patience.end();
-        let mut by_device: HashMap<(String, String), Vec<Behind>> = HashMap::new();
-        for behind in behind {
-            let device = (behind.uid.clone(), behind.device.clone());
-            by_device.entry(device).or_default().push(behind);
-        }
-        for target in targets {
-            let device = (target.uid.to_string(), target.device.clone());
-            match by_device.get(&device) {
-                None => items.push(live_item(&target)),
-                Some(behind) => self.start_catch_up(target, behind.clone()),
+        for (target, behind) in targets.into_iter().zip(behind) {
+            if behind.is_empty() {
+                items.push(live_item(&target));
+            } else {
+                self.start_catch_up(target, behind);
             }
         }
     }
 
-    /// Makes new devices known; returns where all of them are behind.
-    async fn register(&self, targets: &[Target]) -> Result<Vec<Behind>, store::Error> {
+    /// Makes new devices known, and notes that those which have gone were here until now; returns where each target is
+    /// behind.
+    async fn register(&mut self, targets: &[Target]) -> Result<Vec<Vec<Behind>>, store::Error> {
+        let named = |target: &&Target| !target.is_nameless;
         let device = |target: &Target| (target.uid.clone(), target.device.clone());
-        let mut wanted: Vec<_> = targets.iter().map(device).collect();
+        let mut wanted: Vec<_> = targets.iter().filter(named).map(device).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let wanted: Vec<Device<'_>> = wanted
-            .iter()
-            .map(|(uid, device)| (uid, device.as_str()))
-            .collect();
+        let wanted: Vec<Device<'_>> = wanted.iter().map(borrowed).collect();
         let tx = self.context.store.begin().await?;
         let known = devices::known(&tx, &wanted).await?;
         let is_known = |(uid, device): &Device<'_>| {
@@ -139,13 +156,37 @@ impl Feeds {
         };
         let (old, new): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(is_known);
         let now = clock::millis(SystemTime::now());
-        devices::touch(&tx, &old, now).await?;
-        for device in new {
-            devices::add(&tx, device, now, self.devices_max).await?;
+        let seen: Vec<Device<'_>> = old
+            .into_iter()
+            .chain(self.gone.iter().map(borrowed))
+            .collect();
+        devices::touch(&tx, &seen, now).await?;
+        for (uid, device) in new {
+            let live: Vec<&str> = self
+                .live
+                .values()
+                .filter(|(other, _)| other == uid)
+                .map(|(_, device)| device.as_str())
+                .collect();
+            devices::add(&tx, (uid, device), &live, now, self.devices_max).await?;
         }
-        let behind = devices::behind(&tx, &wanted).await?;
+        let mut by_device: HashMap<(String, String), Vec<Behind>> = HashMap::new();
+        for behind in devices::behind(&tx, &wanted).await? {
+            let device = (behind.uid.clone(), behind.device.clone());
+            by_device.entry(device).or_default().push(behind);
+        }
+        let mut found = Vec::with_capacity(targets.len());
+        for target in targets {
+            found.push(if target.is_nameless {
+                devices::user_behind(&tx, &target.uid).await?
+            } else {
+                let device = (target.uid.to_string(), target.device.clone());
+                by_device.get(&device).cloned().unwrap_or_default()
+            });
+        }
         tx.commit().await.map_err(store::Error::from)?;
-        Ok(behind)
+        self.gone.clear();
+        Ok(found)
     }
 
     fn start_catch_up(&mut self, target: Target, behind: Vec<Behind>) {
@@ -175,12 +216,17 @@ impl Feeds {
         {
             return;
         }
-        self.end(target.session);
+        self.reset(target.session);
         let is_stalled = self.is_stalled.clone();
         let mut patience = Patience::new(&is_stalled);
         let rest = loop {
             match self.read_rest(&target, &reached.positions).await {
                 Ok(rest) => break rest,
+                Err(error @ store::Error::Internal(_)) => {
+                    error!(error = %store::chain(&error), "a catch-up can't be ended");
+                    items.push(end_item(&target));
+                    return;
+                }
                 Err(error) => patience.wait_after(&error).await,
             }
         };
@@ -202,8 +248,12 @@ impl Feeds {
         positions: &[(i64, u32)],
     ) -> Result<Rest, store::Error> {
         let store = &self.context.store;
-        let device = (&target.uid, target.device.as_str());
-        let mut behind = devices::behind(store.reader(), &[device]).await?;
+        let mut behind = if target.is_nameless {
+            devices::user_behind(store.reader(), &target.uid).await?
+        } else {
+            let device = (&target.uid, target.device.as_str());
+            devices::behind(store.reader(), &[device]).await?
+        };
         // What is sent is not acknowledged yet, and at QoS 0 never: how far it reaches is known only here.
         for conversation in &mut behind {
             let reached = positions
@@ -214,20 +264,18 @@ impl Feeds {
             }
         }
         behind.retain(|conversation| conversation.last_seq > conversation.after_seq);
-        let missing = |conversation: &Behind| conversation.last_seq - conversation.after_seq;
-        if behind.iter().map(missing).sum::<u32>() > JOIN_MAX {
-            return Ok(Rest::Much(behind));
-        }
-        let mut backlog = Backlog::new(target, behind, self.context.max);
-        let mut messages = Vec::new();
-        loop {
-            let page = backlog.next_page(store).await?;
-            if page.is_empty() {
-                return Ok(Rest::Little(messages));
-            }
-            messages.extend(page);
-        }
+        let mut backlog = Backlog::new(target, behind.clone(), self.context.max);
+        let page = backlog.next_page(store).await?;
+        Ok(if backlog.is_empty() {
+            Rest::Little(page)
+        } else {
+            Rest::Much(behind)
+        })
     }
+}
+
+fn borrowed((uid, device): &(Uid, String)) -> Device<'_> {
+    (uid, device.as_str())
 }
 
 /// The session that a subscription is of.
@@ -237,5 +285,6 @@ pub(super) fn target(subscribed: Subscribed) -> Option<Target> {
         epoch: subscribed.epoch,
         uid: subscribed.uid.parse().ok()?,
         device: subscribed.device,
+        is_nameless: subscribed.nameless,
     })
 }

@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime};
 
 use broker::link::{FrameReceiver, FrameSender, LinkClosed};
 use schema::link::{self, DownFrame, FromEdge, ToEdge, UpFrame, Uplink, from_edge};
-use schema::{Format, Uid};
+use schema::{Format, MsgId, Uid};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -24,10 +25,17 @@ use super::refused::Refused;
 use super::sync;
 use crate::code::Code;
 use crate::store;
+use crate::store::answers;
 use crate::store::devices::Cursor;
 
 /// Commands executed in one transaction.
 const BATCH_MAX: usize = 512;
+/// Attempts of a batch that meets rows which exist already, before it is taken apart.
+const CONFLICTS_MAX: u32 = 5;
+/// Commands from HTTP that a round takes before those from the edge, so that neither door waits for the other.
+const HTTP_FIRST: usize = 64;
+/// How often answers that are no longer kept are looked for.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 /// Catch-ups and syncs that read at the same time; more wait.
 const READERS: usize = 16;
 /// Syncs that may wait for their page; past that they are refused.
@@ -62,16 +70,22 @@ struct Round {
     last_frame: Option<u64>,
 }
 
-/// Hands frames to the pipeline, and the link's flow what they say of it.
+impl Round {
+    fn is_empty(&self) -> bool {
+        self.last_frame.is_none() && self.jobs.is_empty() && self.steps.is_empty()
+    }
+}
+
+/// Hands frames to the pipeline until that has ended: to its last answer it needs to hear that there is room for more.
 pub(super) async fn take_frames(
     mut receiver: FrameReceiver<UpFrame>,
     frames: mpsc::Sender<Taken>,
-    stop: CancellationToken,
+    ended: CancellationToken,
 ) -> Result<(), LinkClosed> {
     loop {
         let taken = tokio::select! {
             taken = receiver.recv() => taken?,
-            () = stop.cancelled() => return Ok(()),
+            () = ended.cancelled() => return Ok(()),
         };
         if frames.send(taken).await.is_err() {
             return Ok(());
@@ -114,6 +128,7 @@ impl Pipeline {
         stop: CancellationToken,
     ) -> Result<(), LinkClosed> {
         let flow = self.sender.flow().clone();
+        let mut prune = tokio::time::interval(PRUNE_INTERVAL);
         loop {
             let mut round = Round::default();
             let cursors_due = self.cursors.due_at();
@@ -124,14 +139,20 @@ impl Pipeline {
                 Some(answered) = self.answered.1.recv() => answer(answered, &mut round.items),
                 () = sleep_until(cursors_due) => {}
                 () = flow.woken() => {}
+                _ = prune.tick() => self.prune().await,
                 () = stop.cancelled() => break,
             }
             self.take_waiting(&mut frames, &mut jobs, &mut round);
             self.finish(round).await?;
         }
-        let mut rest = Round::default();
-        self.take_waiting(&mut frames, &mut jobs, &mut rest);
-        self.finish(rest).await?;
+        loop {
+            let mut rest = Round::default();
+            self.take_waiting(&mut frames, &mut jobs, &mut rest);
+            if rest.is_empty() {
+                break;
+            }
+            self.finish(rest).await?;
+        }
         let cursors = self.cursors.take();
         self.execute(&[], cursors).await;
         Ok(())
@@ -144,6 +165,11 @@ impl Pipeline {
         jobs: &mut mpsc::Receiver<Job>,
         round: &mut Round,
     ) {
+        while round.jobs.len() < HTTP_FIRST
+            && let Ok(job) = jobs.try_recv()
+        {
+            self.take_job(job, round);
+        }
         while round.jobs.len() < BATCH_MAX {
             if let Ok(frame) = frames.try_recv() {
                 self.take_frame(frame, round);
@@ -169,7 +195,7 @@ impl Pipeline {
                 Some(from_edge::Item::Acked(acked)) => self.cursors.note(acked),
                 Some(from_edge::Item::Subscribed(subscribed)) => {
                     // A session that subscribes anew starts anew.
-                    self.feeds.end(subscribed.session);
+                    self.feeds.reset(subscribed.session);
                     round.subscribed.extend(feeds::target(subscribed));
                 }
                 Some(from_edge::Item::Drained(drained)) => self.feeds.drained(&drained),
@@ -258,6 +284,17 @@ impl Pipeline {
         });
     }
 
+    /// Drops answers that are no longer kept. That it fails once does no harm.
+    async fn prune(&self) {
+        let oldest = SystemTime::now().checked_sub(self.executor.limits.answers_kept);
+        let Some(oldest) = oldest.map(MsgId::at) else {
+            return;
+        };
+        if let Err(error) = answers::forget_before(self.executor.store.writer(), oldest.0).await {
+            warn!(error = %store::chain(&error), "old answers could not be dropped");
+        }
+    }
+
     /// Executes a round's jobs and announces everything that came of it.
     async fn finish(&mut self, round: Round) -> Result<(), LinkClosed> {
         let Round {
@@ -309,17 +346,20 @@ impl Pipeline {
         }
         let is_stalled = self.is_stalled.clone();
         let mut patience = Patience::new(&is_stalled);
+        let mut conflicts = 0;
         loop {
             match self.executor.run(jobs, &cursors).await {
                 Ok(outcomes) => {
                     patience.end();
                     return outcomes;
                 }
-                // Exists: another node was faster with the same client_msg_id or conversation; it is found next time.
-                Err(error @ (store::Error::Unavailable(_) | store::Error::Exists(_))) => {
+                Err(error @ store::Error::Unavailable(_)) => patience.wait_after(&error).await,
+                // Another node was faster with the same client_msg_id or conversation; it is found the next time.
+                Err(error @ store::Error::Exists(_)) if conflicts < CONFLICTS_MAX => {
+                    conflicts += 1;
                     patience.wait_after(&error).await;
                 }
-                Err(error @ store::Error::Internal(_)) => {
+                Err(error) => {
                     error!(error = %store::chain(&error), jobs = jobs.len(), "a batch failed");
                     return self.execute_separately(jobs, cursors).await;
                 }

@@ -99,6 +99,9 @@ impl Executor {
         check_existence(tx, uids).await?;
         let is_new = |uid: &&Uid| !roles.iter().any(|(member, _)| member == *uid);
         let new: Vec<&Uid> = uids.iter().filter(is_new).collect();
+        if new.is_empty() {
+            return Ok(Outcome::ok(self.group_ok(tx, gid).await?));
+        }
         if roles.len() + new.len() > self.limits.group_members_max {
             return Err(too_many_members(&self.limits).into());
         }
@@ -160,25 +163,30 @@ impl Executor {
         gid: &Gid,
         gone: &[Uid],
     ) -> Result<Outcome, Failed> {
-        let conversation = ConversationId::Group(gid.clone()).to_string();
-        self.catalog.stage_change(&conversation);
-        let Some(group) = views::group(tx, gid).await? else {
-            return Err(Refused::not_found("there is no such group").into());
-        };
+        let ok = self.group_ok(tx, gid).await?;
+        self.catalog.stage_change(&ok.conversation);
+        let group = ok.group.clone().unwrap_or_default();
         let members: Vec<Uid> = group
             .members
             .iter()
             .filter_map(|member| member.uid.parse().ok())
             .collect();
-        let event = v1::event::Event::Group(group.clone());
         let everybody = members.iter().chain(gone);
+        let event = v1::event::Event::Group(group);
         Ok(Outcome {
             deliveries: vec![Delivery::event(event, everybody, 0)],
-            result: Ok(v1::Ok {
-                conversation,
-                group: Some(group),
-                ..Default::default()
-            }),
+            result: Ok(ok),
+        })
+    }
+
+    async fn group_ok(&self, tx: &DatabaseTransaction, gid: &Gid) -> Result<v1::Ok, Failed> {
+        let Some(group) = views::group(tx, gid).await? else {
+            return Err(Refused::not_found("there is no such group").into());
+        };
+        Ok(v1::Ok {
+            conversation: group.conversation.clone(),
+            group: Some(group),
+            ..Default::default()
         })
     }
 }
@@ -203,10 +211,9 @@ async fn acknowledge(
         devices::move_cursors(tx, &[cursor]).await?;
     }
     let device = (&caller.uid, caller.device.as_str());
-    let stands_at = devices::cursor(tx, device, conversation_id).await?;
     Ok(Outcome::ok(v1::Ok {
         conversation: name,
-        seq: stands_at.unwrap_or(membership.start_seq),
+        seq: devices::acknowledged(tx, device, conversation_id).await?,
         ..Default::default()
     }))
 }

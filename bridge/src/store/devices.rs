@@ -1,7 +1,7 @@
 //! The devices that receive, and how far each is in each conversation.
 
 use schema::Uid;
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
 use super::{Error, sql};
 
@@ -25,13 +25,14 @@ pub async fn known<C: ConnectionTrait>(
 }
 
 /// Adds a device, which starts where its user stands in each conversation. Where the user has `max` devices already,
-/// the one that was added first goes.
+/// the one that was not seen for the longest time goes; one of `live` stays in any case.
 ///
 /// # Errors
 /// [`Error::Exists`] when it is known.
 pub async fn add<C: ConnectionTrait>(
     db: &C,
     (uid, device): Device<'_>,
+    live: &[&str],
     now: i64,
     max: u32,
 ) -> Result<(), Error> {
@@ -39,19 +40,23 @@ pub async fn add<C: ConnectionTrait>(
     let devices = sql::query(db, text, [uid.as_str().into()]).await?;
     for row in devices.iter().skip(max.saturating_sub(1) as usize) {
         let oldest: String = row.try_get("", "device")?;
-        for table in ["cursors", "devices"] {
-            let text = format!("DELETE FROM {table} WHERE uid = ? AND device = ?");
-            sql::execute(db, &text, [uid.as_str().into(), oldest.as_str().into()]).await?;
+        if !live.contains(&oldest.as_str()) {
+            forget(db, (uid, &oldest)).await?;
         }
     }
-    // An explicit ack may have come from it before it subscribed.
-    let text = "DELETE FROM cursors WHERE uid = ? AND device = ?";
-    sql::execute(db, text, [uid.as_str().into(), device.into()]).await?;
     let text = "INSERT INTO devices (uid, device, seen_at) VALUES (?, ?, ?)";
     sql::execute(db, text, [uid.as_str().into(), device.into(), now.into()]).await?;
     let text = "INSERT INTO cursors (uid, device, conversation_id, seq)
         SELECT uid, ?, conversation_id, last_ack_seq FROM members WHERE uid = ?";
     sql::execute(db, text, [device.into(), uid.as_str().into()]).await?;
+    Ok(())
+}
+
+async fn forget<C: ConnectionTrait>(db: &C, (uid, device): Device<'_>) -> Result<(), Error> {
+    for table in ["cursors", "devices"] {
+        let text = format!("DELETE FROM {table} WHERE uid = ? AND device = ?");
+        sql::execute(db, &text, [uid.as_str().into(), device.into()]).await?;
+    }
     Ok(())
 }
 
@@ -89,26 +94,26 @@ pub struct Cursor {
     pub msg_id: u64,
 }
 
-/// Where a device's cursor stands; `None`: nothing has moved it yet.
+/// How far a device has acknowledged; for one that has no cursor, how far its user's devices have.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
-pub async fn cursor<C: ConnectionTrait>(
+pub async fn acknowledged<C: ConnectionTrait>(
     db: &C,
     (uid, device): Device<'_>,
     conversation_id: i64,
-) -> Result<Option<u32>, Error> {
-    let text = "SELECT seq FROM cursors WHERE uid = ? AND device = ? AND conversation_id = ?";
-    let values = [uid.as_str().into(), device.into(), conversation_id.into()];
-    let Some(row) = sql::query_one(db, text, values).await? else {
-        return Ok(None);
-    };
-    let seq: i32 = row.try_get("", "seq")?;
-    Ok(Some(seq.cast_unsigned()))
+) -> Result<u32, Error> {
+    let text = "SELECT COALESCE(k.seq, m.last_ack_seq) AS seq FROM members m
+        LEFT JOIN cursors k ON k.uid = m.uid AND k.device = ? AND k.conversation_id = m.conversation_id
+        WHERE m.conversation_id = ? AND m.uid = ?";
+    let values = [device.into(), conversation_id.into(), uid.as_str().into()];
+    let row = sql::query_one(db, text, values).await?;
+    let seq: Option<i32> = row.map(|row| row.try_get("", "seq")).transpose()?;
+    Ok(seq.unwrap_or_default().cast_unsigned())
 }
 
-/// Moves cursors forward, and the members' `last_ack_*` with them. Cursors of users who are no longer members, or that
-/// stand further already, stay.
+/// Moves cursors forward, and the members' `last_ack_*` with them. Nothing moves for who is not a member now, for what
+/// was sent before the member came in, or back; only known devices have cursors.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -132,12 +137,16 @@ pub async fn move_cursors<C: ConnectionTrait>(db: &C, cursors: &[Cursor]) -> Res
         ]);
     }
     let excluded = sql::excluded(backend, "seq");
-    let text = format!(
-        "INSERT INTO cursors (uid, device, conversation_id, seq) VALUES {{rows}}{}
-        seq = CASE WHEN {excluded} > cursors.seq THEN {excluded} ELSE cursors.seq END",
+    let conflict = format!(
+        "{} seq = CASE WHEN {excluded} > cursors.seq THEN {excluded} ELSE cursors.seq END",
         sql::on_conflict(backend, "uid, device, conversation_id"),
     );
-    sql::execute_rows(db, &text, positions).await?;
+    let columns = ["uid", "device", "conversation_id", "seq"];
+    let select = "SELECT v.uid, v.device, v.conversation_id, v.seq FROM v
+        JOIN devices d ON d.uid = v.uid AND d.device = v.device
+        JOIN members m ON m.conversation_id = v.conversation_id AND m.uid = v.uid
+        WHERE v.seq > m.start_seq";
+    sql::insert_from_rows(db, "cursors", &columns, select, &conflict, positions).await?;
     let columns = ["conversation_id", "uid", "seq", "msg_id"];
     let set = "last_ack_seq = v.seq, last_ack_msgid = v.msg_id";
     let on = "members.conversation_id = v.conversation_id AND members.uid = v.uid
@@ -167,7 +176,7 @@ pub struct Behind {
     pub unread: u32,
 }
 
-/// Where the devices are behind.
+/// Where known devices are behind.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -175,33 +184,53 @@ pub async fn behind<C: ConnectionTrait>(
     db: &C,
     devices: &[Device<'_>],
 ) -> Result<Vec<Behind>, Error> {
-    // No cursor: the user came in when the device was known already, so that all since then is missing.
-    let text = "SELECT d.uid, d.device, c.id, c.name, c.last_seq, m.last_read_seq,
-            COALESCE(k.seq, m.start_seq) AS after_seq,
-            c.last_seq - m.last_read_seq - (m.sent - m.sent_read) AS unread
+    // No cursor: the user came in when the device was known already, so that all since then is missing. What was sent
+    // before the user came in is nobody's business here, whatever a cursor says.
+    let after = "CASE WHEN k.seq > m.start_seq THEN k.seq ELSE m.start_seq END";
+    let text = format!(
+        "SELECT d.uid, d.device, {after} AS after_seq, {BEHIND_COLUMNS}
         FROM devices d
         JOIN members m ON m.uid = d.uid
         JOIN conversations c ON c.id = m.conversation_id
         LEFT JOIN cursors k ON k.uid = d.uid AND k.device = d.device AND k.conversation_id = c.id
-        WHERE (d.uid, d.device) {in} AND c.last_seq > COALESCE(k.seq, m.start_seq)";
-    let mut behind = Vec::new();
-    for row in sql::query_rows(db, text, keys(devices)).await? {
-        let seq = |column: &str| -> Result<u32, sea_orm::DbErr> {
-            let value: i32 = row.try_get("", column)?;
-            Ok(u32::try_from(value).unwrap_or_default())
-        };
-        behind.push(Behind {
-            uid: row.try_get("", "uid")?,
-            device: row.try_get("", "device")?,
-            conversation_id: row.try_get("", "id")?,
-            name: row.try_get("", "name")?,
-            after_seq: seq("after_seq")?,
-            last_seq: seq("last_seq")?,
-            last_read_seq: seq("last_read_seq")?,
-            unread: seq("unread")?,
-        });
-    }
-    Ok(behind)
+        WHERE (d.uid, d.device) {{in}} AND c.last_seq > {after}"
+    );
+    let rows = sql::query_rows(db, &text, keys(devices)).await?;
+    Ok(rows.iter().map(behind_of).collect::<Result<_, _>>()?)
+}
+
+/// Where a user is behind: what none of the user's devices has acknowledged.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn user_behind<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Vec<Behind>, Error> {
+    let text = format!(
+        "SELECT m.uid, '' AS device, m.last_ack_seq AS after_seq, {BEHIND_COLUMNS}
+        FROM members m JOIN conversations c ON c.id = m.conversation_id
+        WHERE m.uid = ? AND c.last_seq > m.last_ack_seq"
+    );
+    let rows = sql::query(db, &text, [uid.as_str().into()]).await?;
+    Ok(rows.iter().map(behind_of).collect::<Result<_, _>>()?)
+}
+
+const BEHIND_COLUMNS: &str = "c.id, c.name, c.last_seq, m.last_read_seq,
+    c.last_seq - m.last_read_seq - (m.sent - m.sent_read) AS unread";
+
+fn behind_of(row: &QueryResult) -> Result<Behind, DbErr> {
+    let seq = |column: &str| -> Result<u32, DbErr> {
+        let value: i32 = row.try_get("", column)?;
+        Ok(u32::try_from(value).unwrap_or_default())
+    };
+    Ok(Behind {
+        uid: row.try_get("", "uid")?,
+        device: row.try_get("", "device")?,
+        conversation_id: row.try_get("", "id")?,
+        name: row.try_get("", "name")?,
+        after_seq: seq("after_seq")?,
+        last_seq: seq("last_seq")?,
+        last_read_seq: seq("last_read_seq")?,
+        unread: seq("unread")?,
+    })
 }
 
 fn keys(devices: &[Device<'_>]) -> sql::Rows {

@@ -97,16 +97,47 @@ pub async fn id_at<C: ConnectionTrait>(
     Ok(Some(id.cast_unsigned()))
 }
 
-/// The newest message's id, 0 where there is none.
+/// The largest id that was ever given, to a message or to anything else; 0: none.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
 pub async fn newest_id<C: ConnectionTrait>(db: &C) -> Result<u64, Error> {
-    let text = "SELECT MAX(msg_id) AS newest FROM messages";
+    let text = "SELECT MAX(id) AS newest FROM (
+        SELECT MAX(msg_id) AS id FROM messages
+        UNION ALL SELECT MAX(id) FROM conversations
+        UNION ALL SELECT MAX(id) FROM answers) ids";
     let row = sql::query_one(db, text, []).await?;
     let newest: Option<i64> = row
         .map(|row| row.try_get("", "newest"))
         .transpose()?
         .flatten();
     Ok(newest.unwrap_or_default().cast_unsigned())
+}
+
+/// The first places after a seq: seq and message id. Reads the index, not the messages.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn places<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    after_seq: u32,
+    last_seq: u32,
+    limit: u32,
+) -> Result<Vec<(u32, u64)>, Error> {
+    let text = format!(
+        "SELECT seq, msg_id FROM messages WHERE conversation_id = ? AND seq > ? AND seq <= ?
+        ORDER BY seq LIMIT {limit}"
+    );
+    let values = [
+        conversation_id.into(),
+        after_seq.cast_signed().into(),
+        last_seq.cast_signed().into(),
+    ];
+    let mut places = Vec::new();
+    for row in sql::query(db, &text, values).await? {
+        let (seq, msg_id): (i32, i64) = (row.try_get("", "seq")?, row.try_get("", "msg_id")?);
+        places.push((seq.cast_unsigned(), msg_id.cast_unsigned()));
+    }
+    Ok(places)
 }

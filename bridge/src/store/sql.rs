@@ -165,10 +165,8 @@ pub async fn update_rows<C: ConnectionTrait>(
     let is_mysql = connection.get_database_backend() == DbBackend::MySql;
     for (list, values) in rows.chunks() {
         let text = if is_mysql {
-            let named: Vec<String> = columns.iter().map(|name| format!("? AS {name}")).collect();
-            let row = format!("SELECT {}", named.join(", "));
-            let rows = vec![row; values.len() / columns.len()].join(" UNION ALL ");
-            format!("UPDATE {table} JOIN ({rows}) v ON {on} SET {set}")
+            let rows = derived_table(columns, values.len());
+            format!("UPDATE {table} JOIN {rows} ON {on} SET {set}")
         } else {
             let names = columns.join(", ");
             format!("WITH v({names}) AS (VALUES {list}) UPDATE {table} SET {set} FROM v WHERE {on}")
@@ -176,6 +174,43 @@ pub async fn update_rows<C: ConnectionTrait>(
         execute(connection, &text, values).await?;
     }
     Ok(())
+}
+
+/// Inserts into `table` what `select` makes of the rows, which it calls `v`, with a `conflict` clause.
+///
+/// # Errors
+/// [`DbErr`] as the database has it.
+pub async fn insert_from_rows<C: ConnectionTrait>(
+    connection: &C,
+    table: &str,
+    columns: &[&str],
+    select: &str,
+    conflict: &str,
+    rows: Rows,
+) -> Result<(), DbErr> {
+    let is_mysql = connection.get_database_backend() == DbBackend::MySql;
+    let names = columns.join(", ");
+    for (list, values) in rows.chunks() {
+        let text = if is_mysql {
+            let rows = derived_table(columns, values.len());
+            let select = select.replacen("FROM v", &format!("FROM {rows}"), 1);
+            format!("INSERT INTO {table} ({names}) {select} {conflict}")
+        } else {
+            format!(
+                "WITH v({names}) AS (VALUES {list}) INSERT INTO {table} ({names}) {select} {conflict}"
+            )
+        };
+        execute(connection, &text, values).await?;
+    }
+    Ok(())
+}
+
+/// Rows as MySQL and MariaDB both take them: `(SELECT ? AS a, ? AS b UNION ALL …) v`.
+fn derived_table(columns: &[&str], values: usize) -> String {
+    let named: Vec<String> = columns.iter().map(|name| format!("? AS {name}")).collect();
+    let row = format!("SELECT {}", named.join(", "));
+    let rows = vec![row; values / columns.len()].join(" UNION ALL ");
+    format!("({rows}) v")
 }
 
 /// ` ON CONFLICT (key) DO UPDATE SET ` in the dialect; follow it with assignments that use [`excluded`].

@@ -6,7 +6,7 @@ mod history;
 
 pub use conversation::{Conversation, Membership, conversations, membership};
 pub use group::group;
-pub use history::{Page, Range, history};
+pub use history::{Page, Range, history, messages_by_id};
 
 use schema::{MsgId, v1};
 use sea_orm::{DbErr, QueryResult};

@@ -1,6 +1,6 @@
 //! The way up: publishes that the bridge has not answered yet, acknowledged in the order in which they came.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::num::NonZeroU16;
 
 use bytes::{Bytes, BytesMut};
@@ -23,7 +23,9 @@ pub(super) struct Publishing {
     first_token: u32,
     in_flight_max: usize,
     /// QoS 2 packet ids between PUBREC and PUBREL.
-    unreleased: Vec<NonZeroU16>,
+    unreleased: HashSet<NonZeroU16>,
+    /// How many they may be.
+    unreleased_max: usize,
 }
 
 #[derive(Debug)]
@@ -37,12 +39,17 @@ struct InFlight {
 }
 
 impl Publishing {
-    pub(super) fn new(in_flight_max: usize) -> Self {
+    /// MQTT 3.1.1 has no Receive Maximum: there only the number of packet ids bounds the unreleased ones.
+    pub(super) fn new(in_flight_max: usize, version: Version) -> Self {
         Publishing {
             in_flight: VecDeque::new(),
             first_token: NO_ANSWER + 1,
             in_flight_max,
-            unreleased: Vec::new(),
+            unreleased: HashSet::new(),
+            unreleased_max: match version {
+                Version::V4 => usize::from(u16::MAX),
+                Version::V5 => in_flight_max,
+            },
         }
     }
 
@@ -98,7 +105,7 @@ impl Publishing {
     }
 
     fn admit(&mut self, publish: &Publish, outcome: Option<ReasonCode>) -> Result<u32, Closed> {
-        if publish.qos == Qos::ExactlyOnce && self.unreleased.len() >= self.in_flight_max {
+        if publish.qos == Qos::ExactlyOnce && self.unreleased.len() >= self.unreleased_max {
             return Err(Closed::ReceiveMaximumExceeded); // [MQTT-3.3.4-9]
         }
         let properties = publish.properties.as_deref();
@@ -143,8 +150,8 @@ impl Publishing {
             };
             if qos == Qos::ExactlyOnce {
                 encode_ack(AckKind::PubRec, version, out, packet_id, reason);
-                if !reason.is_error() && !self.unreleased.contains(&packet_id) {
-                    self.unreleased.push(packet_id);
+                if !reason.is_error() {
+                    self.unreleased.insert(packet_id);
                 }
             } else {
                 encode_ack(AckKind::PubAck, version, out, packet_id, reason);
@@ -158,12 +165,10 @@ impl Publishing {
 
     /// Takes a PUBREL; returns the PUBCOMP's reason.
     pub(super) fn release(&mut self, packet_id: NonZeroU16) -> ReasonCode {
-        match self.unreleased.iter().position(|id| *id == packet_id) {
-            Some(index) => {
-                self.unreleased.swap_remove(index);
-                ReasonCode::Success
-            }
-            None => ReasonCode::PacketIdentifierNotFound,
+        if self.unreleased.remove(&packet_id) {
+            ReasonCode::Success
+        } else {
+            ReasonCode::PacketIdentifierNotFound
         }
     }
 }

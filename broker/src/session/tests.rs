@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::codec::{Ack, DecodeError, SubscribeFilter, decode};
 use crate::outbox::{Answer, Outbox};
-use crate::registry::Registry;
+use crate::registry::{Newcomer, Registry};
 
 /// A session of alice with what it has said so far.
 struct Alice {
@@ -25,9 +25,13 @@ impl Alice {
             session_queue: 1000,
             ..Default::default()
         };
-        let uid = "alice".parse().unwrap();
-        let outbox = Outbox::new(options.session_queue);
-        let handle = Registry::default().add(uid, "phone".into(), None, outbox);
+        let newcomer = Newcomer {
+            uid: "alice".parse().unwrap(),
+            device: "phone".into(),
+            is_nameless: false,
+            login: None,
+        };
+        let handle = Registry::default().add(newcomer, Outbox::new(options.session_queue));
         let mut connect = Connect {
             version,
             client_id: "phone".into(),
@@ -197,7 +201,7 @@ fn qos_2_is_handed_on_once() {
 /// A client that never releases can't make the server remember more than its window.
 #[test]
 fn unreleased_packet_ids_are_bounded() {
-    let mut alice = Alice::new(Version::V4);
+    let mut alice = Alice::new(Version::V5);
     for packet_id in 1..=4 {
         alice
             .publish("im/alice/up", Qos::ExactlyOnce, packet_id)

@@ -1,5 +1,7 @@
 //! Pages of a conversation.
 
+use std::collections::HashMap;
+
 use schema::v1;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
@@ -74,6 +76,24 @@ pub async fn history<C: ConnectionTrait>(
             return Ok(page.in_order(unread.order));
         }
     }
+}
+
+/// The messages that exist of those ids, by id. Their conversation's name is left empty.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn messages_by_id<C: ConnectionTrait>(
+    db: &C,
+    ids: &[u64],
+) -> Result<HashMap<u64, v1::Message>, Error> {
+    let mut rows = sql::Rows::new(1);
+    for id in ids {
+        rows.push([id.cast_signed().into()]);
+    }
+    let text = format!("SELECT {MESSAGE_COLUMNS} FROM messages x WHERE x.msg_id {{in}}");
+    let found = sql::query_rows(db, &text, rows).await?;
+    let by_id = |row: &QueryResult| message(row, "").map(|message| (message.msg_id, message));
+    Ok(found.iter().map(by_id).collect::<Result<_, _>>()?)
 }
 
 impl Page {
