@@ -133,6 +133,7 @@ impl Settings {
             .map_err(|error| Error::Invalid(format!("log is not a filter: {error}")))?;
         refuse_first(&self.database.checks())?;
         refuse_first(&self.mqtt.checks())?;
+        refuse_first(&self.http.checks())?;
         refuse_first(&self.messages.checks(&self.mqtt))?;
         refuse_first(&self.groups.checks())?;
         refuse_first(&self.devices.checks())?;

@@ -34,8 +34,12 @@ const UP: &str = "
         role          {key(16)}  NOT NULL,
         -- Argon2id in PHC form
         password_hash {key(255)} NOT NULL,
-        created_at    {id}       NOT NULL
+        created_at    {id}       NOT NULL,
+        -- null: the password is the one that the account was made with. Grows with every change, even where the clock
+        -- does not, so that it tells one password from the next
+        password_changed_at {id}
     );
+    CREATE INDEX users_by_password_change ON users (password_changed_at);
 
     -- One row per login by password; its refresh token is replaced at every use.
     CREATE TABLE logins (

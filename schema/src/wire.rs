@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::v1::{Down, Up};
+use crate::v1::{Down, Message, Up, down};
 
 /// How a payload is written. Chosen by the topic: `im/…` is protobuf, `imj/…` is JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,17 +54,27 @@ impl Format {
 
 /// Encodes a [`Down`] as the protobuf that the link carries.
 #[must_use]
-pub fn encode_down(content: crate::v1::down::Content) -> Bytes {
+pub fn encode_down(content: down::Content) -> Bytes {
     let down = Down {
         content: Some(content),
     };
     down.encode_to_vec().into()
 }
 
+/// [`encode_down`] of a message that is only borrowed: it is what a fan-out copies most.
+#[must_use]
+pub fn encode_message(message: &Message) -> Bytes {
+    /// The number of `message` in `Down.content`.
+    const TAG: u32 = 2;
+    let mut bytes = Vec::with_capacity(message.encoded_len() + 8);
+    prost::encoding::message::encode(TAG, message, &mut bytes);
+    bytes.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v1::{Reply, down, send, to, up};
+    use crate::v1::{Reply, send, to, up};
 
     fn text_of(up: Up) -> String {
         let Some(up::Command::Send(send)) = up.command else {
@@ -98,6 +108,17 @@ mod tests {
         ] {
             assert!(Format::Json.decode_up(json.into()).is_err(), "{json}");
         }
+    }
+
+    #[test]
+    fn a_borrowed_message_is_written_like_an_owned_one() {
+        let message = Message {
+            msg_id: 7,
+            sender: "alice".into(),
+            ..Default::default()
+        };
+        let borrowed = encode_message(&message);
+        assert_eq!(borrowed, encode_down(down::Content::Message(message)));
     }
 
     #[test]

@@ -136,7 +136,12 @@ impl Client {
 
     /// Subscribes to anything at QoS 1; returns the codes in the SUBACK.
     pub async fn subscribe(&mut self, filter: &str) -> Result<Vec<u8>> {
-        self.link.subscribe(filter).await?;
+        self.subscribe_at(filter, 1).await
+    }
+
+    /// Subscribes at a QoS of choice; returns the codes in the SUBACK.
+    pub async fn subscribe_at(&mut self, filter: &str, qos: u8) -> Result<Vec<u8>> {
+        self.link.subscribe(filter, qos).await?;
         let what = format!("the SUBACK of {filter}");
         self.wait_for(&what, |mail| mail.subacks.pop_front()).await
     }

@@ -54,8 +54,14 @@ pub struct Dial {
     pub login: Option<(String, String)>,
     pub session: Session,
     pub acks: Acks,
-    /// Topic of a last will.
-    pub will: Option<String>,
+    pub will: Option<Will>,
+}
+
+/// What the broker is to publish when the connection is lost, at QoS 1.
+#[derive(Clone, Debug)]
+pub struct Will {
+    pub topic: String,
+    pub payload: String,
 }
 
 /// How the broker answered the CONNECT.
@@ -93,6 +99,7 @@ pub enum Packet {
 pub struct Publish {
     pub topic: String,
     pub payload: Bytes,
+    pub qos: u8,
     /// MQTT 5: the Correlation Data.
     pub correlation: Option<Bytes>,
     original: Box<Original>,
@@ -199,14 +206,15 @@ impl Link {
         Ok(())
     }
 
-    /// Queues a SUBSCRIBE at QoS 1.
-    pub async fn subscribe(&self, filter: &str) -> Result<()> {
+    /// Queues a SUBSCRIBE.
+    pub async fn subscribe(&self, filter: &str, qos: u8) -> Result<()> {
         match &self.outbox {
             Outbox::V4(client) => {
-                client.subscribe(filter, rumqttc::QoS::AtLeastOnce).await?;
+                let qos = rumqttc::qos(qos).context("a QoS is 0, 1 or 2")?;
+                client.subscribe(filter, qos).await?;
             }
             Outbox::V5(client) => {
-                let qos = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
+                let qos = rumqttc::v5::mqttbytes::qos(qos).context("a QoS is 0, 1 or 2")?;
                 client.subscribe(filter, qos).await?;
             }
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::link::Version;
@@ -30,10 +30,14 @@ pub struct Connect<'a> {
 
 /// First byte of the packets that the tests look for.
 pub const CONNACK: u8 = 0x20;
+pub const PUBLISH_QOS_0: u8 = 0x30;
 pub const PUBREC: u8 = 0x50;
 pub const PUBCOMP: u8 = 0x70;
+pub const SUBACK: u8 = 0x90;
 pub const PINGRESP: u8 = 0xD0;
 pub const PINGREQ_PACKET: &[u8] = &[0xC0, 0x00];
+/// What [`Raw::narrow`] holds unread: little, and enough for the loopback's large segments.
+const NARROW_BYTES: u32 = 128 * 1024;
 
 // === impl Raw ===
 
@@ -45,13 +49,34 @@ impl Raw {
         Ok(Raw { socket })
     }
 
+    /// Opens a socket whose buffer does not grow: what is not read stays with the server.
+    pub async fn narrow(address: SocketAddr) -> Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(NARROW_BYTES)?;
+        let socket = socket.connect(address).await?;
+        socket.set_nodelay(true)?;
+        Ok(Raw { socket })
+    }
+
     /// Opens a socket and is let in.
     pub async fn connect(address: SocketAddr, connect: &Connect<'_>) -> Result<Self> {
-        let mut raw = Self::open(address).await?;
-        raw.send(&connect.packet()).await?;
-        let connack = raw.expect(CONNACK).await?;
+        Self::open(address).await?.come_in(connect).await
+    }
+
+    /// Is let in on an open socket.
+    pub async fn come_in(mut self, connect: &Connect<'_>) -> Result<Self> {
+        self.send(&connect.packet()).await?;
+        let connack = self.expect(CONNACK).await?;
         ensure!(connack.get(1) == Some(&0), "CONNACK {connack:02x?}");
-        Ok(raw)
+        Ok(self)
+    }
+
+    /// Subscribes, and waits for the SUBACK.
+    pub async fn subscribe(&mut self, version: Version, filter: &str, qos: u8) -> Result<()> {
+        self.send(&subscribe(version, filter, qos)).await?;
+        let suback = self.expect(SUBACK).await?;
+        ensure!(suback.last() == Some(&qos), "SUBACK {suback:02x?}");
+        Ok(())
     }
 
     /// Writes bytes as they are.
@@ -112,7 +137,7 @@ impl Raw {
     }
 
     /// One packet: first byte and what follows the length; `None` at the end.
-    async fn read_packet(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
+    pub async fn read_packet(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
         let mut first = [0];
         if self.socket.read(&mut first).await? == 0 {
             return Ok(None);
@@ -182,6 +207,17 @@ pub fn text(text: &str) -> Vec<u8> {
     let mut bytes = length.to_be_bytes().to_vec();
     bytes.extend(text.as_bytes());
     bytes
+}
+
+/// A SUBSCRIBE to one filter, under packet id 1.
+pub fn subscribe(version: Version, filter: &str, qos: u8) -> Vec<u8> {
+    let mut body = vec![0, 1];
+    if version == Version::V5 {
+        body.push(0);
+    }
+    body.extend(text(filter));
+    body.push(qos);
+    packet(0x82, &body)
 }
 
 /// A PUBLISH; `first_byte` holds QoS and DUP, `id` is left out at QoS 0.

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
@@ -33,6 +34,8 @@ pub struct Folder {
     /// Before `root`, because what is mounted can't be removed.
     disk: Option<SmallDisk>,
     root: TempDir,
+    /// Environment variables of the server, at each of its starts.
+    settings: Vec<(String, String)>,
 }
 
 /// One life of the server.
@@ -103,14 +106,21 @@ impl Server {
         self.process.child.kill().await.context("kill -9")
     }
 
-    /// Starts the program again after [`Server::kill`]: same data, same ports.
+    /// SIGTERM, then waits until the process has left by itself; returns how long that took.
+    pub async fn shut_down(&mut self) -> Result<Duration> {
+        let started = Instant::now();
+        self.process.terminate().await?;
+        Ok(started.elapsed())
+    }
+
+    /// Starts the program again after [`Server::kill`] or [`Server::shut_down`]: same data, same ports.
     pub async fn restart(&mut self) -> Result<()> {
         let (mqtt, http) = (self.process.mqtt, self.process.http);
         self.process = Process::start(&self.folder, mqtt, http).await?;
         Ok(())
     }
 
-    /// SIGTERM, then waits until the process has left by itself.
+    /// Ends a test: [`Server::shut_down`], whatever stands in the log.
     pub async fn stop(mut self) -> Result<()> {
         self.process.terminate().await?;
         self.finished = true;
@@ -158,7 +168,17 @@ impl Folder {
     pub fn new() -> Result<Self> {
         let root = tempfile::Builder::new().prefix("tidings-test-").tempdir()?;
         fs::create_dir(root.path().join("data"))?;
-        Ok(Folder { disk: None, root })
+        Ok(Folder {
+            disk: None,
+            root,
+            settings: Vec::new(),
+        })
+    }
+
+    /// A setting that differs from the default, such as `TIDINGS__SHUTDOWN__TIMEOUT`.
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
     }
 
     /// One whose data part is a disk of its own, which the test can fill. `None` when this user may not mount.
@@ -237,6 +257,7 @@ fn command(binary: &Path, folder: &Folder, mqtt: SocketAddr, http: SocketAddr) -
         .env("TIDINGS__HTTP__LISTEN", http.to_string())
         .env("TIDINGS__DATA_DIR", folder.data_dir())
         .env("TIDINGS__LOG", "info")
+        .envs(folder.settings.iter().cloned())
         .env("NO_COLOR", "1")
         .env("RUST_BACKTRACE", "1")
         .current_dir(folder.root.path())

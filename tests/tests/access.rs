@@ -189,7 +189,7 @@ async fn a_will_on_a_foreign_topic_is_refused() -> Result<()> {
     let server = Server::with_users(&["alice", "bob"]).await?;
     for topic in ["im/bob/up", "imj/bob/up", "im/bob/down", "$SYS/x"] {
         for version in VERSIONS {
-            let client = server.client("alice").version(version).will(topic);
+            let client = server.client("alice").version(version).will(topic, "gone");
             let code = client.refused().await.context(topic)?;
             let expected = match version {
                 V4 => 5,

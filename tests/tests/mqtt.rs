@@ -4,14 +4,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tidings_tests::link::Version::{self, V4, V5};
-use tidings_tests::raw::{self, CONNACK, Connect, PINGREQ_PACKET, PUBCOMP, PUBREC, Raw};
+use tidings_tests::raw::{
+    self, CONNACK, Connect, PINGREQ_PACKET, PUBCOMP, PUBLISH_QOS_0, PUBREC, Raw,
+};
 use tidings_tests::server::password_of;
 use tidings_tests::{Client, PATIENCE, Server, eventually, up};
 use tokio::time::{interval, timeout};
 
-use crate::support::{range, seqs, text_of};
+use crate::support::{ensure_complete, range, seqs, text_of};
 
-const PUBLISH_QOS_0: u8 = 0x30;
 const PUBLISH_QOS_1: u8 = 0x32;
 const PUBLISH_QOS_2: u8 = 0x34;
 const DUP: u8 = 0x08;
@@ -255,6 +256,37 @@ async fn qos_2_is_exactly_once() -> Result<()> {
         assert_eq!(history.len(), before + 1, "{version:?}");
         assert_eq!(text_of(&history[before]), "exactly once");
     }
+    server.finish().await
+}
+
+/// MQTT 3.1.1 has no limit to what a client may have under way: 100 QoS 2 publishes sent before anything is read
+/// all complete, and are stored once.
+#[tokio::test]
+async fn many_qos_2_publishes_at_once_complete() -> Result<()> {
+    const COUNT: u16 = 100;
+    let server = Server::with_users(&["mallory", "bob"]).await?;
+    let password = password_of("mallory");
+    let mut raw = Raw::connect(server.mqtt(), &mallory(V4, &password)).await?;
+
+    let payload = r#"{"send":{"to":{"user":"bob"},"text":"one of many"}}"#;
+    let publish = |id| raw::publish(V4, PUBLISH_QOS_2, "imj/mallory/up", Some(id), payload);
+    let publishes: Vec<u8> = (1..=COUNT).flat_map(publish).collect();
+    raw.send(&publishes).await?;
+    for id in 1..=COUNT {
+        let pubrec = raw.expect(PUBREC).await?;
+        assert_eq!(pubrec, id.to_be_bytes(), "PUBRECs come in order");
+    }
+    let release = |id: u16| raw::packet(0x62, &id.to_be_bytes());
+    let releases: Vec<u8> = (1..=COUNT).flat_map(release).collect();
+    raw.send(&releases).await?;
+    for id in 1..=COUNT {
+        let pubcomp = raw.expect(PUBCOMP).await?;
+        assert_eq!(pubcomp, id.to_be_bytes());
+    }
+
+    ensure!(raw.is_alive().await?, "the connection stays");
+    let history = server.login("bob").await?.history("u:bob:mallory").await?;
+    ensure_complete(&history, COUNT.into())?;
     server.finish().await
 }
 

@@ -1,10 +1,11 @@
 //! What waits for a device that is away, and how it comes when the device is back.
 
 use anyhow::{Context, Result, ensure};
+use schema::v1::Message;
 use tidings_tests::http::number;
 use tidings_tests::{Client, Server, eventually, up};
 
-use crate::support::{by_conversation, ensure_complete, ensure_silence, say_many, seqs};
+use crate::support::{by_conversation, ensure_complete, ensure_silence, msg_ids, say_many, seqs};
 
 const DIRECT: &str = "u:alice:bob";
 const GROUP: &str = "g:team";
@@ -264,5 +265,87 @@ async fn a_kept_session_is_what_its_connack_says() -> Result<()> {
         .await?;
         back.disconnect().await?;
     }
+    server.finish().await
+}
+
+/// A subscription that is raised from QoS 0 to QoS 1 loses nothing around the change: from then on everything that is
+/// not acknowledged comes at QoS 1, as often as it may have come before.
+#[tokio::test]
+async fn a_raised_qos_loses_nothing() -> Result<()> {
+    const ROUNDS: u32 = 20;
+    const ROUND: u32 = 10;
+    const ALL: u32 = ROUNDS * ROUND;
+    let (server, mut alice) = alice_with_bobs_group().await?;
+    let mut bob = server.client("bob").connect().await?;
+    let topic = bob.down_topic();
+    assert_eq!(bob.subscribe_at(&topic, 0).await?, [0]);
+
+    let talking_alice = async {
+        for _ in 0..ROUNDS {
+            say_many(&mut alice, &up::group("team"), ROUND).await?;
+        }
+        anyhow::Ok(())
+    };
+    let listening_bob = async {
+        let first = bob.arrival().await?;
+        ensure!(first.publish.qos == 0, "{first:?}");
+        ensure!(bob.subscribe_at(&topic, 1).await? == [1]);
+        let mut heard: Vec<Message> = Vec::new();
+        while heard.last().is_none_or(|newest| newest.seq < ALL) {
+            let arrival = bob.arrival().await?;
+            let raised = !heard.is_empty();
+            ensure!(!raised || arrival.publish.qos == 1, "{arrival:?}");
+            if arrival.publish.qos == 1 {
+                heard.extend(arrival.messages);
+            }
+        }
+        Ok(heard)
+    };
+    let ((), heard) = tokio::try_join!(talking_alice, listening_bob)?;
+    ensure_complete(&heard, ALL)?;
+    eventually("the PUBACKs have moved the cursor", async || {
+        Ok(bob.position(GROUP).await? == ALL)
+    })
+    .await?;
+    server.finish().await
+}
+
+/// What waits in many conversations comes oldest first over all of them, to each of two devices that come at once.
+#[tokio::test]
+async fn many_conversations_come_in_the_order_of_time() -> Result<()> {
+    const GROUPS: u32 = 60;
+    const EACH: u32 = 3;
+    const TEXT_BYTES: usize = 60_000;
+    let server = Server::with_users(&["alice", "bob"]).await?;
+    let mut alice = server.client("alice").online().await?;
+    for device in ["phone", "tablet"] {
+        let bob = server.client("bob").device(device).online().await?;
+        bob.disconnect().await?;
+    }
+    for number in 1..=GROUPS {
+        let gid = format!("team-{number}");
+        alice.tell(up::group_create(&gid, &["bob"])).await?;
+    }
+    let text = "x".repeat(TEXT_BYTES);
+    for _ in 1..=EACH {
+        for number in 1..=GROUPS {
+            let group = up::group(&format!("team-{number}"));
+            alice.say(group, &text).await?;
+        }
+    }
+
+    let catch_up = async |device| {
+        let mut bob = server.client("bob").device(device).online().await?;
+        let heard = bob.messages((GROUPS * EACH) as usize).await?;
+        let ids = msg_ids(&heard);
+        ensure!(ids.is_sorted(), "{device}: not oldest first: {ids:?}");
+        let heard = by_conversation(heard);
+        ensure!(heard.len() == GROUPS as usize, "{device}: {}", heard.len());
+        for (conversation, messages) in heard {
+            ensure_complete(&messages, EACH).context(conversation)?;
+        }
+        bob.disconnect().await
+    };
+    tokio::try_join!(catch_up("phone"), catch_up("tablet"))?;
     server.finish().await
 }

@@ -2,12 +2,16 @@
 
 mod access;
 mod chat;
+mod devices;
 mod durability;
 mod errors;
 mod group;
 mod http;
 mod idempotency;
+mod last_will;
 mod mqtt;
+mod newcomers;
 mod offline;
+mod slow_readers;
 mod storage;
 mod support;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schema::link::Missed;
-use schema::wire::encode_down;
+use schema::wire::{encode_down, encode_message};
 use schema::{Uid, v1};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::warn;
@@ -244,7 +244,7 @@ impl Backlog {
             message.conversation.clone_from(&stream.name);
             stream.is_sent = true;
             let position = position(stream.conversation_id, &message);
-            let payload = encode_down(v1::down::Content::Message(message));
+            let payload = encode_message(&message);
             self.bytes += payload.len();
             self.page.push(Missed {
                 payload,
@@ -301,5 +301,91 @@ fn notice(behind: &Behind, first_pushed_seq: u32) -> Missed {
     Missed {
         payload: encode_down(v1::down::Content::Event(v1::Event { event: Some(event) })),
         position: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sql;
+
+    async fn send(store: &Store, conversation_id: i64, seq: u32, msg_id: u64) {
+        let message = v1::Message {
+            msg_id,
+            seq,
+            sender: "alice".into(),
+            kind: "text".into(),
+            content: Some(v1::message::Content::Text("x".repeat(1000))),
+            ..Default::default()
+        };
+        let stored = messages::add(store.writer(), [(conversation_id, &message)]).await;
+        stored.unwrap();
+    }
+
+    /// Three conversations whose messages alternate, read while the database fails now and then: everything comes,
+    /// once, in the order of time.
+    #[tokio::test]
+    async fn a_failed_read_loses_nothing() {
+        const CONVERSATIONS: i64 = 3;
+        const EACH: u32 = 150;
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::connect(&Store::sqlite_url(folder.path()))
+            .await
+            .unwrap();
+        store.migrate().await.unwrap();
+        let mut msg_id = 0;
+        for seq in 1..=EACH {
+            for conversation in 1..=CONVERSATIONS {
+                msg_id += 1;
+                send(&store, conversation, seq, msg_id).await;
+            }
+        }
+        let behind = |conversation_id: i64| Behind {
+            uid: "bob".into(),
+            device: "phone".into(),
+            conversation_id,
+            name: format!("g:{conversation_id}"),
+            after_seq: 0,
+            last_seq: EACH,
+            last_read_seq: 0,
+            unread: EACH,
+        };
+        let target = Target {
+            session: 1,
+            epoch: 1,
+            uid: "bob".parse().unwrap(),
+            device: "phone".into(),
+            is_nameless: false,
+        };
+        let all = (1..=CONVERSATIONS).map(behind).collect();
+        let mut backlog = Backlog::new(&target, all, 1000);
+        let rename = async |from: &str, to: &str| {
+            let text = format!("ALTER TABLE {from} RENAME TO {to}");
+            sql::execute(store.writer(), &text, []).await.unwrap();
+        };
+        let mut ids = Vec::new();
+        let mut round = 0;
+        loop {
+            round += 1;
+            if round % 2 == 0 && !backlog.is_empty() {
+                rename("messages", "hidden").await;
+                backlog.next_page(&store).await.unwrap_err();
+                rename("hidden", "messages").await;
+            }
+            let page = backlog.next_page(&store).await.unwrap();
+            if page.is_empty() {
+                break;
+            }
+            ids.extend(
+                page.iter()
+                    .filter_map(|missed| missed.position.map(|at| at.msg_id)),
+            );
+        }
+        assert!(ids == (1..=msg_id).collect::<Vec<_>>(), "{ids:?}");
+        assert!(round > 4, "several pages, or nothing was shown");
+        assert_eq!(
+            backlog.reached().positions,
+            [(1, EACH), (2, EACH), (3, EACH)]
+        );
     }
 }

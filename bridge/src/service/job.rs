@@ -108,7 +108,7 @@ impl Delivery {
         Delivery {
             to: to.into_iter().map(Uid::to_string).collect(),
             except_session,
-            payload: schema::wire::encode_down(v1::down::Content::Message(message.clone())),
+            payload: schema::wire::encode_message(message),
             position: Some(position(conversation_id, message)),
         }
     }

@@ -80,6 +80,16 @@ pub struct MqttsOptions {
 pub struct HttpOptions {
     #[serde(deserialize_with = "units::addresses")]
     pub listen: Vec<SocketAddr>,
+    pub max_connections: u32,
+}
+
+impl HttpOptions {
+    pub(super) fn checks(&self) -> [Check; 1] {
+        [(
+            self.max_connections == 0,
+            "http.max_connections is zero: nobody could connect",
+        )]
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

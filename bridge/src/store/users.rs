@@ -41,9 +41,28 @@ pub struct User {
     pub password_hash: String,
     /// When the account was made.
     pub created_at: SystemTime,
+    /// When the password was replaced; `None`: it is the first one.
+    pub password_changed_at: Option<SystemTime>,
 }
 
-const COLUMNS: &str = "uid, kind, role, password_hash, created_at";
+impl User {
+    /// Since when the password is what it is. Each of a user's passwords has another time.
+    #[must_use]
+    pub fn password_set_at(&self) -> SystemTime {
+        self.password_changed_at.unwrap_or(self.created_at)
+    }
+}
+
+/// A password that was replaced.
+#[derive(Clone, Debug)]
+pub struct PasswordChange {
+    /// Whose.
+    pub uid: Uid,
+    /// When; see [`User::password_set_at`].
+    pub changed_at: SystemTime,
+}
+
+const COLUMNS: &str = "uid, kind, role, password_hash, created_at, password_changed_at";
 
 /// The user with that uid.
 ///
@@ -93,33 +112,73 @@ pub async fn add<C: ConnectionTrait>(db: &C, user: &User) -> Result<(), Error> {
         user.role.as_str().into(),
         user.password_hash.as_str().into(),
         clock::millis(user.created_at).into(),
+        user.password_changed_at.map(clock::millis).into(),
     ];
-    let text = format!("INSERT INTO users ({COLUMNS}) VALUES (?, ?, ?, ?, ?)");
+    let text = format!("INSERT INTO users ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)");
     sql::execute(db, &text, values).await?;
     Ok(())
 }
 
-/// Replaces a password's hash and tells whether there is such a user.
+/// Replaces the password's hash `old` of a user, or whatever it is where none is given; returns when that was.
+/// `Ok(None)`: there is no such user, or the hash is another. Call it in a transaction.
 ///
 /// # Errors
 /// [`Error`] when the database can't do it.
 pub async fn set_password_hash<C: ConnectionTrait>(
     db: &C,
     uid: &Uid,
-    password_hash: &str,
-) -> Result<bool, Error> {
-    let text = "UPDATE users SET password_hash = ? WHERE uid = ?";
-    let values = [password_hash.into(), uid.as_str().into()];
-    Ok(sql::execute(db, text, values).await? == 1)
+    old: Option<&str>,
+    new: &str,
+    now: SystemTime,
+) -> Result<Option<SystemTime>, Error> {
+    let text = "UPDATE users SET password_hash = ?, password_changed_at =
+            CASE WHEN COALESCE(password_changed_at, created_at) < ? THEN ?
+            ELSE COALESCE(password_changed_at, created_at) + 1 END
+        WHERE uid = ? AND (? IS NULL OR password_hash = ?)";
+    let values = [
+        new.into(),
+        clock::millis(now).into(),
+        clock::millis(now).into(),
+        uid.as_str().into(),
+        old.into(),
+        old.into(),
+    ];
+    if sql::execute(db, text, values).await? == 0 {
+        return Ok(None);
+    }
+    let user = lookup(db, uid).await?;
+    Ok(user.and_then(|user| user.password_changed_at))
+}
+
+/// The passwords that were replaced after `since`.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn password_changes_since<C: ConnectionTrait>(
+    db: &C,
+    since: SystemTime,
+) -> Result<Vec<PasswordChange>, Error> {
+    let text = "SELECT uid, password_changed_at FROM users WHERE password_changed_at > ?";
+    let rows = sql::query(db, text, [clock::millis(since).into()]).await?;
+    let change = |row: &QueryResult| {
+        Ok(PasswordChange {
+            uid: uid(row)?,
+            changed_at: clock::from_millis(row.try_get("", "password_changed_at")?),
+        })
+    };
+    let changes: Result<_, DbErr> = rows.iter().map(change).collect();
+    Ok(changes?)
 }
 
 fn from_row(row: &QueryResult) -> Result<User, DbErr> {
+    let password_changed_at: Option<i64> = row.try_get("", "password_changed_at")?;
     Ok(User {
         uid: uid(row)?,
         kind: row.try_get("", "kind")?,
         role: role(row)?,
         password_hash: row.try_get("", "password_hash")?,
         created_at: clock::from_millis(row.try_get("", "created_at")?),
+        password_changed_at: password_changed_at.map(clock::from_millis),
     })
 }
 

@@ -8,7 +8,7 @@ use schema::Format;
 
 use super::Client;
 use super::mail::Mail;
-use crate::link::{Acks, Dial, Link, Opened, Session, Version};
+use crate::link::{Acks, Dial, Link, Opened, Session, Version, Will};
 use crate::server::password_of;
 
 /// A device that is still to connect.
@@ -86,9 +86,12 @@ impl Builder {
         self
     }
 
-    /// A last will on this topic.
-    pub fn will(mut self, topic: &str) -> Self {
-        self.dial.will = Some(topic.into());
+    /// A last will.
+    pub fn will(mut self, topic: &str, payload: &str) -> Self {
+        self.dial.will = Some(Will {
+            topic: topic.into(),
+            payload: payload.into(),
+        });
         self
     }
 

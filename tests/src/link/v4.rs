@@ -44,9 +44,10 @@ fn options(dial: &Dial) -> rumqttc::MqttOptions {
     if let Some((user, password)) = &dial.login {
         options.set_credentials(user, password);
     }
-    if let Some(topic) = &dial.will {
+    if let Some(will) = &dial.will {
         let qos = rumqttc::QoS::AtLeastOnce;
-        options.set_last_will(rumqttc::LastWill::new(topic, "gone", qos, false));
+        let payload = will.payload.as_str();
+        options.set_last_will(rumqttc::LastWill::new(&will.topic, payload, qos, false));
     }
     options
 }
@@ -79,6 +80,7 @@ fn packet(event: rumqttc::Event) -> Option<Packet> {
         Event::Incoming(P::Publish(publish)) => Some(Packet::Publish(Publish {
             topic: publish.topic.clone(),
             payload: publish.payload.clone(),
+            qos: publish.qos as u8,
             correlation: None,
             original: Box::new(Original::V4(publish)),
         })),

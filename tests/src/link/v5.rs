@@ -49,9 +49,10 @@ fn options(dial: &Dial) -> v5::MqttOptions {
     if let Some((user, password)) = &dial.login {
         options.set_credentials(user, password);
     }
-    if let Some(topic) = &dial.will {
+    if let Some(will) = &dial.will {
         let qos = v5::mqttbytes::QoS::AtLeastOnce;
-        let will = v5::mqttbytes::v5::LastWill::new(topic, "gone", qos, false, None);
+        let payload = will.payload.clone();
+        let will = v5::mqttbytes::v5::LastWill::new(&will.topic, payload, qos, false, None);
         options.set_last_will(will);
     }
     options
@@ -91,6 +92,7 @@ fn packet(event: v5::Event) -> Option<Packet> {
         Event::Incoming(P::Publish(publish)) => Some(Packet::Publish(Publish {
             topic: String::from_utf8_lossy(&publish.topic).into_owned(),
             payload: publish.payload.clone(),
+            qos: publish.qos as u8,
             correlation: publish
                 .properties
                 .as_ref()
