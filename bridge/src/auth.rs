@@ -21,12 +21,12 @@ use self::revocations::Revocations;
 use self::token::{AccessTokens, RefreshToken};
 use crate::settings::AuthOptions;
 use crate::store::logins::{self, Refresh, Revocation};
-use crate::store::users::{self, Role, User};
+use crate::store::users::{self, PasswordChange, Role, User};
 use crate::store::{self, Store};
 
 /// The longest password in bytes, so that a request can't make the server hash megabytes.
 const PASSWORD_MAX: usize = 1024;
-/// How often [`Auth::follow_revocations`] looks for logins that another process has ended.
+/// How often [`Auth::follow_revocations`] looks for logins and passwords that another process has ended.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Ends the live sessions of a user: those of one login, or all of them.
@@ -76,6 +76,8 @@ pub struct Identity {
     pub uid: Uid,
     /// The login whose token was shown; `None`: a password was.
     pub login: Option<String>,
+    /// Since when the password that was shown is the user's; `None`: a token was shown.
+    pub password_set_at: Option<SystemTime>,
     /// When the token runs out; `None`: never.
     pub expires_at: Option<SystemTime>,
     /// Whether the user is an administrator.
@@ -133,22 +135,28 @@ impl Auth {
         Ok(auth)
     }
 
-    /// Learns of logins that another process has ended, like `tidings user passwd`, until it is dropped.
+    /// Learns of logins and passwords that another process has ended, like `tidings user passwd`, until it is dropped.
+    /// A session that was opened since by the new password ends too, and comes back.
     pub async fn follow_revocations(self) {
         loop {
             tokio::time::sleep(FOLLOW_INTERVAL).await;
             if let Err(error) = self.load_revocations().await {
-                tracing::warn!(%error, "can't look for ended logins");
+                tracing::warn!(error = %store::chain(&error), "can't look for ended logins");
             }
         }
     }
 
     async fn load_revocations(&self) -> Result<(), store::Error> {
         let now = SystemTime::now();
-        let since = self.revocations.horizon(now);
-        for revocation in logins::revoked_since(self.store.reader(), since).await? {
-            self.announce(&revocation, now);
+        let since = self.revocations.unread_since(now);
+        let db = self.store.reader();
+        for revocation in logins::revoked_since(db, since).await? {
+            self.announce(&revocation);
         }
+        for change in users::password_changes_since(db, since).await? {
+            self.announce_password(&change);
+        }
+        self.revocations.read_until(now);
         Ok(())
     }
 }
@@ -196,6 +204,7 @@ impl Auth {
             role,
             password_hash: self.passwords.hash(password.into()).await?,
             created_at: SystemTime::now(),
+            password_changed_at: None,
         };
         match users::add(self.store.writer(), &user).await {
             Err(store::Error::Exists(_)) => Err(AuthError::Exists),
@@ -209,8 +218,9 @@ impl Auth {
     /// [`AuthError::Refused`] when `old` is wrong, [`AuthError::Invalid`] when `new` is not acceptable.
     pub async fn change_password(&self, uid: &Uid, old: &str, new: &str) -> Result<(), AuthError> {
         self.check_new_password(new)?;
-        self.verify_password(uid, old.as_bytes()).await?;
-        self.replace_password(uid, new).await
+        let user = self.user_by_password(uid, old.as_bytes()).await?;
+        self.replace_password(uid, Some(&user.password_hash), new)
+            .await
     }
 
     /// Replaces a password on behalf of the operator, and ends all the user's logins and sessions.
@@ -219,23 +229,36 @@ impl Auth {
     /// [`AuthError::Refused`] when there is no such user, [`AuthError::Invalid`] when `new` is not acceptable.
     pub async fn set_password(&self, uid: &Uid, new: &str) -> Result<(), AuthError> {
         self.check_new_password(new)?;
-        self.replace_password(uid, new).await
+        self.replace_password(uid, None, new).await
     }
 
-    async fn replace_password(&self, uid: &Uid, new: &str) -> Result<(), AuthError> {
-        let hash = self.passwords.hash(new.into()).await?;
+    /// `old` is the hash that was compared with; by the time of the change it may be another.
+    async fn replace_password(
+        &self,
+        uid: &Uid,
+        old: Option<&str>,
+        new: &str,
+    ) -> Result<(), AuthError> {
+        let new = self.passwords.hash(new.into()).await?;
         let now = SystemTime::now();
         let change = self.store.begin().await?;
-        if !users::set_password_hash(&change, uid, &hash).await? {
-            return Err(AuthError::Refused);
-        }
+        let changed_at = users::set_password_hash(&change, uid, old, &new, now).await?;
+        let changed_at = changed_at.ok_or(AuthError::Refused)?;
         let ended = logins::revoke_all(&change, uid, now).await?;
         change.commit().await.map_err(store::Error::from)?;
         for id in ended {
-            self.remember(&revocation(uid, id, now), now);
+            self.revocations.insert(&revocation(uid, id, now));
         }
-        (self.kick)(uid, None);
+        let uid = uid.clone();
+        self.announce_password(&PasswordChange { uid, changed_at });
         Ok(())
+    }
+
+    /// Refuses what the old password opens from now on, and ends the user's sessions if that is news.
+    fn announce_password(&self, change: &PasswordChange) {
+        if self.revocations.insert_password(change) {
+            (self.kick)(&change.uid, None);
+        }
     }
 
     fn check_new_password(&self, password: &str) -> Result<(), AuthError> {
@@ -306,7 +329,7 @@ impl Auth {
     pub async fn logout(&self, uid: &Uid, login: &str) -> Result<(), AuthError> {
         let now = SystemTime::now();
         logins::revoke(self.store.writer(), uid, login, now).await?;
-        self.announce(&revocation(uid, login.to_owned(), now), now);
+        self.announce(&revocation(uid, login.to_owned(), now));
         Ok(())
     }
 
@@ -327,14 +350,10 @@ impl Auth {
     }
 
     /// Refuses a login's tokens from now on, and ends its sessions if that is news.
-    fn announce(&self, revocation: &Revocation, now: SystemTime) {
-        if self.remember(revocation, now) {
+    fn announce(&self, revocation: &Revocation) {
+        if self.revocations.insert(revocation) {
             (self.kick)(&revocation.uid, Some(&revocation.id));
         }
-    }
-
-    fn remember(&self, revocation: &Revocation, now: SystemTime) -> bool {
-        self.revocations.insert(revocation, now)
     }
 }
 
@@ -377,10 +396,11 @@ impl Auth {
     pub async fn verify_password(&self, uid: &Uid, password: &[u8]) -> Result<Identity, AuthError> {
         let user = self.user_by_password(uid, password).await?;
         Ok(Identity {
-            uid: user.uid,
             login: None,
+            password_set_at: Some(user.password_set_at()),
             expires_at: None,
             admin: user.role == Role::Admin,
+            uid: user.uid,
         })
     }
 
@@ -396,19 +416,30 @@ impl Auth {
         Ok(Identity {
             uid: claims.sub.parse().map_err(|_| AuthError::Refused)?,
             expires_at: Some(claims.expires_at()),
+            password_set_at: None,
             login: Some(claims.sid),
             admin: claims.admin,
         })
     }
 
-    /// Whether a login was ended lately. To be asked once more when a session is in the registry: from then on
-    /// [`Kick`] finds it.
+    /// Whether what let a user in, a login or a password of that age, was ended lately. To be asked once more when a
+    /// session is in the registry: from then on [`Kick`] finds it.
     #[must_use]
-    pub fn is_revoked(&self, login: &str) -> bool {
-        self.revocations.contains(login)
+    pub fn is_revoked(
+        &self,
+        uid: &Uid,
+        login: Option<&str>,
+        password_set_at: Option<SystemTime>,
+    ) -> bool {
+        login.is_some_and(|login| self.revocations.contains(login))
+            || password_set_at
+                .is_some_and(|set_at| self.revocations.has_newer_password(uid, set_at))
     }
 
     async fn user_by_password(&self, uid: &Uid, password: &[u8]) -> Result<User, AuthError> {
+        if password.len() > PASSWORD_MAX {
+            return Err(AuthError::Refused);
+        }
         let user = users::lookup(self.store.reader(), uid).await?;
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let is_right = self.passwords.verify(password.to_vec(), hash).await?;

@@ -12,6 +12,7 @@ mod health;
 pub mod problem;
 mod schema_docs;
 mod server;
+mod write_limit;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -38,11 +39,26 @@ const BODY_MAX: usize = 1024 * 1024;
 #[derive(Clone)]
 pub struct Api {
     /// For reading only.
-    pub store: Store,
+    store: Store,
     /// Accounts and tokens.
-    pub auth: Auth,
+    auth: Auth,
     /// Takes all commands.
-    pub service: Service,
+    service: Service,
+    /// Tells whether the database can be written.
+    probe: health::Probe,
+}
+
+impl Api {
+    /// Everything together.
+    #[must_use]
+    pub fn new(store: Store, auth: Auth, service: Service) -> Self {
+        Api {
+            store,
+            auth,
+            service,
+            probe: health::Probe::default(),
+        }
+    }
 }
 
 #[derive(OpenApi)]

@@ -67,12 +67,10 @@ pub async fn serve(settings: Settings, is_demo: bool) -> anyhow::Result<()> {
         .map(tokio::net::TcpListener::local_addr)
         .collect::<Result<Vec<_>, _>>()?;
     let stop_http = CancellationToken::new();
-    let router = http::router(Api {
-        store,
-        auth,
-        service,
-    });
-    let mut server = tokio::spawn(http::serve(listeners, router, stop_http.clone()));
+    let router = http::router(Api::new(store, auth, service));
+    let connections_max = settings.http.max_connections;
+    let http_server = http::serve(listeners, router, connections_max, stop_http.clone());
+    let mut server = tokio::spawn(http_server);
     announce(&mqtt, &http, is_demo);
 
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
@@ -158,6 +156,7 @@ impl broker::Authenticate for Accounts {
                 Ok(identity) => Ok(broker::Identity {
                     uid: identity.uid,
                     login: identity.login,
+                    password_set_at: identity.password_set_at,
                     expires_at: identity.expires_at,
                 }),
                 Err(AuthError::Store(_) | AuthError::Busy(_)) => Err(Refusal::Unavailable),
@@ -166,7 +165,8 @@ impl broker::Authenticate for Accounts {
         })
     }
 
-    fn is_revoked(&self, login: &str) -> bool {
-        self.0.is_revoked(login)
+    fn is_revoked(&self, identity: &broker::Identity) -> bool {
+        let login = identity.login.as_deref();
+        (self.0).is_revoked(&identity.uid, login, identity.password_set_at)
     }
 }

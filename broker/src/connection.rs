@@ -49,15 +49,16 @@ where
         identified = timeout(edge.options.connect_timeout, identify(&mut socket, &mut input, edge)) => identified,
     };
     if let Ok(Some(identified)) = identified {
+        let connection = {
+            let identity = identified.identity.clone();
+            let connection = Connection::new(socket, input, edge, identified);
+            if edge.authenticate.is_revoked(&identity) {
+                let outbox = &connection.handle.outbox;
+                outbox.close(Closed::Kicked(ReasonCode::NotAuthorized));
+            }
+            connection
+        };
         // On the heap, once it is known to be a client: the task of one that never says CONNECT stays small.
-        let connection = Connection::new(socket, input, edge, identified);
-        let handle = &connection.handle;
-        let login = handle.login.as_deref();
-        if login.is_some_and(|login| edge.authenticate.is_revoked(login)) {
-            handle
-                .outbox
-                .close(Closed::Kicked(ReasonCode::NotAuthorized));
-        }
         Box::pin(connection.run(edge)).await;
     }
 }

@@ -13,6 +13,8 @@ pub struct Identity {
     pub uid: Uid,
     /// The login that the access token came from; `None` for a password.
     pub login: Option<String>,
+    /// Since when the password is the user's; `None` for an access token.
+    pub password_set_at: Option<SystemTime>,
     /// When the access token ends, and the session with it.
     pub expires_at: Option<SystemTime>,
 }
@@ -35,7 +37,7 @@ pub trait Authenticate: Send + Sync + 'static {
         password: &'a [u8],
     ) -> Pin<Box<dyn Future<Output = Result<Identity, Refusal>> + Send + 'a>>;
 
-    /// Whether a login has ended since its token was checked. Asked once the session can be found and ended by a kick,
-    /// so that none slips through between the two.
-    fn is_revoked(&self, login: &str) -> bool;
+    /// Whether the login has ended or the password was changed since [`Authenticate::authenticate`]. Asked once the
+    /// session can be found and ended by a kick, so that none slips through between the two.
+    fn is_revoked(&self, identity: &Identity) -> bool;
 }

@@ -36,6 +36,7 @@ pub const PUBCOMP: u8 = 0x70;
 pub const SUBACK: u8 = 0x90;
 pub const PINGRESP: u8 = 0xD0;
 pub const PINGREQ_PACKET: &[u8] = &[0xC0, 0x00];
+pub const DISCONNECT_PACKET: &[u8] = &[0xE0, 0x00];
 /// What [`Raw::narrow`] holds unread: little, and enough for the loopback's large segments.
 const NARROW_BYTES: u32 = 128 * 1024;
 

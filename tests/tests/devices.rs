@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 use tidings_tests::link::Version::{V4, V5};
+use tidings_tests::raw::{self, Connect, DISCONNECT_PACKET, Raw, SUBACK};
+use tidings_tests::server::password_of;
 use tidings_tests::{Client, Server, eventually, up};
 
-use crate::support::ensure_silence;
+use crate::support::{ensure_silence, introduce};
 
 /// More than the server remembers of a user.
 const MANY: usize = 40;
@@ -30,13 +32,42 @@ async fn ensure_hears_again(phone: &mut Client, waiting: [u64; 2]) -> Result<()>
     Ok(())
 }
 
+/// A device is known from its first SUBACK on, even if it leaves at the same moment.
+#[tokio::test]
+async fn a_suback_makes_a_device_known() -> Result<()> {
+    let server = Server::with_users(&["alice", "bob"]).await?;
+    let mut alice = server.client("alice").online().await?;
+    let password = password_of("bob");
+    let connect = Connect {
+        version: V4,
+        client_id: "phone",
+        uid: "bob",
+        password: &password,
+        clean: true,
+        keep_alive_secs: 60,
+        will: None,
+    };
+    let mut raw = Raw::connect(server.mqtt(), &connect).await?;
+    let subscribe = raw::subscribe(V4, "im/bob/down", 1);
+    raw.send(&[&subscribe, DISCONNECT_PACKET].concat()).await?;
+    assert_eq!(raw.expect(SUBACK).await?, [0, 1, 1]);
+    raw.closed().await?;
+    let waiting = laptop_acknowledges_two(&server, &mut alice).await?;
+
+    let mut phone = server.client("bob").device("phone").online().await?;
+    // So that a phone that was forgotten hears something, too.
+    alice.say(up::user("bob"), "m3").await?;
+    ensure_hears_again(&mut phone, waiting).await?;
+    server.finish().await
+}
+
 /// Who connects without a client id will not come again: however many they are, no known device makes room for them.
 #[tokio::test]
 async fn nameless_clients_are_no_devices() -> Result<()> {
     let server = Server::with_users(&["alice", "bob"]).await?;
     let mut alice = server.client("alice").online().await?;
     let phone = || server.client("bob").device("phone");
-    phone().online().await?.disconnect().await?;
+    introduce(phone()).await?;
     let waiting = laptop_acknowledges_two(&server, &mut alice).await?;
 
     let token = server.login("bob").await?.tokens()?.access.clone();

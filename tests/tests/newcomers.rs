@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tidings_tests::{Client, Server, eventually, up};
 
-use crate::support::{ensure_silence, say_many, seqs};
+use crate::support::{ensure_silence, introduce, say_many, seqs};
 
 const GROUP: &str = "g:team";
 const DIRECT: &str = "u:alice:eve";
@@ -13,7 +13,7 @@ async fn alice_with_a_group() -> Result<(Server, Client)> {
     let server = Server::with_users(&["alice", "bob", "eve"]).await?;
     let mut alice = server.client("alice").online().await?;
     alice.tell(up::group_create("team", &["bob"])).await?;
-    server.client("eve").online().await?.disconnect().await?;
+    introduce(server.client("eve")).await?;
     Ok((server, alice))
 }
 

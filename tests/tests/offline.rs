@@ -5,7 +5,9 @@ use schema::v1::Message;
 use tidings_tests::http::number;
 use tidings_tests::{Client, Server, eventually, up};
 
-use crate::support::{by_conversation, ensure_complete, ensure_silence, msg_ids, say_many, seqs};
+use crate::support::{
+    by_conversation, ensure_complete, ensure_silence, introduce, msg_ids, say_many, seqs,
+};
 
 const DIRECT: &str = "u:alice:bob";
 const GROUP: &str = "g:team";
@@ -319,8 +321,7 @@ async fn many_conversations_come_in_the_order_of_time() -> Result<()> {
     let server = Server::with_users(&["alice", "bob"]).await?;
     let mut alice = server.client("alice").online().await?;
     for device in ["phone", "tablet"] {
-        let bob = server.client("bob").device(device).online().await?;
-        bob.disconnect().await?;
+        introduce(server.client("bob").device(device)).await?;
     }
     for number in 1..=GROUPS {
         let gid = format!("team-{number}");

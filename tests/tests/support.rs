@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use schema::v1::{Message, message::Content};
+use tidings_tests::client::Builder;
 use tidings_tests::{Client, up};
 
 /// The text of a message, or nothing.
@@ -56,6 +57,14 @@ pub async fn ensure_silence(client: &mut Client, uid: &str, other: &mut Client) 
         "{client} should not have got {next:?}"
     );
     Ok(())
+}
+
+/// Connects a device once, so that the server knows it from then on.
+pub async fn introduce(device: Builder) -> Result<()> {
+    let mut client = device.online().await?;
+    // Whatever the answer is, the subscription was dealt with before it.
+    client.ask(&up::new(up::ack("g:nowhere", 1))).await?;
+    client.disconnect().await
 }
 
 /// Sends `count` texts without waiting between them, then waits for their PUBACKs; returns the last one's answer.

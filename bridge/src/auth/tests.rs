@@ -49,6 +49,11 @@ fn uid(name: &str) -> Uid {
     name.parse().unwrap()
 }
 
+fn is_revoked(auth: &Auth, identity: &Identity) -> bool {
+    let login = identity.login.as_deref();
+    auth.is_revoked(&identity.uid, login, identity.password_set_at)
+}
+
 #[track_caller]
 fn assert_refused<T>(result: Result<T, AuthError>) {
     let error = result.err().expect("it was let in");
@@ -128,8 +133,7 @@ async fn logging_out_ends_that_login_only_and_survives_a_restart() {
         *fixture.kicks.lock(),
         [(uid("alice"), identity.login.clone())]
     );
-    let login = identity.login.as_deref();
-    assert!(login.is_some_and(|login| auth.is_revoked(login)));
+    assert!(is_revoked(auth, &identity));
     for auth in [auth, &fixture.reopen().await] {
         assert_refused(auth.verify_access(&phone.access));
         assert_refused(auth.refresh(&phone.refresh).await);
@@ -175,5 +179,77 @@ async fn a_login_ended_by_another_process_is_learnt() {
     auth.load_revocations().await.unwrap();
     auth.load_revocations().await.unwrap();
     assert_refused(auth.verify_access(&tokens.access));
-    assert_eq!(fixture.kicks.lock().len(), 1);
+    // The login's sessions, and then all those of the password.
+    assert_eq!(fixture.kicks.lock().len(), 2);
+}
+
+#[tokio::test]
+async fn a_password_checked_before_its_change_does_not_count_after_it() {
+    let fixture = Fixture::new().await;
+    let (auth, alice) = (&fixture.auth, uid("alice"));
+    let mut password = "correct horse".to_owned();
+    // Faster than the clock ticks, perhaps.
+    for round in 0..3 {
+        let before = auth.verify_password(&alice, password.as_bytes()).await;
+        let before = before.unwrap();
+        assert!(!is_revoked(auth, &before));
+        let next = format!("battery staple {round}");
+        auth.change_password(&alice, &password, &next)
+            .await
+            .unwrap();
+        password = next;
+        assert!(is_revoked(auth, &before));
+    }
+    let after = auth.verify_password(&alice, password.as_bytes()).await;
+    assert!(!is_revoked(auth, &after.unwrap()));
+    // Its own change is no news to it later.
+    fixture.kicks.lock().clear();
+    auth.load_revocations().await.unwrap();
+    assert!(fixture.kicks.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_password_changed_by_another_process_ends_the_sessions_that_it_opened() {
+    let fixture = Fixture::new().await;
+    let (auth, alice) = (&fixture.auth, uid("alice"));
+    let command_line = fixture.reopen().await;
+    auth.register(uid("bob"), "correct horse").await.unwrap();
+    auth.load_revocations().await.unwrap();
+    assert!(
+        fixture.kicks.lock().is_empty(),
+        "a new account is no change"
+    );
+    let old = auth
+        .verify_password(&alice, b"correct horse")
+        .await
+        .unwrap();
+
+    command_line
+        .set_password(&alice, "battery staple")
+        .await
+        .unwrap();
+    fixture.kicks.lock().clear();
+    let new = auth.verify_password(&alice, b"battery staple").await;
+    for _ in 0..2 {
+        auth.load_revocations().await.unwrap();
+    }
+    assert_eq!(*fixture.kicks.lock(), [(alice, None)]);
+    assert!(is_revoked(auth, &old) && !is_revoked(auth, &new.unwrap()));
+}
+
+#[tokio::test]
+async fn of_two_changes_of_one_password_one_counts() {
+    let fixture = Fixture::new().await;
+    let (auth, alice) = (&fixture.auth, uid("alice"));
+    let (one, other) = tokio::join!(
+        auth.change_password(&alice, "correct horse", "battery staple"),
+        auth.change_password(&alice, "correct horse", "wrong horse"),
+    );
+    assert!(one.is_ok() != other.is_ok());
+    let password = if one.is_ok() {
+        "battery staple"
+    } else {
+        "wrong horse"
+    };
+    auth.login(&alice, password).await.unwrap();
 }

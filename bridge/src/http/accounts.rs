@@ -1,5 +1,7 @@
 //! Registering, logging in and out.
 
+use std::future::Future;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -125,7 +127,8 @@ pub(super) async fn refresh(
     State(api): State<Api>,
     Json(request): Json<RefreshRequest>,
 ) -> Result<Response, Problem> {
-    let tokens = api.auth.refresh(&request.refresh_token).await?;
+    let tokens =
+        to_its_end(async move { api.auth.refresh(&request.refresh_token).await }).await??;
     Ok(private(TokensView::from(tokens)))
 }
 
@@ -141,8 +144,8 @@ pub(super) async fn logout(
     State(api): State<Api>,
     Bearer(caller): Bearer,
 ) -> Result<StatusCode, Problem> {
-    if let Some(login) = &caller.login {
-        api.auth.logout(&caller.uid, login).await?;
+    if let Some(login) = caller.login {
+        to_its_end(async move { api.auth.logout(&caller.uid, &login).await }).await??;
     }
     Ok(StatusCode::NO_CONTENT)
 }
@@ -161,11 +164,12 @@ pub(super) async fn change_password(
     Bearer(caller): Bearer,
     Json(request): Json<PasswordChange>,
 ) -> Result<StatusCode, Problem> {
-    let changed = api
-        .auth
-        .change_password(&caller.uid, &request.old_password, &request.new_password)
-        .await;
-    match changed {
+    let change = async move {
+        api.auth
+            .change_password(&caller.uid, &request.old_password, &request.new_password)
+            .await
+    };
+    match to_its_end(change).await? {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         // The token is fine, so a client must not take this for a reason to fetch another.
         Err(AuthError::Refused) => Err(Problem::new(
@@ -174,4 +178,13 @@ pub(super) async fn change_password(
         )),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Does all of it even if the client leaves, which ends the handler: sessions must not survive what is committed.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work)
+        .await
+        .map_err(|error| Problem::internal(&error))
 }

@@ -1,17 +1,23 @@
 //! For whoever watches the process.
 
-use std::time::Duration;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
+use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
 use super::Api;
+use crate::store::{Store, chain};
 
-/// How long the database may take to begin a write.
-const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the database may take to begin a write. Whoever asks has the answer within 2 s.
+const DATABASE_TIMEOUT: Duration = Duration::from_millis(1800);
+/// How long a probe's outcome holds. Anybody may ask, and each probe takes a turn of the only connection that writes.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How the server is.
 #[derive(Serialize, ToSchema)]
@@ -55,12 +61,118 @@ async fn obstacle(api: &Api) -> Option<&'static str> {
     if api.service.is_stalled() {
         return Some("commands are not being carried out");
     }
-    match tokio::time::timeout(DATABASE_TIMEOUT, api.store.check_writable()).await {
+    let store = api.store.clone();
+    api.probe
+        .outcome(async move || try_writing(store).await)
+        .await
+}
+
+async fn try_writing(store: Store) -> Option<&'static str> {
+    match tokio::time::timeout(DATABASE_TIMEOUT, store.check_writable()).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => {
-            tracing::warn!(%error, "not ready");
+            tracing::warn!(error = %chain(&error), "not ready");
             Some("the database can't be written")
         }
         Err(_) => Some("the database does not answer"),
+    }
+}
+
+/// One probe at a time; all who ask meanwhile, or shortly after, share its outcome. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Probe {
+    last: Arc<Mutex<Option<Outcome>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Outcome {
+    at: Instant,
+    obstacle: Option<&'static str>,
+}
+
+impl Probe {
+    /// What stands in the way, by `probe` or the last one.
+    async fn outcome<F>(&self, probe: impl FnOnce() -> F) -> Option<&'static str>
+    where
+        F: Future<Output = Option<&'static str>> + Send + 'static,
+    {
+        let mut last = Arc::clone(&self.last).lock_owned().await;
+        if let Some(outcome) = *last
+            && outcome.at.elapsed() < PROBE_INTERVAL
+        {
+            return outcome.obstacle;
+        }
+        let probe = probe();
+        // In a task of its own: those who come after need not begin again when the one who asked leaves.
+        let probing = tokio::spawn(async move {
+            let obstacle = probe.await;
+            let at = Instant::now();
+            *last = Some(Outcome { at, obstacle });
+            obstacle
+        });
+        probing.await.unwrap_or(Some("the check failed"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_who_ask_share_a_probe() {
+        let (probe, begun) = (Probe::default(), Arc::new(AtomicUsize::new(0)));
+        let ask = {
+            let (probe, begun) = (probe.clone(), begun.clone());
+            move || {
+                let (probe, begun) = (probe.clone(), begun.clone());
+                async move {
+                    let slow = async move {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        Some("wet paint")
+                    };
+                    let counted = || {
+                        begun.fetch_add(1, Ordering::Relaxed);
+                        slow
+                    };
+                    probe.outcome(counted).await
+                }
+            }
+        };
+        // One who leaves at once takes nobody's answer along.
+        let impatient = tokio::time::timeout(Duration::from_millis(1), ask()).await;
+        assert!(impatient.is_err());
+        let mut asking = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            asking.spawn(ask());
+        }
+        for outcome in asking.join_all().await {
+            assert_eq!(outcome, Some("wet paint"));
+        }
+        assert_eq!(begun.load(Ordering::Relaxed), 1);
+
+        tokio::time::sleep(PROBE_INTERVAL).await;
+        ask().await;
+        assert_eq!(begun.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_database_that_someone_else_writes_is_noticed_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = Store::sqlite_url(folder.path());
+        let store = Store::connect(&url).await.unwrap();
+        store.migrate().await.unwrap();
+        assert_eq!(try_writing(store.clone()).await, None);
+
+        // The lock of another process, and our own connection in use.
+        for holder in [Store::connect(&url).await.unwrap(), store.clone()] {
+            let held = holder.begin().await.unwrap();
+            let asked_at = Instant::now();
+            assert!(try_writing(store.clone()).await.is_some());
+            assert!(asked_at.elapsed() < Duration::from_secs(2));
+            held.rollback().await.unwrap();
+        }
+        assert_eq!(try_writing(store).await, None);
     }
 }

@@ -64,6 +64,8 @@ pub(super) type Taken = (u64, Vec<FromEdge>);
 struct Round {
     jobs: Vec<Job>,
     subscribed: Vec<Target>,
+    /// Sessions that no longer receive.
+    gone: Vec<u64>,
     steps: Vec<Step>,
     /// Answers that need no transaction.
     items: Vec<ToEdge>,
@@ -71,6 +73,12 @@ struct Round {
 }
 
 impl Round {
+    /// A session begins anew: what it did before in this round no longer counts.
+    fn forget(&mut self, session: u64) {
+        self.subscribed.retain(|target| target.session != session);
+        self.gone.retain(|gone| *gone != session);
+    }
+
     fn is_empty(&self) -> bool {
         self.last_frame.is_none() && self.jobs.is_empty() && self.steps.is_empty()
     }
@@ -196,13 +204,13 @@ impl Pipeline {
                 Some(from_edge::Item::Subscribed(subscribed)) => {
                     // A session that subscribes anew starts anew.
                     self.feeds.reset(subscribed.session);
+                    round.forget(subscribed.session);
                     round.subscribed.extend(feeds::target(subscribed));
                 }
                 Some(from_edge::Item::Drained(drained)) => self.feeds.drained(&drained),
                 Some(from_edge::Item::Gone(gone)) => {
-                    self.feeds.end(gone.session);
-                    let subscribed = &mut round.subscribed;
-                    subscribed.retain(|target| target.session != gone.session);
+                    // One that has just subscribed still makes its device known, and ends after that.
+                    round.gone.push(gone.session);
                 }
                 None => {}
             }
@@ -300,6 +308,7 @@ impl Pipeline {
         let Round {
             jobs,
             subscribed,
+            gone,
             steps,
             mut items,
             last_frame,
@@ -332,6 +341,9 @@ impl Pipeline {
             }
         }
         self.feeds.start(subscribed, &mut items).await;
+        for session in gone {
+            self.feeds.end(session);
+        }
         if let Some(number) = last_frame {
             self.sender.flow().done(number);
         }

@@ -111,7 +111,11 @@ fn what_makes_no_sense_is_refused_with_its_name() {
             "70000",
             "mqtt.receive_maximum",
         ),
-        ("TIDINGS__HTTP__MAX_CONNECTIONS", "0", "http.max_connections"),
+        (
+            "TIDINGS__HTTP__MAX_CONNECTIONS",
+            "0",
+            "http.max_connections",
+        ),
         ("TIDINGS__MESSAGES__TEXT_MAX", "1 MiB", "messages.text_max"),
         ("TIDINGS__AUTH__REGISTRATION", "maybe", "auth.registration"),
         (

@@ -131,19 +131,22 @@ pub async fn set_password_hash<C: ConnectionTrait>(
     new: &str,
     now: SystemTime,
 ) -> Result<Option<SystemTime>, Error> {
-    let text = "UPDATE users SET password_hash = ?, password_changed_at =
+    let mut text = "UPDATE users SET password_hash = ?, password_changed_at =
             CASE WHEN COALESCE(password_changed_at, created_at) < ? THEN ?
             ELSE COALESCE(password_changed_at, created_at) + 1 END
-        WHERE uid = ? AND (? IS NULL OR password_hash = ?)";
-    let values = [
+        WHERE uid = ?"
+        .to_owned();
+    let mut values = vec![
         new.into(),
         clock::millis(now).into(),
         clock::millis(now).into(),
         uid.as_str().into(),
-        old.into(),
-        old.into(),
     ];
-    if sql::execute(db, text, values).await? == 0 {
+    if let Some(old) = old {
+        text.push_str(" AND password_hash = ?");
+        values.push(old.into());
+    }
+    if sql::execute(db, &text, values).await? == 0 {
         return Ok(None);
     }
     let user = lookup(db, uid).await?;
