@@ -34,6 +34,8 @@ pub use server::{BindError, bind, serve};
 
 /// The largest body of a request, in bytes: a large group's list of members fits.
 const BODY_MAX: usize = 1024 * 1024;
+/// The same where anybody may ask: the longest password fits, even if JSON escapes each of its bytes.
+const STRANGERS_BODY_MAX: usize = 16 * 1024;
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -86,10 +88,13 @@ impl Modify for BearerScheme {
 
 /// All routes, with errors as problem details wherever they come from.
 pub fn router(api: Api) -> Router {
-    let (routes, document) = OpenApiRouter::with_openapi(Documentation::openapi())
+    let for_strangers = OpenApiRouter::new()
         .routes(routes!(accounts::register))
         .routes(routes!(accounts::login))
         .routes(routes!(accounts::refresh))
+        .layer(DefaultBodyLimit::max(STRANGERS_BODY_MAX));
+    let (routes, document) = OpenApiRouter::with_openapi(Documentation::openapi())
+        .merge(for_strangers)
         .routes(routes!(accounts::logout))
         .routes(routes!(accounts::change_password))
         .routes(routes!(command::up))

@@ -128,7 +128,8 @@ fn broker_options(settings: &Settings) -> broker::Options {
         receive_maximum: mqtt.receive_maximum,
         delivery_window: mqtt.delivery_window,
         session_queue: mqtt.session_queue,
-        ..Default::default()
+        max_connections: mqtt.max_connections,
+        write_timeout: mqtt.write_timeout,
     }
 }
 

@@ -27,6 +27,8 @@ use crate::code::Code;
 /// How long a connection may take to send the whole head of a request, from its opening or from the last answer: so
 /// long may it be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest head of a request in bytes. Anybody can make the server hold that much per connection.
+const HEAD_MAX: usize = 32 * 1024;
 /// How long a client may refuse to take a byte of an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait after accept failed, mostly for want of file descriptors: less would be a busy loop.
@@ -145,6 +147,7 @@ async fn serve_connection(socket: TcpStream, router: Router, stop: CancellationT
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_MAX)
         .serve_connection(
             TokioIo::new(WriteLimit::new(socket, WRITE_TIMEOUT)),
             service,
@@ -227,6 +230,17 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("the place was not given back");
+    }
+
+    #[tokio::test]
+    async fn without_addresses_it_waits_to_be_stopped() {
+        let stop = CancellationToken::new();
+        let serving = serve(Vec::new(), Router::new(), 1, stop.clone());
+        let mut serving = pin!(serving);
+        let early = tokio::time::timeout(Duration::from_millis(50), serving.as_mut()).await;
+        assert!(early.is_err());
+        stop.cancel();
+        serving.await.unwrap();
     }
 
     #[tokio::test]

@@ -20,6 +20,9 @@ pub struct MqttOptions {
     pub listen: Vec<SocketAddr>,
     #[serde(deserialize_with = "units::size")]
     pub max_packet_size: usize,
+    pub max_connections: usize,
+    #[serde(deserialize_with = "units::duration")]
+    pub write_timeout: Duration,
     #[serde(deserialize_with = "units::duration")]
     pub connect_timeout: Duration,
     /// `None`: no limit.
@@ -35,11 +38,19 @@ pub struct MqttOptions {
 const MQTT_PACKET_MAX: usize = 268_435_455;
 
 impl MqttOptions {
-    pub(super) fn checks(&self) -> [Check; 6] {
+    pub(super) fn checks(&self) -> [Check; 8] {
         [
             (
                 !(1024..=MQTT_PACKET_MAX).contains(&self.max_packet_size),
                 "mqtt.max_packet_size is not between 1 KiB and 256 MiB",
+            ),
+            (
+                self.max_connections == 0,
+                "mqtt.max_connections is zero: nobody could connect",
+            ),
+            (
+                self.write_timeout.is_zero(),
+                "mqtt.write_timeout is zero: nothing could be sent",
             ),
             (
                 self.connect_timeout.is_zero(),
