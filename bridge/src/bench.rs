@@ -63,9 +63,9 @@ pub enum Command {
 pub struct ChatOptions {
     /// Where the server listens for MQTT. Left out, with --http: a server of its own, with an empty data folder
     #[arg(long, value_name = "HOST:PORT", requires = "http")]
-    url: Option<String>,
+    mqtt: Option<String>,
     /// Where the server listens for HTTP
-    #[arg(long, value_name = "HOST:PORT", requires = "url")]
+    #[arg(long, value_name = "HOST:PORT", requires = "mqtt")]
     http: Option<String>,
     /// How many users, an even number; user 2k and user 2k+1 chat with each other
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..))]
@@ -171,7 +171,7 @@ impl ChatOptions {
     }
 
     async fn find_server(&self, config: Option<&Path>) -> anyhow::Result<(Option<Server>, Target)> {
-        if let (Some(mqtt), Some(http)) = (self.url.clone(), self.http.clone()) {
+        if let (Some(mqtt), Some(http)) = (self.mqtt.clone(), self.http.clone()) {
             return Ok((None, Target { mqtt, http }));
         }
         let server = Server::start(config).await.context("starting a server")?;
@@ -287,10 +287,12 @@ mod tests {
     fn nonsense_is_refused_before_the_run() {
         let parse = |line: &str| Line::try_parse_from(line.split(' '));
         assert!(parse("bench chat").is_ok());
-        assert!(parse("bench chat --url 127.0.0.1:1 --http 127.0.0.1:2 --rate 5 --json -").is_ok());
+        assert!(
+            parse("bench chat --mqtt 127.0.0.1:1 --http 127.0.0.1:2 --rate 5 --json -").is_ok()
+        );
         for line in [
             "bench",
-            "bench chat --url 127.0.0.1:1",
+            "bench chat --mqtt 127.0.0.1:1",
             "bench chat --http 127.0.0.1:1",
             "bench chat --size 23",
             "bench chat --window 0",

@@ -106,7 +106,7 @@ pub fn hint(mqtt: Option<SocketAddr>, http: Option<SocketAddr>) -> String {
     if let Some(address) = mqtt {
         let (host, port) = (address.ip(), address.port());
         lines.push(format!(
-            "  mosquitto_sub -h {host} -p {port} -q 1 -i phone -c -u bob -P bob -t imj/bob/down"
+            "  mosquitto_sub -h {host} -p {port} -q 1 -i phone -u bob -P bob -t imj/bob/down"
         ));
         lines.push(format!(
             "  mosquitto_pub -h {host} -p {port} -q 1 -i laptop -u alice -P alice -t imj/alice/up \

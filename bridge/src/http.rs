@@ -40,7 +40,7 @@ const STRANGERS_BODY_MAX: usize = 16 * 1024;
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
-    /// For reading only.
+    /// For reading, and to ask whether it could be written to.
     store: Store,
     /// Accounts and tokens.
     auth: Auth,

@@ -1,4 +1,14 @@
-//! The chat service: takes what clients ask, gives every message its place, stores it once, fans it out.
+//! The chat service and the `tidings` program: takes what clients ask, gives every message its place, stores it once, fans
+//! it out.
+//!
+//! Reading order: [`serve`] (how the parts are put together), [`service`] (the pipeline: commands in, answers and deliveries
+//! out), [`store`] (the database), [`auth`] (accounts and tokens), [`http`] (the second door), [`settings`] and [`cli`] (what
+//! the operator sees), [`demo`], [`mod@bench`].
+//!
+//! Invariants: only [`store`] knows sea-orm and SQL; only the service's pipeline writes conversations; an answer leaves
+//! after the commit that it speaks of.
+
+#![warn(missing_docs)]
 
 pub mod auth;
 pub mod bench;

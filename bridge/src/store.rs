@@ -26,7 +26,7 @@ pub mod devices;
 pub mod logins;
 pub mod members;
 pub mod messages;
-pub mod sql;
+pub(crate) mod sql;
 pub mod users;
 pub mod views;
 
@@ -114,6 +114,9 @@ fn is_transient_code(code: &str) -> bool {
     }
 }
 
+/// A transaction; dropped without a commit, it is rolled back.
+pub type Transaction = DatabaseTransaction;
+
 /// A connected database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -192,7 +195,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Unavailable`] while someone else holds the lock.
-    pub async fn begin(&self) -> Result<DatabaseTransaction, Error> {
+    pub async fn begin(&self) -> Result<Transaction, Error> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..Default::default()

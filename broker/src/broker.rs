@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::closed::Closed;
-use crate::codec::ReasonCode;
 use crate::dispatch;
 use crate::identity::Authenticate;
 use crate::link::{BridgeLink, LinkClosed, start_router};
@@ -70,7 +69,7 @@ pub struct BrokerHandle {
 impl BrokerHandle {
     /// Ends a user's sessions: those that a login's tokens opened, or all.
     pub fn kick(&self, uid: &Uid, login: Option<&str>) {
-        self.registry.kick(uid, login, ReasonCode::NotAuthorized);
+        self.registry.kick(uid, login);
     }
 }
 

@@ -39,8 +39,8 @@ pub enum Closed {
     #[error("the access token expired")]
     TokenExpired,
     /// The login was revoked, or an administrator ended the session.
-    #[error("kicked: {0:?}")]
-    Kicked(ReasonCode),
+    #[error("kicked")]
+    Kicked,
     /// What the session needs can't be read from the database.
     #[error("the session can't be served")]
     Unserved,
@@ -59,7 +59,8 @@ impl Closed {
             Closed::Undecodable(DecodeError::UnsupportedVersion) => Some(ReasonCode::ProtocolError),
             Closed::Undecodable(error) => Some(error.reason()),
             Closed::Protocol(_) => Some(ReasonCode::ProtocolError),
-            Closed::Unsupported(reason) | Closed::Kicked(reason) => Some(reason),
+            Closed::Unsupported(reason) => Some(reason),
+            Closed::Kicked => Some(ReasonCode::NotAuthorized),
             Closed::ReceiveMaximumExceeded => Some(ReasonCode::ReceiveMaximumExceeded),
             Closed::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
             Closed::TakenOver => Some(ReasonCode::SessionTakenOver),
@@ -75,7 +76,7 @@ impl Closed {
     pub fn publishes_will(self) -> bool {
         !matches!(
             self,
-            Closed::ByClient | Closed::Kicked(_) | Closed::TokenExpired
+            Closed::ByClient | Closed::Kicked | Closed::TokenExpired
         )
     }
 }

@@ -54,7 +54,7 @@ where
             let connection = Connection::new(socket, input, edge, identified);
             if edge.authenticate.is_revoked(&identity) {
                 let outbox = &connection.handle.outbox;
-                outbox.close(Closed::Kicked(ReasonCode::NotAuthorized));
+                outbox.close(Closed::Kicked);
             }
             connection
         };

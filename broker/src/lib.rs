@@ -4,7 +4,7 @@
 //! `im/{uid}/up`, hands it to the bridge, and withholds the PUBACK until the bridge has answered; what the bridge
 //! sends to a user, it writes to that user's subscribed sessions, each with its own window of unacknowledged packets.
 //!
-//! Reading order: [`Broker`] (the whole), `listener` → `connection` (one socket) → [`session`] (one client's protocol
+//! Reading order: [`Broker`] (the whole), `listener` → `connection` (one socket) → `session` (one client's protocol
 //! state, no I/O) with `outbox` (what waits for it); `registry` (who is connected); `uplinks` and `dispatch` (the two
 //! directions between sessions and the bridge); [`link`] (frames over rumqttd's router); [`codec`] (bytes of MQTT).
 //!
@@ -13,20 +13,19 @@
 
 #![warn(missing_docs)]
 
-pub mod codec;
-pub mod link;
-pub mod session;
-
 mod broker;
 mod closed;
+pub mod codec;
 mod connection;
 mod dispatch;
 mod identity;
+pub mod link;
 mod listener;
 mod options;
 mod outbox;
 mod payload;
 mod registry;
+mod session;
 mod uplinks;
 
 pub use broker::{Broker, BrokerHandle, Error};

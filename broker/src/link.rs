@@ -4,8 +4,8 @@
 //! deliveries travel packed, many to a publish, on two topics that never change: the router holds two filters and two
 //! topics however many users there are. `ARCHITECTURE.md` has the measurement.
 //!
-//! A router log that rolls over drops what a slow reader has not read. [`FrameSender`] keeps at most [`WINDOW`] frames
-//! and [`WINDOW_BYTES`] ahead of what the receiver is done with, less than the log holds; frames are numbered, so that a
+//! A router log that rolls over drops what a slow reader has not read. [`FrameSender`] keeps at most `WINDOW` frames
+//! and `WINDOW_BYTES` ahead of what the receiver is done with, less than the log holds; frames are numbered, so that a
 //! drop would be noticed all the same ([`LinkClosed::Gap`]).
 
 use std::collections::VecDeque;
@@ -289,8 +289,10 @@ pub(crate) struct EdgeLink {
 /// Starts rumqttd's router in a thread of its own, and connects both ends to it. Blocks for that long.
 pub(crate) fn start_router() -> Result<(EdgeLink, BridgeLink), LinkClosed> {
     let config = RouterConfig {
-        max_connections: 16,
-        max_outgoing_packet_count: 100,
+        // The two ends.
+        max_connections: 2,
+        // Read from the log at once, of the 16 frames that can be there.
+        max_outgoing_packet_count: WINDOW,
         max_segment_size: LOG_SEGMENT_BYTES,
         max_segment_count: LOG_SEGMENTS,
         initialized_filters: Some(vec![UP_TOPIC.to_owned(), DOWN_TOPIC.to_owned()]),

@@ -21,6 +21,7 @@ pub(crate) async fn run(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
+    let mut is_full = false;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -35,12 +36,14 @@ pub(crate) async fn run(
             }
         };
         let Ok(slot) = edge.slots.clone().try_acquire_owned() else {
-            warn!(
-                max = edge.options.max_connections,
-                "connection refused: too many"
-            );
+            // Once for a crowd: the log must not grow with it.
+            if !std::mem::replace(&mut is_full, true) {
+                let max = edge.options.max_connections;
+                warn!(max, "connections are refused: too many");
+            }
             continue;
         };
+        is_full = false;
         // Acknowledgements are small and waited for: Nagle's algorithm would hold them back.
         if let Err(error) = socket.set_nodelay(true) {
             warn!(%error, "TCP_NODELAY could not be set");

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Options {
     /// Longest packet taken from a client, fixed header included.
     pub max_packet_size: usize,
-    /// How long a connection may take from its first byte to the end of authentication.
+    /// How long a connection may take from being accepted to the end of authentication.
     pub connect_timeout: Duration,
     /// Longest keep-alive granted, in seconds; a client that asks for more (or for 0, none at all) gets this.
     /// 0: whatever the client asks for.
@@ -23,19 +23,4 @@ pub struct Options {
     pub max_connections: usize,
     /// How long a client may refuse to take a byte before it is dropped.
     pub write_timeout: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            max_packet_size: 256 * 1024,
-            connect_timeout: Duration::from_secs(10),
-            keep_alive_max_secs: 0,
-            receive_maximum: 64,
-            delivery_window: 64,
-            session_queue: 512 * 1024,
-            max_connections: 100_000,
-            write_timeout: Duration::from_secs(20),
-        }
-    }
 }

@@ -10,7 +10,6 @@ use parking_lot::RwLock;
 use schema::Uid;
 
 use crate::closed::Closed;
-use crate::codec::ReasonCode;
 use crate::outbox::Outbox;
 
 /// What the rest of the edge sees of a session.
@@ -124,10 +123,10 @@ impl Registry {
     }
 
     /// Ends a user's sessions: those of one login, or all.
-    pub(crate) fn kick(&self, uid: &Uid, login: Option<&str>, reason: ReasonCode) {
+    pub(crate) fn kick(&self, uid: &Uid, login: Option<&str>) {
         for handle in self.read().of_user(uid.as_str()) {
             if login.is_none() || handle.login.as_deref() == login {
-                handle.outbox.close(Closed::Kicked(reason));
+                handle.outbox.close(Closed::Kicked);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The database schema, one change per module, named for what it does.
 //!
-//! The same migrations run on SQLite, PostgreSQL and MySQL; where the dialects differ, [`dialect::ddl`]
+//! The same migrations run on SQLite, PostgreSQL and MySQL; where the dialects differ, `dialect::ddl`
 //! fills in the word. See `README.md` beside this crate for when they run and how to write one.
 
 pub use sea_orm_migration::prelude::MigratorTrait;

@@ -63,6 +63,7 @@ const UP: &str = "
         created_at {id}       NOT NULL
     );
 
+    -- What a group has beyond its conversation. (`groups` is a reserved word in MySQL.)
     CREATE TABLE chat_groups (
         conversation_id {id}         NOT NULL PRIMARY KEY,
         gid             {key(64)}    NOT NULL UNIQUE,
@@ -91,6 +92,7 @@ const UP: &str = "
 
     -- Each message once, however many members. Immutable.
     CREATE TABLE messages (
+        -- time-ordered, and so appended; the time of sending is part of it
         msg_id          {id}      NOT NULL PRIMARY KEY,
         conversation_id {id}      NOT NULL,
         seq             INTEGER   NOT NULL,
@@ -100,7 +102,7 @@ const UP: &str = "
         client_msg_id   {key(64)},
         client_seq      {id}      NOT NULL,
         kind            {key(32)} NOT NULL,
-        -- the bridge's protobuf `Content`
+        -- a protobuf `tidings.v1.Message` with nothing but content, reply_to and mentions
         content         {blob}    NOT NULL
     );
     CREATE UNIQUE INDEX messages_by_seq ON messages (conversation_id, seq);
@@ -108,6 +110,7 @@ const UP: &str = "
 
     -- First answers of commands other than `send` (whose answer is the message itself).
     CREATE TABLE answers (
+        -- made like a message's id: rows are dropped by age
         id            {id}      NOT NULL PRIMARY KEY,
         uid           {key(64)} NOT NULL,
         client_msg_id {key(64)} NOT NULL,
@@ -119,7 +122,9 @@ const UP: &str = "
     -- Devices that have subscribed to their down topic at least once.
     CREATE TABLE devices (
         uid     {key(64)} NOT NULL,
+        -- the client id
         device  {key(64)} NOT NULL,
+        -- when it last began or ended to receive
         seen_at {id}      NOT NULL,
         PRIMARY KEY (uid, device)
     ) {clustered};

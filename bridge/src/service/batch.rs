@@ -7,8 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use schema::{ConversationId, Uid, v1};
-use sea_orm::DatabaseTransaction;
+use schema::{ConversationId, MsgId, Uid, v1};
 
 use super::Limits;
 use super::catalog::{Catalog, Conversation};
@@ -20,7 +19,7 @@ use crate::clock;
 use crate::code::Code;
 use crate::store::devices::{self, Cursor};
 use crate::store::members::Role;
-use crate::store::{self, Store, answers, conversations, members, messages, users};
+use crate::store::{self, Store, Transaction, answers, conversations, members, messages, users};
 
 /// What executing needs, and keeps between transactions.
 #[derive(Debug)]
@@ -81,7 +80,7 @@ impl Executor {
 
     async fn execute(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         job: &Job,
         answers: &mut Answers,
     ) -> Result<Outcome, store::Error> {
@@ -107,7 +106,7 @@ impl Executor {
     /// The sends of `jobs`, in their order.
     async fn send_all(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         jobs: &[Job],
         answers: &mut Answers,
     ) -> Result<Vec<Outcome>, store::Error> {
@@ -136,27 +135,8 @@ impl Executor {
             let place = places.entry(conversation.id).or_default();
             *place += 1;
             let msg_id = self.ids.next(SystemTime::now());
-            let message = v1::Message {
-                msg_id: msg_id.0,
-                conversation: conversation.name.clone(),
-                seq: *place,
-                sender: job.caller.uid.to_string(),
-                sender_device: job.caller.device.clone(),
-                client_msg_id: job.client_msg_id.clone(),
-                client_seq: send.client_seq,
-                kind: send.kind.clone(),
-                content: Some(send.content.clone()),
-                reply_to: send.reply_to,
-                mentions: send.mentions.clone(),
-                sent_at: Some(msg_id.timestamp()),
-            };
-            let ok = v1::Ok {
-                msg_id: msg_id.0,
-                conversation: message.conversation.clone(),
-                seq: message.seq,
-                sent_at: message.sent_at,
-                ..Default::default()
-            };
+            let message = message(job, send, &conversation, *place, msg_id);
+            let ok = stored_ok(msg_id, &message.conversation, message.seq);
             if let Some(key) = key {
                 answers.insert(key, ok.clone());
             }
@@ -186,7 +166,7 @@ impl Executor {
     /// Reads the conversations that the sends go to and are not known here, and makes the 1:1 ones that don't exist.
     async fn load_conversations(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         jobs: &[Job],
     ) -> Result<(), store::Error> {
         let mut missing: HashMap<&str, &ConversationId> = HashMap::new();
@@ -215,7 +195,7 @@ impl Executor {
 
     async fn make_direct(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         name: &str,
         one: &Uid,
         other: &Uid,
@@ -235,7 +215,7 @@ impl Executor {
 
     pub(super) async fn make_conversation(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         name: &str,
     ) -> Result<i64, store::Error> {
         let now = SystemTime::now();
@@ -248,7 +228,7 @@ impl Executor {
     /// places in it before this transaction has ended.
     async fn lock_places(
         &self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         jobs: &[Job],
     ) -> Result<HashMap<i64, u32>, store::Error> {
         let known = jobs.iter().filter_map(|job| match &job.command {
@@ -276,17 +256,46 @@ impl Executor {
     }
 }
 
-async fn earlier_answers(tx: &DatabaseTransaction, jobs: &[Job]) -> Result<Answers, store::Error> {
+/// The message that a send becomes at its place.
+fn message(
+    job: &Job,
+    send: &Send,
+    conversation: &Conversation,
+    seq: u32,
+    msg_id: MsgId,
+) -> v1::Message {
+    v1::Message {
+        msg_id: msg_id.0,
+        conversation: conversation.name.clone(),
+        seq,
+        sender: job.caller.uid.to_string(),
+        sender_device: job.caller.device.clone(),
+        client_msg_id: job.client_msg_id.clone(),
+        client_seq: send.client_seq,
+        kind: send.kind.clone(),
+        content: Some(send.content.clone()),
+        reply_to: send.reply_to,
+        mentions: send.mentions.clone(),
+        sent_at: Some(msg_id.timestamp()),
+    }
+}
+
+/// The answer to a send: the same whenever it is asked for.
+fn stored_ok(msg_id: MsgId, conversation: &str, seq: u32) -> v1::Ok {
+    v1::Ok {
+        msg_id: msg_id.0,
+        conversation: conversation.to_owned(),
+        seq,
+        sent_at: Some(msg_id.timestamp()),
+        ..Default::default()
+    }
+}
+
+async fn earlier_answers(tx: &Transaction, jobs: &[Job]) -> Result<Answers, store::Error> {
     let keys = || jobs.iter().filter_map(Job::idempotency_key);
     let mut found = Answers::new();
     for earlier in messages::find_by_client_ids(tx, keys()).await? {
-        let ok = v1::Ok {
-            msg_id: earlier.msg_id,
-            conversation: earlier.conversation,
-            seq: earlier.seq,
-            sent_at: Some(schema::MsgId(earlier.msg_id).timestamp()),
-            ..Default::default()
-        };
+        let ok = stored_ok(MsgId(earlier.msg_id), &earlier.conversation, earlier.seq);
         found.insert((earlier.sender, earlier.client_msg_id), ok);
     }
     for (uid, reply) in answers::find(tx, keys()).await? {

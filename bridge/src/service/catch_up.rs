@@ -9,7 +9,7 @@ use schema::link::Missed;
 use schema::wire::{encode_down, encode_message};
 use schema::{Uid, v1};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tracing::warn;
+use tracing::debug;
 
 use super::job::position;
 use crate::store::devices::{Behind, Cursor};
@@ -76,7 +76,8 @@ pub(super) async fn run(
         let page = match next_page(&context, &mut backlog).await {
             Ok(page) => page,
             Err(error) => {
-                warn!(error = %store::chain(&error), "catch-up waits for the database");
+                // The pipeline warns of it, once for everybody.
+                debug!(error = %store::chain(&error), "catch-up waits for the database");
                 tokio::time::sleep(RETRY).await;
                 continue;
             }

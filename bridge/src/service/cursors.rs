@@ -38,7 +38,7 @@ impl Cursors {
         }
     }
 
-    /// Notes cursors that could not be written, or that were found out otherwise.
+    /// Notes cursors that moved without an acknowledgement.
     pub(super) fn note_all(&mut self, cursors: Vec<Cursor>) {
         for cursor in cursors {
             let key = (cursor.uid, cursor.device, cursor.conversation_id);

@@ -29,7 +29,7 @@ const STEP_QUEUE: usize = 64;
 pub(super) struct Feeds {
     catching_up: HashMap<u64, CatchingUp>,
     /// The devices of the sessions that receive.
-    live: HashMap<u64, (Uid, String)>,
+    receiving: HashMap<u64, (Uid, String)>,
     /// Devices that have gone since the last registration.
     gone: Vec<(Uid, String)>,
     context: catch_up::Context,
@@ -76,7 +76,7 @@ impl Feeds {
         };
         let feeds = Feeds {
             catching_up: HashMap::new(),
-            live: HashMap::new(),
+            receiving: HashMap::new(),
             gone: Vec::new(),
             context,
             devices_max,
@@ -102,17 +102,17 @@ impl Feeds {
     /// The session no longer receives.
     pub(super) fn end(&mut self, session: u64) {
         self.reset(session);
-        self.gone.extend(self.live.remove(&session));
+        self.gone.extend(self.receiving.remove(&session));
     }
 
-    /// Sessions have subscribed: those that miss nothing are live at once.
+    /// Sessions have subscribed: those that miss nothing are live at once, the others begin to catch up.
     pub(super) async fn start(&mut self, targets: Vec<Target>, items: &mut Vec<ToEdge>) {
         if targets.is_empty() {
             return;
         }
         for target in &targets {
             let device = (target.uid.clone(), target.device.clone());
-            self.live.insert(target.session, device);
+            self.receiving.insert(target.session, device);
         }
         let is_stalled = self.is_stalled.clone();
         let mut patience = Patience::new(&is_stalled);
@@ -162,13 +162,13 @@ impl Feeds {
             .collect();
         devices::touch(&tx, &seen, now).await?;
         for (uid, device) in new {
-            let live: Vec<&str> = self
-                .live
+            let connected: Vec<&str> = self
+                .receiving
                 .values()
                 .filter(|(other, _)| other == uid)
                 .map(|(_, device)| device.as_str())
                 .collect();
-            devices::add(&tx, (uid, device), &live, now, self.devices_max).await?;
+            devices::add(&tx, (uid, device), &connected, now, self.devices_max).await?;
         }
         let mut by_device: HashMap<(String, String), Vec<Behind>> = HashMap::new();
         for behind in devices::behind(&tx, &wanted).await? {

@@ -151,7 +151,7 @@ impl Pipeline {
                 () = stop.cancelled() => break,
             }
             self.take_waiting(&mut frames, &mut jobs, &mut round);
-            self.finish(round).await?;
+            self.execute_round(round).await?;
         }
         loop {
             let mut rest = Round::default();
@@ -159,7 +159,7 @@ impl Pipeline {
             if rest.is_empty() {
                 break;
             }
-            self.finish(rest).await?;
+            self.execute_round(rest).await?;
         }
         let cursors = self.cursors.take();
         self.execute(&[], cursors).await;
@@ -304,7 +304,7 @@ impl Pipeline {
     }
 
     /// Executes a round's jobs and announces everything that came of it.
-    async fn finish(&mut self, round: Round) -> Result<(), LinkClosed> {
+    async fn execute_round(&mut self, round: Round) -> Result<(), LinkClosed> {
         let Round {
             jobs,
             subscribed,
@@ -380,21 +380,19 @@ impl Pipeline {
     }
 
     /// After a batch failed for a reason that waiting does not mend: the one command that is to blame is refused, the
-    /// others are executed.
+    /// others are executed. Cursors that can't be written are given up: what they stand for is delivered again.
     async fn execute_separately(&mut self, jobs: &[Job], cursors: Vec<Cursor>) -> Vec<Outcome> {
-        let is_single = jobs.len() <= 1;
+        let refused = || Refused::new(Code::Internal, "the command could not be executed");
+        if cursors.is_empty() && jobs.len() == 1 {
+            return vec![refused().into()];
+        }
         let mut outcomes = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let refused = || Refused::new(Code::Internal, "the command could not be executed");
-            let outcome = if is_single {
-                refused().into()
-            } else {
-                let alone = Box::pin(self.execute(std::slice::from_ref(job), Vec::new()));
-                alone.await.pop().unwrap_or_else(|| refused().into())
-            };
-            outcomes.push(outcome);
+            let alone = Box::pin(self.execute(std::slice::from_ref(job), Vec::new()));
+            let outcome = alone.await.pop();
+            outcomes.push(outcome.unwrap_or_else(|| refused().into()));
         }
-        if !is_single {
+        if !jobs.is_empty() {
             Box::pin(self.execute(&[], cursors)).await;
         }
         outcomes

@@ -1,7 +1,6 @@
 //! The commands that are executed one by one: positions and groups.
 
 use schema::{ConversationId, Gid, Uid, v1};
-use sea_orm::DatabaseTransaction;
 
 use super::batch::Executor;
 use super::command::{Command, too_many_members};
@@ -11,7 +10,7 @@ use crate::code::Code;
 use crate::store::devices::{self, Cursor};
 use crate::store::members::{self, Role};
 use crate::store::views::{self, Membership};
-use crate::store::{self, conversations, messages, users};
+use crate::store::{self, Transaction, conversations, messages, users};
 
 /// Why a command came to nothing. A refusal comes before the command's first write, since the transaction goes on with
 /// the other commands; a failure of the database ends it.
@@ -36,7 +35,7 @@ impl Executor {
     /// Executes a command other than a send, for the first time.
     pub(super) async fn execute_first(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         job: &Job,
     ) -> Result<Outcome, store::Error> {
         let caller = &job.caller;
@@ -64,7 +63,7 @@ impl Executor {
 
     async fn create_group(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         caller: &Caller,
         gid: Option<&Gid>,
         name: &str,
@@ -90,7 +89,7 @@ impl Executor {
 
     async fn add_members(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         caller: &Caller,
         gid: &Gid,
         uids: &[Uid],
@@ -112,7 +111,7 @@ impl Executor {
 
     async fn remove_members(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         caller: &Caller,
         gid: &Gid,
         uids: &[Uid],
@@ -139,7 +138,7 @@ impl Executor {
 
     async fn leave(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         caller: &Caller,
         gid: &Gid,
     ) -> Result<Outcome, Failed> {
@@ -159,7 +158,7 @@ impl Executor {
     /// Answers with the group as it stands now, and tells its members and those who are out.
     async fn announce(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         gid: &Gid,
         gone: &[Uid],
     ) -> Result<Outcome, Failed> {
@@ -179,7 +178,7 @@ impl Executor {
         })
     }
 
-    async fn group_ok(&self, tx: &DatabaseTransaction, gid: &Gid) -> Result<v1::Ok, Failed> {
+    async fn group_ok(&self, tx: &Transaction, gid: &Gid) -> Result<v1::Ok, Failed> {
         let Some(group) = views::group(tx, gid).await? else {
             return Err(Refused::not_found("there is no such group").into());
         };
@@ -192,7 +191,7 @@ impl Executor {
 }
 
 async fn acknowledge(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     caller: &Caller,
     conversation: &ConversationId,
     seq: u32,
@@ -219,7 +218,7 @@ async fn acknowledge(
 }
 
 async fn read(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     caller: &Caller,
     conversation: &ConversationId,
     seq: u32,
@@ -255,7 +254,7 @@ async fn read(
 
 /// The caller's membership, if there is a message `seq`.
 async fn reachable(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     caller: &Caller,
     conversation: &str,
     seq: u32,
@@ -271,7 +270,7 @@ async fn reachable(
 
 /// A group whose members the caller may change: its conversation, newest seq and members.
 async fn managed_group(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     caller: &Caller,
     gid: &Gid,
 ) -> Result<(i64, u32, Vec<(Uid, Role)>), Failed> {
@@ -291,7 +290,7 @@ async fn managed_group(
 }
 
 /// Refuses where one of the users does not exist.
-async fn check_existence(tx: &DatabaseTransaction, uids: &[Uid]) -> Result<(), Failed> {
+async fn check_existence(tx: &Transaction, uids: &[Uid]) -> Result<(), Failed> {
     let existing = users::existing(tx, uids).await?;
     match uids.iter().find(|uid| !existing.contains(uid)) {
         Some(uid) => Err(Refused::not_found(format!("there is no user {uid}")).into()),

@@ -25,14 +25,14 @@ pub async fn known<C: ConnectionTrait>(
 }
 
 /// Adds a device, which starts where its user stands in each conversation. Where the user has `max` devices already,
-/// the one that was not seen for the longest time goes; one of `live` stays in any case.
+/// the one that was not seen for the longest time goes; one of `connected` stays in any case.
 ///
 /// # Errors
 /// [`Error::Exists`] when it is known.
 pub async fn add<C: ConnectionTrait>(
     db: &C,
     (uid, device): Device<'_>,
-    live: &[&str],
+    connected: &[&str],
     now: i64,
     max: u32,
 ) -> Result<(), Error> {
@@ -40,7 +40,7 @@ pub async fn add<C: ConnectionTrait>(
     let devices = sql::query(db, text, [uid.as_str().into()]).await?;
     for row in devices.iter().skip(max.saturating_sub(1) as usize) {
         let oldest: String = row.try_get("", "device")?;
-        if !live.contains(&oldest.as_str()) {
+        if !connected.contains(&oldest.as_str()) {
             forget(db, (uid, &oldest)).await?;
         }
     }

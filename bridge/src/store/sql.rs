@@ -87,12 +87,6 @@ impl Rows {
         self.values.extend(row);
     }
 
-    /// Whether there is nothing to do.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
-
     /// `(?,?),(?,?)…` with the values for it, in chunks whose sizes are powers of two.
     fn chunks(self) -> impl Iterator<Item = (String, Vec<Value>)> {
         let Rows { columns, values } = self;

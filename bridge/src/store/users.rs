@@ -13,7 +13,7 @@ use crate::clock;
 pub enum Role {
     /// Nothing.
     User,
-    /// See and change other people's accounts.
+    /// Administer the server. Nothing asks for it in this version.
     Admin,
 }
 

@@ -65,7 +65,7 @@ impl Publishing {
         publish: Publish,
         to_bridge: &mut Vec<FromEdge>,
     ) -> Result<(), Closed> {
-        if self.is_repeated(&publish) {
+        if self.answer_repetition(&publish) {
             return Ok(());
         }
         let token = self.admit(&publish, None)?;
@@ -75,15 +75,15 @@ impl Publishing {
 
     /// Answers a publish without asking the bridge.
     pub(super) fn refuse(&mut self, publish: &Publish, reason: ReasonCode) -> Result<(), Closed> {
-        if self.is_repeated(publish) {
+        if self.answer_repetition(publish) {
             return Ok(());
         }
         self.admit(publish, Some(reason)).map(drop)
     }
 
-    /// [MQTT-4.3.3-10] A QoS 2 packet id that is not released yet names the publish that it came with first.
-    /// Where that has its PUBREC already, the entry that is added writes it again.
-    fn is_repeated(&mut self, publish: &Publish) -> bool {
+    /// [MQTT-4.3.3-10] A QoS 2 packet id that is not released yet names the publish that it came with first: `true` for
+    /// such a repetition. Where the first one has its PUBREC already, it is written again.
+    fn answer_repetition(&mut self, publish: &Publish) -> bool {
         let Some(packet_id) = publish
             .packet_id
             .filter(|_| publish.qos == Qos::ExactlyOnce)

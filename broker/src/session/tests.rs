@@ -1,6 +1,7 @@
 //! The session without a socket: what comes out for what goes in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -20,10 +21,14 @@ struct Alice {
 impl Alice {
     fn new(version: Version) -> Self {
         let options = Options {
+            max_packet_size: 1 << 20,
+            connect_timeout: Duration::from_secs(1),
+            keep_alive_max_secs: 0,
             receive_maximum: 4,
             delivery_window: 4,
             session_queue: 1000,
-            ..Default::default()
+            max_connections: 1,
+            write_timeout: Duration::from_secs(1),
         };
         let newcomer = Newcomer {
             uid: "alice".parse().unwrap(),
