@@ -333,6 +333,20 @@ impl Auth {
         Ok(())
     }
 
+    /// Ends the login that a refresh token belongs to.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`] when the token is not the valid one of a living login.
+    pub async fn logout_by_refresh_token(&self, token: &str) -> Result<(), AuthError> {
+        // The token is used up first, which checks it.
+        let tokens = self.refresh(token).await?;
+        let identity = self.verify_access(&tokens.access)?;
+        match identity.login {
+            Some(login) => self.logout(&identity.uid, &login).await,
+            None => Ok(()),
+        }
+    }
+
     fn next<'a>(&self, hash: &'a [u8], now: SystemTime) -> Refresh<'a> {
         Refresh {
             hash,

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schema::v1::{
-    Ack, GroupAdd, GroupCreate, GroupRemove, Read, Send, Sync, To, Up, send, to, up::Command,
+    Ack, GroupAdd, GroupCreate, GroupLeave, GroupRemove, Read, Send, Sync, To, Up, send, to,
+    up::Command,
 };
 
 /// A person.
@@ -93,6 +94,11 @@ pub fn group_remove(gid: &str, members: &[&str]) -> Command {
         gid: gid.into(),
         members: owned(members),
     })
+}
+
+/// Out by one's own choice.
+pub fn group_leave(gid: &str) -> Command {
+    Command::GroupLeave(GroupLeave { gid: gid.into() })
 }
 
 fn owned(uids: &[&str]) -> Vec<String> {

@@ -135,7 +135,29 @@ async fn check_is_out(alice: &mut Client, frank: &mut Client, gid: &str) -> Resu
     Ok(())
 }
 
-/// Only owner and admins change the membership, and nobody removes the owner.
+/// A member can leave, by MQTT and by HTTP, and is out then.
+#[tokio::test]
+async fn members_can_leave() -> Result<()> {
+    let server = Server::with_users(&["alice", "bob", "frank"]).await?;
+    let mut alice = server.client("alice").online().await?;
+    let mut frank = server.client("frank").online().await?;
+    let api = server.login("alice").await?;
+    alice
+        .tell(up::group_create("team", &["bob", "frank"]))
+        .await?;
+    check_hears_the_group(&mut alice, &mut frank, "team").await?;
+
+    frank.tell(up::group_leave("team")).await?;
+    assert_eq!(uids(&api, "team").await?, ["alice", "bob"]);
+    check_is_out(&mut alice, &mut frank, "team").await?;
+
+    let bob = server.login("bob").await?;
+    bob.delete("/v1/groups/team/members/bob").await?.success()?;
+    assert_eq!(uids(&api, "team").await?, ["alice"]);
+    server.finish().await
+}
+
+/// A member who does not manage the group changes nothing in it.
 #[tokio::test]
 async fn members_do_not_manage_the_group() -> Result<()> {
     let server = Server::with_users(&["alice", "bob", "frank"]).await?;

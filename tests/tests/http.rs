@@ -128,25 +128,31 @@ async fn refreshing() -> Result<()> {
     server.finish().await
 }
 
-/// After logging out, neither token of that login works any more; other logins do.
+/// After logging out, by the access token or by the refresh token alone, neither works any more; other logins do.
 #[tokio::test]
 async fn logging_out() -> Result<()> {
     let server = Server::with_users(&["alice"]).await?;
     let other = server.login("alice").await?;
-    let alice = server.login("alice").await?;
-    let token = json!({ "refreshToken": alice.tokens()?.refresh });
+    for has_access_token in [true, false] {
+        let alice = server.login("alice").await?;
+        let refresh = json!({ "refreshToken": alice.tokens()?.refresh });
+        let out = if has_access_token {
+            alice.post("/v1/auth/logout", &json!({})).await?
+        } else {
+            server.api().post("/v1/auth/logout", &refresh).await?
+        };
+        out.success()?;
 
-    alice.post("/v1/auth/logout", &token).await?.success()?;
-
-    let answer = alice.get("/v1/conversations").await?;
-    answer.problem(401, "unauthenticated")?;
-    let answer = server.api().post("/v1/auth/refresh", &token).await?;
-    answer.problem(401, "unauthenticated")?;
+        let answer = alice.get("/v1/conversations").await?;
+        answer.problem(401, "unauthenticated")?;
+        let answer = server.api().post("/v1/auth/refresh", &refresh).await?;
+        answer.problem(401, "unauthenticated")?;
+    }
     other.conversations().await?;
     server.finish().await
 }
 
-/// Everything that MQTT can do, `POST /v1/up` can do, and who is on MQTT hears it.
+/// `POST /v1/up` takes commands as MQTT does, and who is on MQTT hears of it.
 #[tokio::test]
 async fn commands_over_http() -> Result<()> {
     let server = Server::with_users(&["alice", "bob"]).await?;

@@ -4,6 +4,7 @@ use std::future::Future;
 
 use axum::Json;
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::Response;
 use schema::Uid;
@@ -132,9 +133,11 @@ pub(super) async fn refresh(
     Ok(private(TokensView::from(tokens)))
 }
 
-/// Ends the login that the access token belongs to, and the MQTT sessions that it opened.
+/// Ends a login, and the MQTT sessions that it opened: the one that the access token belongs to, or without an access
+/// token (it may have expired) the one that the refresh token in the body belongs to.
 #[utoipa::path(
-    post, path = "/v1/auth/logout", tag = "accounts", security(("bearer" = [])),
+    post, path = "/v1/auth/logout", tag = "accounts", security(("bearer" = []), ()),
+    request_body = Option<RefreshRequest>,
     responses(
         (status = 204, description = "Logged out; its tokens are refused from now on."),
         (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
@@ -142,11 +145,25 @@ pub(super) async fn refresh(
 )]
 pub(super) async fn logout(
     State(api): State<Api>,
-    Bearer(caller): Bearer,
+    caller: Result<Bearer, Problem>,
+    request: Result<Json<RefreshRequest>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
-    if let Some(login) = caller.login {
-        to_its_end(async move { api.auth.logout(&caller.uid, &login).await }).await??;
-    }
+    let logout = async move {
+        match (caller, request) {
+            (Ok(Bearer(caller)), _) => {
+                if let Some(login) = caller.login {
+                    api.auth.logout(&caller.uid, &login).await?;
+                }
+            }
+            (Err(_), Ok(Json(request))) => {
+                let token = &request.refresh_token;
+                api.auth.logout_by_refresh_token(token).await?;
+            }
+            (Err(problem), Err(_)) => return Err(problem),
+        }
+        Ok(())
+    };
+    to_its_end(logout).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 
