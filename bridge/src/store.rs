@@ -257,6 +257,34 @@ mod tests {
     use super::*;
     use sea_orm::ConnectionTrait as _;
 
+    /// What every batch looks up is found by an index, however many rows there are.
+    #[tokio::test]
+    async fn lookups_do_not_scan() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = Store::sqlite_url(folder.path());
+        let store = Store::connect(&url).await.unwrap();
+        store.migrate().await.unwrap();
+        for lookup in [
+            "SELECT 1 FROM messages t WHERE (t.sender, t.client_msg_id) {in}",
+            "SELECT 1 FROM answers t WHERE (t.uid, t.client_msg_id) {in}",
+            "SELECT 1 FROM devices t WHERE (t.uid, t.device) {in}",
+        ] {
+            let mut rows = sql::Rows::new(2);
+            rows.push(["a".into(), "b".into()]);
+            rows.push(["c".into(), "d".into()]);
+            let explain = format!("EXPLAIN QUERY PLAN {lookup}");
+            let plan = sql::query_rows(store.reader(), &explain, rows)
+                .await
+                .unwrap();
+            let details: Vec<String> = plan
+                .iter()
+                .map(|row| row.try_get("", "detail").unwrap())
+                .collect();
+            let is_search = |detail: &String| detail.starts_with("SEARCH t USING");
+            assert!(details.iter().any(is_search), "{lookup}: {details:?}");
+        }
+    }
+
     /// A full disk makes SQLite end a transaction by itself, which sqlx does not notice: it would count one transaction
     /// too many from then on, begin savepoints instead of transactions, and commit nothing.
     #[tokio::test]
