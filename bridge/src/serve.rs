@@ -1,6 +1,7 @@
 //! `tidings serve`: broker and bridge in one process.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -8,11 +9,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use broker::{Broker, BrokerHandle, Refusal};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::auth::{Auth, AuthError};
+use crate::auth::{Auth, AuthError, Kick};
 use crate::http::{self, Api};
 use crate::service::{self, Service};
 use crate::settings::Settings;
@@ -29,76 +32,106 @@ pub async fn serve(settings: Settings, is_demo: bool) -> anyhow::Result<()> {
     if is_demo {
         demo::check_loopback(&settings)?;
     }
-    let store = data_dir::open_store(&settings).await?;
-
-    // Accounts end sessions, and sessions ask accounts: the way back is filled in when both exist.
-    let sessions: Arc<OnceLock<BrokerHandle>> = Arc::default();
-    let kick = {
-        let sessions = sessions.clone();
-        Arc::new(move |uid: &schema::Uid, login: Option<&str>| {
-            if let Some(sessions) = sessions.get() {
-                sessions.kick(uid, login);
-            }
-        })
-    };
-    let auth = Auth::open(
-        store.clone(),
-        settings.auth.clone(),
-        &settings.data_dir,
-        kick,
-    )
-    .await?;
-    let accounts = Arc::new(Accounts(auth.clone()));
-    let (mut broker, link) = Broker::start(broker_options(&settings), accounts)?;
-    sessions.get_or_init(|| broker.handle());
-    let (service, mut running) = Service::start(store.clone(), link, limits(&settings)).await?;
-    let follower = tokio::spawn(auth.clone().follow_revocations());
-    if is_demo {
-        demo::seed(&store, &auth, &service).await?;
-    }
-
-    let mut mqtt = Vec::new();
-    for address in &settings.mqtt.listen {
-        mqtt.push(broker.listen(*address).await?);
-    }
-    let listeners = http::bind(&settings.http.listen).await?;
-    let http = listeners
-        .iter()
-        .map(tokio::net::TcpListener::local_addr)
-        .collect::<Result<Vec<_>, _>>()?;
-    let stop_http = CancellationToken::new();
-    let router = http::router(Api::new(store, auth, service));
-    let connections_max = settings.http.max_connections;
-    let http_server = http::serve(listeners, router, connections_max, stop_http.clone());
-    let mut server = tokio::spawn(http_server);
-    announce(&mqtt, &http, is_demo);
-
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
+    let mut server = Server::start(&settings, is_demo).await?;
+    announce(&server.mqtt_addresses, &server.http_addresses, is_demo);
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
-        error = broker.failed() => Err(error.into()),
-        error = running.failed() => Err(error.into()),
-        ended = &mut server => Err(anyhow::anyhow!("the HTTP server ended: {ended:?}")),
+        error = server.failed() => Err(error),
     };
     info!("stopping");
-    stop_http.cancel();
-    follower.abort();
-    let drain = async {
-        // Clients first. What they have sent is still executed; they have no PUBACK for it, and send it again. One that
-        // does not read must not use up the time of the rest.
-        broker.stop(settings.shutdown.timeout / 2).await;
-        running.stop().await;
-        if !server.is_finished() {
-            server.await??;
-        }
-        anyhow::Ok(())
-    };
-    match tokio::time::timeout(settings.shutdown.timeout, drain).await {
-        Ok(drained) => drained?,
+    let limit = settings.shutdown.timeout;
+    match tokio::time::timeout(limit, server.stop(limit)).await {
+        Ok(()) => {}
         Err(_) => warn!("stopped without waiting longer; nothing acknowledged is lost"),
     }
     outcome
+}
+
+/// The running parts.
+struct Server {
+    broker: Broker,
+    mqtt_addresses: Vec<SocketAddr>,
+    service: service::Running,
+    http: JoinHandle<io::Result<()>>,
+    http_addresses: Vec<SocketAddr>,
+    stop_http: CancellationToken,
+    /// Learns of logins that other processes have ended.
+    follower: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(settings: &Settings, is_demo: bool) -> anyhow::Result<Self> {
+        let store = data_dir::open_store(settings).await?;
+        let sessions: Arc<OnceLock<BrokerHandle>> = Arc::default();
+        let kick = kick(sessions.clone());
+        let data_dir = &settings.data_dir;
+        let auth = Auth::open(store.clone(), settings.auth.clone(), data_dir, kick).await?;
+        let accounts = Arc::new(Accounts(auth.clone()));
+        let (broker, link) = Broker::start(broker_options(settings), accounts)?;
+        sessions.get_or_init(|| broker.handle());
+        let (service, running) = Service::start(store.clone(), link, limits(settings)).await?;
+        let follower = tokio::spawn(auth.clone().follow_revocations());
+        if is_demo {
+            demo::seed(&store, &auth, &service).await?;
+        }
+
+        let mut mqtt_addresses = Vec::new();
+        for address in &settings.mqtt.listen {
+            mqtt_addresses.push(broker.listen(*address).await?);
+        }
+        let listeners = http::bind(&settings.http.listen).await?;
+        let http_addresses = listeners.iter().map(TcpListener::local_addr);
+        let http_addresses = http_addresses.collect::<Result<_, _>>()?;
+        let stop_http = CancellationToken::new();
+        let router = http::router(Api::new(store, auth, service));
+        let connections_max = settings.http.max_connections;
+        let http = http::serve(listeners, router, connections_max, stop_http.clone());
+        Ok(Server {
+            broker,
+            mqtt_addresses,
+            service: running,
+            http: tokio::spawn(http),
+            http_addresses,
+            stop_http,
+            follower,
+        })
+    }
+
+    /// Returns when a part can't go on.
+    async fn failed(&mut self) -> anyhow::Error {
+        tokio::select! {
+            error = self.broker.failed() => error.into(),
+            error = self.service.failed() => error.into(),
+            ended = &mut self.http => anyhow::anyhow!("the HTTP server ended: {ended:?}"),
+        }
+    }
+
+    /// Ends all parts, clients first. What they have sent is still executed; they have no PUBACK for it, and send it
+    /// again. One that does not read must not use up the time of the rest.
+    async fn stop(self, limit: Duration) {
+        self.stop_http.cancel();
+        self.follower.abort();
+        self.broker.stop(limit / 2).await;
+        self.service.stop().await;
+        if self.http.is_finished() {
+            return;
+        }
+        match self.http.await {
+            Ok(Ok(())) => {}
+            ended => warn!(?ended, "the HTTP server did not end well"),
+        }
+    }
+}
+
+/// Accounts end sessions, and sessions ask accounts: the way back is filled in when both exist.
+fn kick(sessions: Arc<OnceLock<BrokerHandle>>) -> Kick {
+    Arc::new(move |uid, login| {
+        if let Some(sessions) = sessions.get() {
+            sessions.kick(uid, login);
+        }
+    })
 }
 
 fn announce(mqtt: &[SocketAddr], http: &[SocketAddr], is_demo: bool) {
