@@ -59,6 +59,10 @@ where
             connection
         };
         // On the heap, once it is known to be a client: the task of one that never says CONNECT stays small.
+        if stop.is_cancelled() {
+            // It came in after all others were told.
+            connection.handle.outbox.close(Closed::ServerShutdown);
+        }
         Box::pin(connection.run(edge)).await;
     }
 }
@@ -384,6 +388,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Ok(Ok(written @ 1..)) => self.out.advance(written),
                 Ok(Ok(0) | Err(_)) => return Err(Closed::Lost),
                 Err(_) => return Err(Closed::NotReading),
+            }
+            if let Some(reason) = self.handle.outbox.closed() {
+                return Err(reason);
             }
         }
         self.out = BytesMut::new();

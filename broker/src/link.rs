@@ -24,9 +24,9 @@ use tokio::sync::Notify;
 /// Frames, and their bytes, that a sender may be ahead of its receiver. A frame that is larger by itself goes alone.
 const WINDOW: u64 = 16;
 const WINDOW_BYTES: usize = 4 * 1024 * 1024;
-/// Frames, or bytes, that a receiver may be done with before it says so.
-const REPORT_AFTER: u64 = WINDOW / 4;
-const REPORT_AFTER_BYTES: usize = WINDOW_BYTES / 4;
+/// Frames that a receiver may be done with before it says so, unless they can be so large that fewer fill the window.
+const REPORT_AFTER: u64 = 4;
+const REPORT_EACH_BYTES: usize = WINDOW_BYTES / 4;
 /// A frame is sent when its items have reached this size, in bytes. A single item can be larger.
 const FRAME_BYTES: usize = 64 * 1024;
 /// The router's log per topic. A segment is closed when it has reached its size, so that one holds at least 1 MiB or a
@@ -109,8 +109,8 @@ pub struct Flow {
     done: AtomicU64,
     /// The last of those that the peer has been told of.
     reported: AtomicU64,
-    /// Bytes received since then.
-    unreported_bytes: AtomicUsize,
+    /// The largest frame received so far, in bytes.
+    largest: AtomicUsize,
     wake: Notify,
 }
 
@@ -136,8 +136,9 @@ impl Flow {
     /// Frames usually tell it in passing; this is for when nothing else is to be sent.
     fn is_report_due(&self) -> bool {
         let unreported = self.done.load(Ordering::Acquire) - self.reported.load(Ordering::Acquire);
-        let bytes = self.unreported_bytes.load(Ordering::Acquire);
-        unreported >= REPORT_AFTER || (unreported > 0 && bytes >= REPORT_AFTER_BYTES)
+        // Where few frames can fill the window, each counts.
+        let is_large = self.largest.load(Ordering::Acquire) >= REPORT_EACH_BYTES;
+        unreported >= REPORT_AFTER || (unreported > 0 && is_large)
     }
 }
 
@@ -217,7 +218,6 @@ impl<F: Frame> FrameSender<F> {
     async fn publish(&mut self, number: u64, items: Vec<F::Item>) -> Result<usize, LinkClosed> {
         let done = self.flow.done.load(Ordering::Acquire);
         self.flow.reported.store(done, Ordering::Release);
-        self.flow.unreported_bytes.store(0, Ordering::Release);
         let payload = F::new(number, done, items).encode_to_vec();
         let size = payload.len();
         let publish = Publish::new(self.topic.clone(), payload.into(), false);
@@ -251,9 +251,7 @@ impl<F: Frame> FrameReceiver<F> {
                 _ => continue,
             };
             let payload = forward.publish.payload;
-            self.flow
-                .unreported_bytes
-                .fetch_add(payload.len(), Ordering::AcqRel);
+            self.flow.largest.fetch_max(payload.len(), Ordering::AcqRel);
             let (number, done, items) = F::decode(payload)?.into_parts();
             self.flow.peer_done.fetch_max(done, Ordering::AcqRel);
             self.flow.wake();

@@ -1,7 +1,7 @@
 //! What a device missed, oldest first, page by page, as fast as the device takes it.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use schema::link::Missed;
 use schema::wire::{encode_down, encode_message};
 use schema::{Uid, v1};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::job::position;
 use crate::store::devices::{Behind, Cursor};
@@ -43,15 +43,26 @@ pub(super) enum Step {
     Page(Target, Vec<Missed>),
     /// Everything that was missing at the start is sent.
     End(Target, Reached),
+    /// It can't be read: the session has to end.
+    Failed(Target),
 }
 
 /// Where a catch-up has come to.
 #[derive(Debug, Default)]
 pub(super) struct Reached {
-    /// The newest seq sent or skipped, by conversation.
-    pub(super) positions: Vec<(i64, u32)>,
+    /// By conversation, in all rounds of this catch-up.
+    pub(super) positions: HashMap<i64, Progress>,
     /// Conversations where there was nothing but what the device itself had sent: no acknowledgement will come.
     pub(super) cursors: Vec<Cursor>,
+}
+
+/// How far a conversation is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// The newest seq sent or skipped.
+    pub(super) seq: u32,
+    /// Whether the device was sent anything, which it may not have acknowledged yet.
+    pub(super) is_sent: bool,
 }
 
 /// What a task needs besides.
@@ -69,12 +80,20 @@ pub(super) async fn run(
     context: Context,
     target: Target,
     behind: Vec<Behind>,
+    earlier: HashMap<i64, Progress>,
     drained: Arc<Notify>,
 ) {
     let mut backlog = Backlog::new(&target, behind, context.max);
+    backlog.earlier = earlier;
     loop {
         let page = match next_page(&context, &mut backlog).await {
             Ok(page) => page,
+            Err(error @ store::Error::Internal(_)) => {
+                error!(error = %store::chain(&error), "a catch-up can't be read");
+                // The pipeline is only gone when the service ends.
+                context.steps.send(Step::Failed(target)).await.ok();
+                return;
+            }
             Err(error) => {
                 // The pipeline warns of it, once for everybody.
                 debug!(error = %store::chain(&error), "catch-up waits for the database");
@@ -115,6 +134,8 @@ pub(super) struct Backlog {
     /// The page at hand, with its bytes. It is kept here, since a failed read must lose nothing.
     page: Vec<Missed>,
     bytes: usize,
+    /// What earlier rounds have sent.
+    earlier: HashMap<i64, Progress>,
 }
 
 /// The missing part of one conversation: `(after, last]`.
@@ -159,6 +180,7 @@ impl Backlog {
             heads: BinaryHeap::new(),
             page,
             bytes: 0,
+            earlier: HashMap::new(),
         }
     }
 
@@ -271,22 +293,25 @@ impl Backlog {
     }
 
     pub(super) fn reached(&self) -> Reached {
-        let positions = self
-            .streams
-            .iter()
-            .map(|stream| (stream.conversation_id, stream.last));
-        let own = |stream: &&Stream| !stream.is_sent && stream.newest_id > 0;
-        let cursor = |stream: &Stream| Cursor {
-            uid: self.uid.clone(),
-            device: self.device.clone(),
-            conversation_id: stream.conversation_id,
-            seq: stream.last,
-            msg_id: stream.newest_id,
+        let mut reached = Reached {
+            positions: self.earlier.clone(),
+            cursors: Vec::new(),
         };
-        Reached {
-            positions: positions.collect(),
-            cursors: self.streams.iter().filter(own).map(cursor).collect(),
+        for stream in &self.streams {
+            let progress = reached.positions.entry(stream.conversation_id).or_default();
+            progress.seq = progress.seq.max(stream.last);
+            progress.is_sent |= stream.is_sent;
+            if !progress.is_sent && stream.newest_id > 0 {
+                reached.cursors.push(Cursor {
+                    uid: self.uid.clone(),
+                    device: self.device.clone(),
+                    conversation_id: stream.conversation_id,
+                    seq: stream.last,
+                    msg_id: stream.newest_id,
+                });
+            }
         }
+        reached
     }
 }
 
@@ -384,9 +409,60 @@ mod tests {
         }
         assert!(ids == (1..=msg_id).collect::<Vec<_>>(), "{ids:?}");
         assert!(round > 4, "several pages, or nothing was shown");
-        assert_eq!(
-            backlog.reached().positions,
-            [(1, EACH), (2, EACH), (3, EACH)]
-        );
+        let everything = Progress {
+            seq: EACH,
+            is_sent: true,
+        };
+        let expected = (1..=CONVERSATIONS).map(|id| (id, everything)).collect();
+        assert_eq!(backlog.reached().positions, expected);
+    }
+
+    /// A second round remembers what the first has sent: it is neither sent again, nor taken for acknowledged because
+    /// only the device's own messages follow.
+    #[tokio::test]
+    async fn rounds_remember_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::connect(&Store::sqlite_url(folder.path()))
+            .await
+            .unwrap();
+        store.migrate().await.unwrap();
+        for seq in 1..=3 {
+            send(&store, 1, seq, seq.into()).await;
+        }
+        let target = Target {
+            session: 1,
+            epoch: 2,
+            uid: "alice".parse().unwrap(),
+            // What `send` stores comes from this device.
+            device: String::new(),
+            is_nameless: false,
+        };
+        let behind = Behind {
+            uid: "alice".into(),
+            device: String::new(),
+            conversation_id: 1,
+            name: "g:1".into(),
+            after_seq: 0,
+            last_seq: 3,
+            last_read_seq: 0,
+            unread: 0,
+        };
+        let sent = Progress {
+            seq: 9,
+            is_sent: true,
+        };
+        for (earlier, cursors) in [
+            (HashMap::new(), 1),
+            (HashMap::from([(1, sent), (2, sent)]), 0),
+        ] {
+            let mut backlog = Backlog::new(&target, vec![behind.clone()], 1000);
+            backlog.earlier = earlier.clone();
+            assert!(backlog.next_page(&store).await.unwrap().is_empty());
+            let reached = backlog.reached();
+            assert_eq!(reached.cursors.len(), cursors);
+            for (conversation, progress) in earlier {
+                assert_eq!(reached.positions[&conversation], progress);
+            }
+        }
     }
 }

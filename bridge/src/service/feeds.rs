@@ -3,7 +3,7 @@
 //! A session goes live at a point of the pipeline's output before which everything it should have is sent: at once
 //! where its device misses nothing, else when its catch-up has come so close that the pipeline can send the last page itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tracing::error;
 
 use super::announce::{catch_up_item, end_item, live_item};
-use super::catch_up::{self, Backlog, Reached, Step, Target};
+use super::catch_up::{self, Backlog, Progress, Reached, Step, Target};
 use super::patience::Patience;
 use crate::clock;
 use crate::store::devices::{self, Behind, Device};
@@ -133,7 +133,7 @@ impl Feeds {
             if behind.is_empty() {
                 items.push(live_item(&target));
             } else {
-                self.start_catch_up(target, behind);
+                self.start_catch_up(target, behind, HashMap::new());
             }
         }
     }
@@ -148,12 +148,10 @@ impl Feeds {
         wanted.dedup();
         let wanted: Vec<Device<'_>> = wanted.iter().map(borrowed).collect();
         let tx = self.context.store.begin().await?;
-        let known = devices::known(&tx, &wanted).await?;
-        let is_known = |(uid, device): &Device<'_>| {
-            known
-                .iter()
-                .any(|(known_uid, known)| known_uid == uid.as_str() && known == device)
-        };
+        let known: HashSet<(String, String)> =
+            devices::known(&tx, &wanted).await?.into_iter().collect();
+        let is_known =
+            |(uid, device): &Device<'_>| known.contains(&(uid.to_string(), (*device).to_owned()));
         let (old, new): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(is_known);
         let now = clock::millis(SystemTime::now());
         let seen: Vec<Device<'_>> = old
@@ -161,14 +159,15 @@ impl Feeds {
             .chain(self.gone.iter().map(borrowed))
             .collect();
         devices::touch(&tx, &seen, now).await?;
+        let mut connected: HashMap<&Uid, Vec<&str>> =
+            new.iter().map(|(uid, _)| (*uid, Vec::new())).collect();
+        for (uid, device) in self.receiving.values() {
+            if let Some(devices) = connected.get_mut(uid) {
+                devices.push(device);
+            }
+        }
         for (uid, device) in new {
-            let connected: Vec<&str> = self
-                .receiving
-                .values()
-                .filter(|(other, _)| other == uid)
-                .map(|(_, device)| device.as_str())
-                .collect();
-            devices::add(&tx, (uid, device), &connected, now, self.devices_max).await?;
+            devices::add(&tx, (uid, device), &connected[uid], now, self.devices_max).await?;
         }
         let mut by_device: HashMap<(String, String), Vec<Behind>> = HashMap::new();
         for behind in devices::behind(&tx, &wanted).await? {
@@ -189,16 +188,40 @@ impl Feeds {
         Ok(found)
     }
 
-    fn start_catch_up(&mut self, target: Target, behind: Vec<Behind>) {
+    fn start_catch_up(
+        &mut self,
+        target: Target,
+        behind: Vec<Behind>,
+        earlier: HashMap<i64, Progress>,
+    ) {
         let drained = Arc::new(Notify::new());
         let (session, epoch) = (target.session, target.epoch);
-        let run = catch_up::run(self.context.clone(), target, behind, drained.clone());
+        let run = catch_up::run(
+            self.context.clone(),
+            target,
+            behind,
+            earlier,
+            drained.clone(),
+        );
         let feed = CatchingUp {
             epoch,
             drained,
             task: tokio::spawn(run).abort_handle(),
         };
         self.catching_up.insert(session, feed);
+    }
+
+    /// A catch-up can't go on: its client is told, and comes back.
+    pub(super) fn fail(&mut self, target: &Target, items: &mut Vec<ToEdge>) {
+        let is_current = |feed: &CatchingUp| feed.epoch == target.epoch;
+        if self
+            .catching_up
+            .get(&target.session)
+            .is_some_and(is_current)
+        {
+            self.reset(target.session);
+            items.push(end_item(target));
+        }
     }
 
     /// A catch-up has sent what was missing when it began: what has come since is little, or it goes on.
@@ -238,14 +261,16 @@ impl Feeds {
                 }
                 items.push(live_item(&target));
             }
-            Rest::Much(behind) => self.start_catch_up(target, behind),
+            Rest::Much(behind) => {
+                self.start_catch_up(target, behind, reached.positions.clone());
+            }
         }
     }
 
     async fn read_rest(
         &self,
         target: &Target,
-        positions: &[(i64, u32)],
+        positions: &HashMap<i64, Progress>,
     ) -> Result<Rest, store::Error> {
         let store = &self.context.store;
         let mut behind = if target.is_nameless {
@@ -256,11 +281,8 @@ impl Feeds {
         };
         // What is sent is not acknowledged yet, and at QoS 0 never: how far it reaches is known only here.
         for conversation in &mut behind {
-            let reached = positions
-                .iter()
-                .find(|(id, _)| *id == conversation.conversation_id);
-            if let Some((_, seq)) = reached {
-                conversation.after_seq = conversation.after_seq.max(*seq);
+            if let Some(progress) = positions.get(&conversation.conversation_id) {
+                conversation.after_seq = conversation.after_seq.max(progress.seq);
             }
         }
         behind.retain(|conversation| conversation.last_seq > conversation.after_seq);

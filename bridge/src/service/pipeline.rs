@@ -178,7 +178,7 @@ impl Pipeline {
         {
             self.take_job(job, round);
         }
-        while round.jobs.len() < BATCH_MAX {
+        while round.jobs.len() < BATCH_MAX && round.subscribed.len() < BATCH_MAX {
             if let Ok(frame) = frames.try_recv() {
                 self.take_frame(frame, round);
             } else if let Ok(job) = jobs.try_recv() {
@@ -334,6 +334,7 @@ impl Pipeline {
         for step in steps {
             match step {
                 Step::Page(target, messages) => items.push(catch_up_item(&target, messages)),
+                Step::Failed(target) => self.feeds.fail(&target, &mut items),
                 Step::End(target, reached) => {
                     self.feeds.end_catch_up(target, &reached, &mut items).await;
                     self.cursors.note_all(reached.cursors);

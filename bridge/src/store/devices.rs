@@ -1,5 +1,7 @@
 //! The devices that receive, and how far each is in each conversation.
 
+use std::collections::HashMap;
+
 use schema::Uid;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
@@ -120,7 +122,8 @@ pub async fn acknowledged<C: ConnectionTrait>(
 pub async fn move_cursors<C: ConnectionTrait>(db: &C, cursors: &[Cursor]) -> Result<(), Error> {
     let backend = db.get_database_backend();
     let mut positions = sql::Rows::new(4);
-    let mut acks = sql::Rows::new(4);
+    // The furthest of a user's devices: an UPDATE that meets several rows takes any of them.
+    let mut furthest: HashMap<(i64, &Uid), (u32, u64)> = HashMap::new();
     for cursor in cursors {
         let seq = cursor.seq.cast_signed();
         positions.push([
@@ -129,11 +132,18 @@ pub async fn move_cursors<C: ConnectionTrait>(db: &C, cursors: &[Cursor]) -> Res
             cursor.conversation_id.into(),
             seq.into(),
         ]);
+        let ack = furthest
+            .entry((cursor.conversation_id, &cursor.uid))
+            .or_default();
+        *ack = (*ack).max((cursor.seq, cursor.msg_id));
+    }
+    let mut acks = sql::Rows::new(4);
+    for ((conversation_id, uid), (seq, msg_id)) in furthest {
         acks.push([
-            cursor.conversation_id.into(),
-            cursor.uid.as_str().into(),
-            seq.into(),
-            cursor.msg_id.cast_signed().into(),
+            conversation_id.into(),
+            uid.as_str().into(),
+            seq.cast_signed().into(),
+            msg_id.cast_signed().into(),
         ]);
     }
     let excluded = sql::excluded(backend, "seq");
@@ -239,4 +249,51 @@ fn keys(devices: &[Device<'_>]) -> sql::Rows {
         rows.push([uid.as_str().into(), (*device).into()]);
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::members::Role;
+    use crate::store::{Store, conversations, members};
+
+    /// Two devices of a user acknowledge in one go: the member stands where the furthest one does, in whichever order
+    /// they come. Nothing moves for what was sent before the member came in.
+    #[tokio::test]
+    async fn the_furthest_device_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::connect(&Store::sqlite_url(folder.path()))
+            .await
+            .unwrap();
+        store.migrate().await.unwrap();
+        let db = store.writer();
+        let bob: Uid = "bob".parse().unwrap();
+        let cursor = |device: &str, conversation_id: i64, seq: u32| Cursor {
+            uid: bob.clone(),
+            device: device.to_owned(),
+            conversation_id,
+            seq,
+            msg_id: seq.into(),
+        };
+        for (id, devices) in [(1, ["laptop", "phone"]), (2, ["phone", "laptop"])] {
+            conversations::add(db, id, &format!("g:{id}"), 0)
+                .await
+                .unwrap();
+            members::add(db, id, 3, [(&bob, Role::Member)])
+                .await
+                .unwrap();
+            if id == 1 {
+                for device in devices {
+                    add(db, (&bob, device), &[], 0, 10).await.unwrap();
+                }
+            }
+            let [far, near] = devices;
+            let cursors = [cursor(far, id, 9), cursor(near, id, 5)];
+            move_cursors(db, &cursors).await.unwrap();
+            move_cursors(db, &[cursor(near, id, 2)]).await.unwrap();
+            assert_eq!(acknowledged(db, (&bob, far), id).await.unwrap(), 9);
+            assert_eq!(acknowledged(db, (&bob, near), id).await.unwrap(), 5);
+            assert_eq!(acknowledged(db, (&bob, "no device"), id).await.unwrap(), 9);
+        }
+    }
 }
