@@ -28,7 +28,7 @@ const STEP_QUEUE: usize = 64;
 #[derive(Debug)]
 pub(super) struct Feeds {
     catching_up: HashMap<u64, CatchingUp>,
-    /// The devices of the sessions that receive.
+    /// The devices of the sessions that receive; nameless ones have none.
     receiving: HashMap<u64, (Uid, String)>,
     /// Devices that have gone since the last registration.
     gone: Vec<(Uid, String)>,
@@ -110,7 +110,7 @@ impl Feeds {
         if targets.is_empty() {
             return;
         }
-        for target in &targets {
+        for target in targets.iter().filter(|target| !target.is_nameless) {
             let device = (target.uid.clone(), target.device.clone());
             self.receiving.insert(target.session, device);
         }

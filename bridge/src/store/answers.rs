@@ -50,11 +50,12 @@ pub async fn find<C: ConnectionTrait>(
     Ok(answers)
 }
 
-/// Drops answers whose id is smaller; returns how many.
+/// Drops answers whose id is smaller.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
-pub async fn forget_before<C: ConnectionTrait>(db: &C, id: u64) -> Result<u64, Error> {
+pub async fn forget_before<C: ConnectionTrait>(db: &C, id: u64) -> Result<(), Error> {
     let text = "DELETE FROM answers WHERE id < ?";
-    Ok(sql::execute(db, text, [id.cast_signed().into()]).await?)
+    sql::execute(db, text, [id.cast_signed().into()]).await?;
+    Ok(())
 }

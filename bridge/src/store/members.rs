@@ -70,7 +70,7 @@ pub async fn add<'a, C: ConnectionTrait>(
     Ok(())
 }
 
-/// Takes a user out; `false`: was not in.
+/// Takes a user out, who may be out already.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -78,13 +78,14 @@ pub async fn remove<C: ConnectionTrait>(
     db: &C,
     conversation_id: i64,
     uid: &Uid,
-) -> Result<bool, Error> {
+) -> Result<(), Error> {
     let key = || [conversation_id.into(), uid.as_str().into()];
     // Who comes back later starts anew.
     let cursors = "DELETE FROM cursors WHERE conversation_id = ? AND uid = ?";
     sql::execute(db, cursors, key()).await?;
     let member = "DELETE FROM members WHERE conversation_id = ? AND uid = ?";
-    Ok(sql::execute(db, member, key()).await? == 1)
+    sql::execute(db, member, key()).await?;
+    Ok(())
 }
 
 /// A group's members with their roles.
