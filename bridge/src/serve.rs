@@ -151,8 +151,15 @@ fn announce(mqtt: &[SocketAddr], http: &[SocketAddr], is_demo: bool) {
 }
 
 fn broker_options(settings: &Settings) -> broker::Options {
-    let mqtt = &settings.mqtt;
+    let (network, mqtt, topics) = (&settings.network, &settings.mqtt, &settings.topics);
     broker::Options {
+        network: broker::NetworkOptions {
+            proxy_from: network.proxy_from.clone(),
+            trusted: network.trusted.clone(),
+            connections_per_address: network.connections_per_address,
+            connects_per_second: network.connects_per_second,
+            connects_burst: network.connects_burst,
+        },
         max_packet_size: mqtt.max_packet_size,
         connect_timeout: mqtt.connect_timeout,
         keep_alive_max_secs: mqtt
@@ -163,6 +170,27 @@ fn broker_options(settings: &Settings) -> broker::Options {
         session_queue: mqtt.session_queue,
         max_connections: mqtt.max_connections,
         write_timeout: mqtt.write_timeout,
+        session_expiry_max_secs: mqtt
+            .session_expiry_max
+            .map_or(0, |max| u32::try_from(max.as_secs()).unwrap_or(u32::MAX)),
+        sessions_max: mqtt.sessions_max,
+        sessions_per_user_max: mqtt.sessions_per_user_max,
+        subscriptions_max: mqtt.subscriptions_max,
+        topic_length_max: mqtt.topic_length_max,
+        topic_levels_max: mqtt.topic_levels_max,
+        topic_alias_max: mqtt.topic_alias_max,
+        rate: broker::RateOptions {
+            publishes: mqtt.publish_rate,
+            bytes: mqtt.byte_rate,
+            patience: mqtt.rate_patience,
+        },
+        anonymous: mqtt.anonymous,
+        retained: broker::RetainedOptions {
+            messages_max: topics.retained_max,
+            bytes_max: topics.retained_bytes_max,
+            per_user_max: topics.retained_per_user_max,
+        },
+        sys_interval: topics.sys_interval,
     }
 }
 
@@ -182,12 +210,16 @@ struct Accounts(Auth);
 impl broker::Authenticate for Accounts {
     fn authenticate<'a>(
         &'a self,
-        username: &'a str,
-        password: &'a [u8],
+        credentials: broker::Credentials<'a>,
     ) -> Pin<Box<dyn Future<Output = Result<broker::Identity, Refusal>> + Send + 'a>> {
         Box::pin(async move {
+            let (Some(username), Some(password)) = (credentials.username, credentials.password)
+            else {
+                return Err(Refusal::BadCredentials);
+            };
             match self.0.authenticate(username, password).await {
                 Ok(identity) => Ok(broker::Identity {
+                    is_admin: identity.admin,
                     uid: identity.uid,
                     login: identity.login,
                     password_set_at: identity.password_set_at,

@@ -12,8 +12,9 @@ use config::{Config, ConfigError, Environment, File, FileFormat};
 use serde::Deserialize;
 
 pub use options::{
-    AuthOptions, DatabaseOptions, DevicesOptions, GroupsOptions, HttpOptions, MessagesOptions,
-    MqttOptions, MqttsOptions, RedisOptions, ShutdownOptions,
+    Action, AuthOptions, ClientCert, DatabaseOptions, DevicesOptions, Effect, GroupsOptions,
+    HttpOptions, HttpsOptions, MessagesOptions, MqttOptions, MqttsOptions, NetworkOptions,
+    RedisOptions, RuleOptions, ShutdownOptions, TopicsOptions, Who,
 };
 pub use secret::Secret;
 
@@ -47,10 +48,12 @@ pub enum Error {
 pub struct Settings {
     pub data_dir: PathBuf,
     pub log: String,
+    pub network: NetworkOptions,
     pub mqtt: MqttOptions,
-    #[serde(default)]
     pub mqtts: MqttsOptions,
     pub http: HttpOptions,
+    pub https: HttpsOptions,
+    pub topics: TopicsOptions,
     pub database: DatabaseOptions,
     #[serde(default)]
     pub redis: RedisOptions,
@@ -120,8 +123,11 @@ impl Settings {
         self.check_later_releases()?;
         let checks = [
             (
-                self.mqtt.listen.is_empty() && self.http.listen.is_empty(),
-                "mqtt.listen and http.listen are both empty: there would be nothing to serve",
+                self.mqtt.listen.is_empty()
+                    && self.mqtts.listen.is_empty()
+                    && self.http.listen.is_empty()
+                    && self.https.listen.is_empty(),
+                "no section has an address to listen on: there would be nothing to serve",
             ),
             (
                 self.data_dir.as_os_str().is_empty(),
@@ -132,28 +138,22 @@ impl Settings {
         tracing_subscriber::EnvFilter::try_new(self.log_filter())
             .map_err(|error| Error::Invalid(format!("log is not a filter: {error}")))?;
         refuse_first(&self.database.checks())?;
+        refuse_first(&self.network.checks())?;
         refuse_first(&self.mqtt.checks())?;
+        refuse_first(&self.mqtts.checks())?;
         refuse_first(&self.http.checks())?;
+        refuse_first(&self.https.checks(&self.mqtts))?;
         refuse_first(&self.messages.checks(&self.mqtt))?;
         refuse_first(&self.groups.checks())?;
         refuse_first(&self.devices.checks())?;
         refuse_first(&self.auth.checks())
     }
 
-    /// Names that are fixed already; ignoring them would leave an operator without TLS who thinks to have it.
+    /// A name that is fixed already; ignoring it would leave an operator without Redis who thinks to have it.
     fn check_later_releases(&self) -> Result<(), Error> {
-        let MqttsOptions { listen, cert, key } = &self.mqtts;
-        for (name, value) in [
-            ("mqtts.listen", listen),
-            ("mqtts.cert", cert),
-            ("mqtts.key", key),
-            ("redis.url", &self.redis.url),
-        ] {
-            if !value.is_empty() {
-                return Err(Error::Invalid(format!(
-                    "{name} is set, but this version does not support it yet"
-                )));
-            }
+        if !self.redis.url.is_empty() {
+            let reason = "redis.url is set, but this version does not support it yet";
+            return Err(Error::Invalid(reason.to_owned()));
         }
         Ok(())
     }

@@ -24,8 +24,9 @@ use crate::codec::{
     ConnAck, ConnAckProperties, Connect, Disconnect, Packet, ReasonCode, Version, connect_version,
     decode, decode_connect,
 };
-use crate::identity::{Identity, Refusal};
+use crate::identity::{Credentials, Identity, Refusal};
 use crate::outbox::Outbox;
+use crate::peer::Peer;
 use crate::registry::{Handle, Newcomer, Registry};
 use crate::session::Session;
 
@@ -39,14 +40,14 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Serves a client from its first byte to its last.
-pub(crate) async fn serve<S>(mut socket: S, edge: &Edge, stop: &CancellationToken)
+pub(crate) async fn serve<S>(mut socket: S, peer: Peer, edge: &Edge, stop: &CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut input = BytesMut::new();
     let identified = tokio::select! {
         () = stop.cancelled() => return,
-        identified = timeout(edge.options.connect_timeout, identify(&mut socket, &mut input, edge)) => identified,
+        identified = timeout(edge.options.connect_timeout, identify(&mut socket, &peer, &mut input, edge)) => identified,
     };
     if let Ok(Some(identified)) = identified {
         let connection = {
@@ -75,7 +76,12 @@ struct Identified {
 }
 
 /// Reads CONNECT and checks who it is; answers a refusal itself.
-async fn identify<S>(socket: &mut S, input: &mut BytesMut, edge: &Edge) -> Option<Identified>
+async fn identify<S>(
+    socket: &mut S,
+    peer: &Peer,
+    input: &mut BytesMut,
+    edge: &Edge,
+) -> Option<Identified>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -100,7 +106,7 @@ where
     };
     let mut connect = Box::new(connect);
     let outcome = match check_connect(&connect) {
-        Ok(()) => authenticate(&connect, edge).await,
+        Ok(()) => authenticate(&connect, peer, edge).await,
         Err(reason) => Err(reason),
     };
     let outcome = outcome.and_then(|identity| check_will(&connect, &identity).map(|()| identity));
@@ -153,13 +159,17 @@ fn check_will(connect: &Connect, identity: &Identity) -> Result<(), ReasonCode> 
     }
 }
 
-async fn authenticate(connect: &Connect, edge: &Edge) -> Result<Identity, ReasonCode> {
-    let (Some(username), Some(password)) = (&connect.username, &connect.password) else {
-        return Err(ReasonCode::NotAuthorized);
+async fn authenticate(connect: &Connect, peer: &Peer, edge: &Edge) -> Result<Identity, ReasonCode> {
+    let credentials = Credentials {
+        username: connect.username.as_deref(),
+        password: connect.password.as_deref(),
+        certified: peer.certified.as_ref(),
+        address: peer.address,
     };
-    let outcome = edge.authenticate.authenticate(username, password).await;
+    let outcome = edge.authenticate.authenticate(credentials).await;
     outcome.map_err(|refusal| match refusal {
         Refusal::BadCredentials => ReasonCode::BadUserNameOrPassword,
+        Refusal::TooManyFailures => ReasonCode::QuotaExceeded,
         Refusal::Unavailable => ReasonCode::ServerUnavailable,
     })
 }

@@ -36,7 +36,10 @@ pub(crate) async fn run(
                         handle.outbox.close(Closed::Unserved);
                     }
                 }
-                None => {}
+                Some(
+                    to_edge::Item::Grant(_) | to_edge::Item::Retained(_) | to_edge::Item::Ready(_),
+                )
+                | None => {}
             }
         }
         drop(sessions);

@@ -24,11 +24,13 @@ mod listener;
 mod options;
 mod outbox;
 mod payload;
+mod peer;
 mod registry;
 mod session;
 mod uplinks;
 
 pub use broker::{Broker, BrokerHandle, Error};
 pub use closed::Closed;
-pub use identity::{Authenticate, Identity, Refusal};
-pub use options::Options;
+pub use identity::{Authenticate, Credentials, Identity, Refusal};
+pub use options::{NetworkOptions, Options, RateOptions, RetainedOptions};
+pub use peer::{Door, Peer};

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use crate::broker::Edge;
 use crate::connection;
+use crate::peer::{Door, Peer};
 
 /// How long to wait after accept failed, mostly for want of file descriptors: less would be a busy loop.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -27,8 +28,8 @@ pub(crate) async fn run(
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let (socket, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
@@ -48,9 +49,15 @@ pub(crate) async fn run(
         if let Err(error) = socket.set_nodelay(true) {
             warn!(%error, "TCP_NODELAY could not be set");
         }
+        let peer = Peer {
+            address: address.ip(),
+            door: Door::Mqtt,
+            certified: None,
+            refusal: None,
+        };
         let (edge, stop) = (edge.clone(), stop.clone());
         tasks.spawn(async move {
-            connection::serve(socket, &edge, &stop).await;
+            connection::serve(socket, peer, &edge, &stop).await;
             drop(slot);
         });
     }

@@ -73,6 +73,20 @@ name! {
     Uid
 }
 
+impl Uid {
+    /// Stands for all clients without user name. No user can have it: it is not parsed.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Uid("$anonymous".into())
+    }
+
+    /// Whether this is [`Uid::anonymous`].
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.as_str().starts_with('$')
+    }
+}
+
 name! {
     /// A group's name: 1–64 of `A-Z a-z 0-9 . _ -`, case-sensitive.
     Gid

@@ -101,6 +101,7 @@ pub fn check(caller: &Uid, up: v1::Up, limits: &Limits) -> Result<Command, Refus
             uids(&remove.members, limits)?,
         )),
         Some(Asked::GroupLeave(leave)) => Ok(Command::GroupLeave(gid(&leave.gid)?)),
+        Some(Asked::Grant(_)) => Err(Refused::invalid("grants are not there yet")),
     }
 }
 

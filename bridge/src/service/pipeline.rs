@@ -212,7 +212,12 @@ impl Pipeline {
                     // One that has just subscribed still makes its device known, and ends after that.
                     round.gone.push(gone.session);
                 }
-                None => {}
+                Some(
+                    from_edge::Item::Connected(_)
+                    | from_edge::Item::Disconnected(_)
+                    | from_edge::Item::Retain(_),
+                )
+                | None => {}
             }
         }
     }

@@ -2,8 +2,10 @@
 #![expect(missing_docs, reason = "explained in conf/default.toml")]
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{Check, Secret, units};
@@ -12,6 +14,28 @@ use super::{Check, Secret, units};
 const PASSWORD_MIN_MAX: usize = 128;
 /// HS256 signs with 256 bits; a shorter key is weaker than the signature.
 const JWT_KEY_MIN: usize = 32;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkOptions {
+    #[serde(deserialize_with = "units::networks")]
+    pub proxy_from: Vec<IpNet>,
+    #[serde(deserialize_with = "units::networks")]
+    pub trusted: Vec<IpNet>,
+    /// 0: no limit, as in the two below.
+    pub connections_per_address: u32,
+    pub connects_per_second: u32,
+    pub connects_burst: u32,
+}
+
+impl NetworkOptions {
+    pub(super) fn checks(&self) -> [Check; 1] {
+        [(
+            self.connects_per_second > 0 && self.connects_burst == 0,
+            "network.connects_burst is zero: nobody could connect",
+        )]
+    }
+}
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,13 +56,31 @@ pub struct MqttOptions {
     pub delivery_window: u16,
     #[serde(deserialize_with = "units::size")]
     pub session_queue: usize,
+    /// `None`: sessions end with their connection.
+    #[serde(deserialize_with = "units::duration_or_none")]
+    pub session_expiry_max: Option<Duration>,
+    pub sessions_max: usize,
+    pub sessions_per_user_max: usize,
+    pub subscriptions_max: usize,
+    pub topic_length_max: usize,
+    pub topic_levels_max: usize,
+    pub topic_alias_max: u16,
+    /// 0: no limit.
+    pub publish_rate: u32,
+    /// 0: no limit.
+    #[serde(deserialize_with = "units::size")]
+    pub byte_rate: usize,
+    /// `None`: never.
+    #[serde(deserialize_with = "units::duration_or_none")]
+    pub rate_patience: Option<Duration>,
+    pub anonymous: bool,
 }
 
 /// MQTT's limit for a packet: what four bytes of remaining length can say.
 const MQTT_PACKET_MAX: usize = 268_435_455;
 
 impl MqttOptions {
-    pub(super) fn checks(&self) -> [Check; 8] {
+    pub(super) fn checks(&self) -> [Check; 11] {
         [
             (
                 !(1024..=MQTT_PACKET_MAX).contains(&self.max_packet_size),
@@ -73,17 +115,50 @@ impl MqttOptions {
                 self.session_queue < self.max_packet_size,
                 "mqtt.session_queue is smaller than mqtt.max_packet_size: one packet would not fit",
             ),
+            (
+                self.subscriptions_max == 0,
+                "mqtt.subscriptions_max is zero: nobody could receive",
+            ),
+            (
+                // im/{uid}/down with the longest uid.
+                self.topic_length_max < 73 || self.topic_levels_max < 3,
+                "mqtt.topic_length_max is less than 73 or mqtt.topic_levels_max less than 3: chat's topics would not fit",
+            ),
+            (
+                self.byte_rate > 0 && self.byte_rate * 2 < self.max_packet_size,
+                "mqtt.byte_rate is less than half of mqtt.max_packet_size: such a packet could never be sent",
+            ),
         ]
     }
 }
 
-/// For a later release; refused when set.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MqttsOptions {
-    pub listen: String,
-    pub cert: String,
-    pub key: String,
+    #[serde(deserialize_with = "units::addresses")]
+    pub listen: Vec<SocketAddr>,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Empty: client certificates are not asked for.
+    pub client_ca: PathBuf,
+    pub client_cert: ClientCert,
+}
+
+/// Whether a TLS client must have a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCert {
+    Optional,
+    Required,
+}
+
+impl MqttsOptions {
+    pub(super) fn checks(&self) -> [Check; 1] {
+        [(
+            !self.listen.is_empty() && (is_unset(&self.cert) || is_unset(&self.key)),
+            "mqtts.listen needs mqtts.cert and mqtts.key",
+        )]
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -92,6 +167,8 @@ pub struct HttpOptions {
     #[serde(deserialize_with = "units::addresses")]
     pub listen: Vec<SocketAddr>,
     pub max_connections: u32,
+    #[serde(deserialize_with = "units::networks")]
+    pub metrics_from: Vec<IpNet>,
 }
 
 impl HttpOptions {
@@ -101,6 +178,81 @@ impl HttpOptions {
             "http.max_connections is zero: nobody could connect",
         )]
     }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpsOptions {
+    #[serde(deserialize_with = "units::addresses")]
+    pub listen: Vec<SocketAddr>,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl HttpsOptions {
+    pub(super) fn checks(&self, mqtts: &MqttsOptions) -> [Check; 2] {
+        [
+            (
+                is_unset(&self.cert) != is_unset(&self.key),
+                "https.cert and https.key are set or empty together",
+            ),
+            (
+                !self.listen.is_empty() && is_unset(&self.cert) && is_unset(&mqtts.cert),
+                "https.listen needs https.cert and https.key, or those of mqtts",
+            ),
+        ]
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopicsOptions {
+    pub retained_max: usize,
+    #[serde(deserialize_with = "units::size")]
+    pub retained_bytes_max: usize,
+    pub retained_per_user_max: usize,
+    pub grants_per_user_max: u32,
+    /// `None`: never.
+    #[serde(deserialize_with = "units::duration_or_none")]
+    pub sys_interval: Option<Duration>,
+    pub rules: Vec<RuleOptions>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleOptions {
+    pub effect: Effect,
+    pub action: Action,
+    pub who: Who,
+    pub topics: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    Allow,
+    Deny,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    Publish,
+    Subscribe,
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Who {
+    Users,
+    Anonymous,
+    Administrators,
+    Everyone,
+}
+
+fn is_unset(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -201,6 +353,12 @@ pub struct AuthOptions {
     pub access_token_ttl: Duration,
     #[serde(deserialize_with = "units::duration")]
     pub refresh_token_ttl: Duration,
+    /// 0: no limit.
+    pub login_failures: u32,
+    #[serde(deserialize_with = "units::duration")]
+    pub login_backoff: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    pub login_backoff_max: Duration,
     pub jwt_key: Secret,
 }
 

@@ -1,10 +1,11 @@
 //! Values as an operator writes them: durations and sizes with units, lists separated by commas.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
 use serde::de::{Deserialize, Deserializer, Error};
 
 /// `"10s"`, `"1h 30m"`.
@@ -31,12 +32,28 @@ pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error
 
 /// A list of addresses with ports, or one text that separates them by commas.
 pub(super) fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
-    let texts = match OneOrMany::deserialize(from)? {
+    texts(from)?.iter().map(|text| address(text)).collect()
+}
+
+/// A list of IP addresses and networks, or one text that separates them by commas.
+pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    texts(from)?.iter().map(|text| network(text)).collect()
+}
+
+fn network<E: Error>(text: &str) -> Result<IpNet, E> {
+    let network = text.parse::<IpNet>();
+    network
+        .or_else(|error| text.parse::<IpAddr>().map(IpNet::from).map_err(|_| error))
+        .map_err(|error| refuse(text, "a network like \"10.0.0.0/8\"", error))
+}
+
+fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let mut texts = match OneOrMany::deserialize(from)? {
         OneOrMany::One(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
         OneOrMany::Many(texts) => texts,
     };
-    let given = texts.iter().filter(|text| !text.is_empty());
-    given.map(|text| address(text)).collect()
+    texts.retain(|text| !text.is_empty());
+    Ok(texts)
 }
 
 fn address<E: Error>(text: &str) -> Result<SocketAddr, E> {

@@ -1,7 +1,6 @@
 //! The session without a socket: what comes out for what goes in.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -22,13 +21,10 @@ impl Alice {
     fn new(version: Version) -> Self {
         let options = Options {
             max_packet_size: 1 << 20,
-            connect_timeout: Duration::from_secs(1),
-            keep_alive_max_secs: 0,
             receive_maximum: 4,
             delivery_window: 4,
             session_queue: 1000,
-            max_connections: 1,
-            write_timeout: Duration::from_secs(1),
+            ..Options::for_tests()
         };
         let newcomer = Newcomer {
             uid: "alice".parse().unwrap(),
