@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::auth::{Auth, AuthError, Kick};
 use crate::http::{self, Api};
 use crate::service::{self, Service};
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::{data_dir, demo};
 
 /// How long answers to commands other than sends are kept: longer than a phone is off between two tries.
@@ -69,7 +69,7 @@ impl Server {
         let data_dir = &settings.data_dir;
         let auth = Auth::open(store.clone(), settings.auth.clone(), data_dir, kick).await?;
         let accounts = Arc::new(Accounts(auth.clone()));
-        let (broker, link) = Broker::start(broker_options(settings), accounts)?;
+        let (broker, link) = Broker::start(broker_options(settings), rules(settings)?, accounts)?;
         sessions.get_or_init(|| broker.handle());
         let (service, running) = Service::start(store.clone(), link, limits(settings)).await?;
         let follower = tokio::spawn(auth.clone().follow_revocations());
@@ -192,6 +192,31 @@ fn broker_options(settings: &Settings) -> broker::Options {
         },
         sys_interval: topics.sys_interval,
     }
+}
+
+/// The operator's rules, as the edge knows them.
+fn rules(settings: &Settings) -> anyhow::Result<broker::Rules> {
+    use settings::{Action, Effect, Who};
+    let rule = |rule: &settings::RuleOptions| broker::Rule {
+        effect: match rule.effect {
+            Effect::Allow => broker::Effect::Allow,
+            Effect::Deny => broker::Effect::Deny,
+        },
+        action: match rule.action {
+            Action::Publish => broker::Action::Publish,
+            Action::Subscribe => broker::Action::Subscribe,
+            Action::All => broker::Action::All,
+        },
+        who: match rule.who {
+            Who::Users => broker::Who::Users,
+            Who::Anonymous => broker::Who::Anonymous,
+            Who::Administrators => broker::Who::Administrators,
+            Who::Everyone => broker::Who::Everyone,
+        },
+        topics: rule.topics.clone(),
+    };
+    let rules = settings.topics.rules.iter().map(rule).collect();
+    broker::Rules::compile(rules).context("topics.rules can't be used")
 }
 
 fn limits(settings: &Settings) -> service::Limits {

@@ -32,6 +32,12 @@ pub enum Closed {
     /// The client took no byte for the write timeout.
     #[error("the client stopped reading")]
     NotReading,
+    /// More waits for the session on plain topics than may.
+    #[error("too much is waiting")]
+    QueueFull,
+    /// The client sent more publishes or bytes than it may, for too long.
+    #[error("too fast: {0:?}")]
+    TooFast(ReasonCode),
     /// The same user connected with the same client id.
     #[error("taken over by a newer connection")]
     TakenOver,
@@ -62,12 +68,20 @@ impl Closed {
             Closed::Unsupported(reason) => Some(reason),
             Closed::Kicked => Some(ReasonCode::NotAuthorized),
             Closed::ReceiveMaximumExceeded => Some(ReasonCode::ReceiveMaximumExceeded),
+            Closed::QueueFull => Some(ReasonCode::QuotaExceeded),
+            Closed::TooFast(reason) => Some(reason),
             Closed::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
             Closed::TakenOver => Some(ReasonCode::SessionTakenOver),
             Closed::TokenExpired => Some(ReasonCode::MaximumConnectTime),
             Closed::Unserved => Some(ReasonCode::UnspecifiedError),
             Closed::ServerShutdown => Some(ReasonCode::ServerShuttingDown),
         }
+    }
+
+    /// Whether the session ends with its connection, whatever the client asked for: what let it in is no longer valid.
+    #[must_use]
+    pub fn ends_session(self) -> bool {
+        matches!(self, Closed::Kicked)
     }
 
     /// [MQTT-3.14.4-3] A normal DISCONNECT takes the will back. Where the user's right to be here has ended, so has the

@@ -11,24 +11,26 @@ use std::task::{Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf as _, BytesMut};
-use schema::Topic;
+use schema::Uid;
 use schema::link::FromEdge;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::broker::Edge;
 use crate::closed::Closed;
 use crate::codec::{
-    ConnAck, ConnAckProperties, Connect, Disconnect, Packet, ReasonCode, Version, connect_version,
-    decode, decode_connect,
+    ConnAck, ConnAckProperties, Connect, Disconnect, Packet, PacketType, ReasonCode, Version,
+    connect_version, decode, decode_connect,
 };
 use crate::identity::{Credentials, Identity, Refusal};
 use crate::outbox::Outbox;
 use crate::peer::Peer;
 use crate::registry::{Handle, Newcomer, Registry};
-use crate::session::Session;
+use crate::session::{Session, session_expiry};
+use crate::throttle::Throttle;
+use crate::will;
 
 /// Bytes read at once. The buffer is on the stack while reading, so that an idle connection has none.
 const READ_BYTES: usize = 8 * 1024;
@@ -36,6 +38,8 @@ const READ_BYTES: usize = 8 * 1024;
 const CLIENT_ID_MAX: usize = 64;
 /// How long the last packet may take to be sent.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Bytes that a client may still send after its last packet was answered.
+const HEAR_OUT_MAX: usize = 1024 * 1024;
 /// A deadline that is never reached, for keep-alive 0.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -50,29 +54,39 @@ where
         identified = timeout(edge.options.connect_timeout, identify(&mut socket, &peer, &mut input, edge)) => identified,
     };
     if let Ok(Some(identified)) = identified {
-        let connection = {
-            let identity = identified.identity.clone();
-            let connection = Connection::new(socket, input, edge, identified);
-            if edge.authenticate.is_revoked(&identity) {
-                let outbox = &connection.handle.outbox;
-                outbox.close(Closed::Kicked);
-            }
-            connection
-        };
         // On the heap, once it is known to be a client: the task of one that never says CONNECT stays small.
-        if stop.is_cancelled() {
-            // It came in after all others were told.
-            connection.handle.outbox.close(Closed::ServerShutdown);
-        }
-        Box::pin(connection.run(edge)).await;
+        Box::pin(run(socket, input, &peer, edge, stop, identified)).await;
     }
+}
+
+async fn run<S>(
+    socket: S,
+    input: BytesMut,
+    peer: &Peer,
+    edge: &Edge,
+    stop: &CancellationToken,
+    identified: Identified,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let identity = identified.identity.clone();
+    let connection = Connection::open(socket, input, peer, edge, identified).await;
+    let outbox = &connection.handle.outbox;
+    if edge.authenticate.is_revoked(&identity) {
+        outbox.close(Closed::Kicked);
+    }
+    if stop.is_cancelled() {
+        // It came in after all others were told.
+        outbox.close(Closed::ServerShutdown);
+    }
+    connection.run(edge).await;
 }
 
 /// A client that may come in, and what CONNACK will say. What the server grants is written into `connect`.
 struct Identified {
     connect: Box<Connect>,
     identity: Identity,
-    connack: ConnAck,
+    connack: ConnAckProperties,
 }
 
 /// Reads CONNECT and checks who it is; answers a refusal itself.
@@ -95,7 +109,7 @@ where
                 debug!(%error, "no CONNECT");
                 // What isn't MQTT at all gets no answer.
                 if input.first().is_some_and(|byte| byte >> 4 == 1) || version.is_some() {
-                    refuse(socket, version.unwrap_or(Version::V4), error.reason()).await;
+                    refuse(socket, version.unwrap_or(Version::V4), error.reason(), edge).await;
                 }
                 return None;
             }
@@ -109,10 +123,17 @@ where
         Ok(()) => authenticate(&connect, peer, edge).await,
         Err(reason) => Err(reason),
     };
-    let outcome = outcome.and_then(|identity| check_will(&connect, &identity).map(|()| identity));
     match outcome {
         Ok(identity) => {
-            let connack = grant(&mut connect, edge);
+            // The bridge is told of whoever comes in: nobody does while it has too much to hear already.
+            edge.uplinks.room().await;
+            let connack = grant(&mut connect, &identity, edge);
+            let will = connect.will.as_ref();
+            let who = newcomer(&connect, &identity, &connack, peer);
+            if will.is_some_and(|will| !will::is_allowed(&edge.exchange, &who, &will.topic)) {
+                refuse(socket, connect.version, ReasonCode::NotAuthorized, edge).await;
+                return None;
+            }
             Some(Identified {
                 connect,
                 identity,
@@ -121,7 +142,7 @@ where
         }
         Err(reason) => {
             debug!(?reason, "connection refused");
-            refuse(socket, connect.version, reason).await;
+            refuse(socket, connect.version, reason, edge).await;
             None
         }
     }
@@ -143,23 +164,23 @@ fn check_connect(connect: &Connect) -> Result<(), ReasonCode> {
         // [MQTT-4.12.0-1]
         return Err(ReasonCode::BadAuthenticationMethod);
     }
-    // [MQTT-3.2.2-13] CONNACK would have said that retain is not available.
-    if connect.version == Version::V5 && connect.will.as_ref().is_some_and(|will| will.retain) {
-        return Err(ReasonCode::RetainNotSupported);
-    }
     Ok(())
 }
 
-/// A will is a publish that comes later: it may go where its user may publish.
-fn check_will(connect: &Connect, identity: &Identity) -> Result<(), ReasonCode> {
-    match connect.will.as_ref().map(|will| Topic::parse(&will.topic)) {
-        None => Ok(()),
-        Some(Topic::Up(_, uid)) if uid == identity.uid => Ok(()),
-        Some(_) => Err(ReasonCode::NotAuthorized),
-    }
-}
-
 async fn authenticate(connect: &Connect, peer: &Peer, edge: &Edge) -> Result<Identity, ReasonCode> {
+    let is_nobody = connect.username.is_none() && peer.certified.is_none();
+    if is_nobody && edge.options.anonymous {
+        return Ok(Identity {
+            uid: Uid::anonymous(),
+            login: None,
+            password_set_at: None,
+            expires_at: None,
+            is_admin: false,
+        });
+    }
+    if is_nobody {
+        return Err(ReasonCode::NotAuthorized);
+    }
     let credentials = Credentials {
         username: connect.username.as_deref(),
         password: connect.password.as_deref(),
@@ -175,23 +196,22 @@ async fn authenticate(connect: &Connect, peer: &Peer, edge: &Edge) -> Result<Ide
 }
 
 /// Decides what the session gets of what it asked for, and says so.
-fn grant(connect: &mut Connect, edge: &Edge) -> ConnAck {
+fn grant(connect: &mut Connect, identity: &Identity, edge: &Edge) -> ConnAckProperties {
     let options = &edge.options;
+    let asked = connect.properties.as_deref();
+    let asked_expiry = asked.and_then(|set| set.session_expiry_interval);
+    let expiry = session_expiry(connect, asked_expiry, options);
+    let wants_information = asked.is_some_and(|set| set.request_response_information == Some(true));
     let mut properties = ConnAckProperties {
-        // Sessions end with their connection: what was missed is kept for the device in the database.
-        session_expiry_interval: connect
-            .properties
-            .as_ref()
-            .and_then(|set| set.session_expiry_interval)
-            .filter(|asked| *asked > 0)
-            .map(|_| 0),
+        // [MQTT-3.2.2-15] Only where it is not what the client asked for.
+        session_expiry_interval: Some(expiry).filter(|_| asked_expiry.unwrap_or(0) != expiry),
         receive_maximum: NonZeroU16::new(options.receive_maximum),
         maximum_packet_size: u32::try_from(options.max_packet_size)
             .ok()
             .and_then(NonZeroU32::new),
-        retain_available: Some(false),
-        wildcard_subscription_available: Some(false),
-        shared_subscription_available: Some(false),
+        topic_alias_maximum: Some(options.topic_alias_max).filter(|max| *max > 0),
+        response_information: (wants_information && !identity.uid.is_anonymous())
+            .then(|| format!("dev/{}/", identity.uid).into()),
         ..Default::default()
     };
     let keep_alive_max = options.keep_alive_max_secs;
@@ -203,14 +223,32 @@ fn grant(connect: &mut Connect, edge: &Edge) -> ConnAck {
         connect.client_id = edge.registry.new_client_id().into();
         properties.assigned_client_identifier = Some(connect.client_id.clone());
     }
-    ConnAck {
-        session_present: false,
-        reason: ReasonCode::Success,
-        properties: Some(Box::new(properties)),
+    properties
+}
+
+fn newcomer(
+    connect: &Connect,
+    identity: &Identity,
+    connack: &ConnAckProperties,
+    peer: &Peer,
+) -> Newcomer {
+    Newcomer {
+        uid: identity.uid.clone(),
+        // A slice would keep the whole CONNECT alive.
+        device: String::from(&*connect.client_id).into(),
+        is_nameless: connack.assigned_client_identifier.is_some(),
+        login: identity.login.clone(),
+        is_admin: identity.is_admin,
+        address: peer.address,
+        door: peer.door,
     }
 }
 
-async fn refuse<S: AsyncWrite + Unpin>(socket: &mut S, version: Version, reason: ReasonCode) {
+async fn refuse<S>(socket: &mut S, version: Version, reason: ReasonCode, edge: &Edge)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    edge.exchange.stats.refused(reason);
     let mut out = BytesMut::new();
     let connack = ConnAck {
         reason,
@@ -218,6 +256,24 @@ async fn refuse<S: AsyncWrite + Unpin>(socket: &mut S, version: Version, reason:
     };
     Packet::ConnAck(Box::new(connack)).encode(version, &mut out);
     say_farewell(socket, &out).await;
+    hear_out(socket).await;
+}
+
+/// Reads what the client still sends, and throws it away: closing a socket with something unread would take the last
+/// packet back from the client.
+async fn hear_out<S: AsyncRead + Unpin>(socket: &mut S) {
+    let hear = async {
+        let mut buffer = BytesMut::new();
+        let mut heard = 0;
+        while heard < HEAR_OUT_MAX
+            && let Ok(read @ 1..) = read(socket, &mut buffer).await
+        {
+            heard += read;
+            buffer.clear();
+        }
+    };
+    // Whether the client closes or not, it has had its time.
+    let _ = timeout(FAREWELL, hear).await;
 }
 
 /// Writes the last bytes and closes; whether the client takes them no longer matters.
@@ -247,11 +303,19 @@ async fn read<S: AsyncRead + Unpin>(socket: &mut S, buffer: &mut BytesMut) -> io
 struct Registered {
     registry: Arc<Registry>,
     handle: Arc<Handle>,
+    reason: Closed,
+}
+
+impl Registered {
+    /// What outlives the session is in its place.
+    fn leave(mut self, reason: Closed) {
+        self.reason = reason;
+    }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry.remove(&self.handle);
+        self.registry.remove(&self.handle, self.reason);
     }
 }
 
@@ -266,6 +330,7 @@ struct Connection<S> {
     session: Session,
     handle: Arc<Handle>,
     registered: Registered,
+    throttle: Throttle,
     /// One and a half times the granted keep-alive [MQTT-3.1.2-24]; zero: none.
     silence_max: Duration,
     last_heard: Instant,
@@ -273,39 +338,65 @@ struct Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    fn new(socket: S, input: BytesMut, edge: &Edge, identified: Identified) -> Self {
+    /// Puts the client into the registry, takes up what an earlier session has left, and prepares CONNACK.
+    async fn open(
+        socket: S,
+        input: BytesMut,
+        peer: &Peer,
+        edge: &Edge,
+        identified: Identified,
+    ) -> Self {
         let Identified {
             mut connect,
             identity,
             connack,
         } = identified;
-        let properties = connack.properties.as_deref();
-        let newcomer = Newcomer {
-            uid: identity.uid,
-            // A slice would keep the whole CONNECT alive.
-            device: String::from(&*connect.client_id).into(),
-            is_nameless: properties.is_some_and(|set| set.assigned_client_identifier.is_some()),
-            login: identity.login,
-        };
+        let who = newcomer(&connect, &identity, &connack, peer);
         let outbox = Outbox::new(edge.options.session_queue);
-        let handle = edge.registry.add(newcomer, outbox);
+        let (handle, earlier) = edge.registry.add(who, outbox);
+        let registered = Registered {
+            registry: edge.registry.clone(),
+            handle: handle.clone(),
+            reason: Closed::Lost,
+        };
+        if let Some(earlier) = earlier {
+            // It lets go as soon as its task runs: nothing that it waits for is waited for when it has to close.
+            earlier.departed().await;
+        }
+        // No waiting from here on, so that what is taken is not lost on the way.
+        let lasting = edge.take_up(&handle, connect.clean_start);
         let mut out = BytesMut::new();
-        Packet::ConnAck(Box::new(connack)).encode(connect.version, &mut out);
+        let connack = ConnAck {
+            session_present: lasting.is_some(),
+            reason: ReasonCode::Success,
+            properties: Some(Box::new(connack)),
+        };
+        let connack = Packet::ConnAck(Box::new(connack));
+        connack.encode(connect.version, &mut out);
+        edge.exchange.stats.opened(handle.door);
+        edge.exchange.stats.sent(PacketType::ConnAck, out.len());
         let left = |time: SystemTime| time.duration_since(SystemTime::now()).unwrap_or_default();
+        let mut session = Session::new(
+            handle.clone(),
+            edge.exchange.clone(),
+            &mut connect,
+            &edge.options,
+            lasting.unwrap_or_default(),
+        );
+        let mut items = Vec::new();
+        session.resume(&mut items);
         Connection {
             socket,
             version: connect.version,
             input,
             out,
-            items: Vec::new(),
+            items,
             silence_max: Duration::from_millis(u64::from(connect.keep_alive) * 1500),
             last_heard: Instant::now(),
             expires_at: identity.expires_at.map(|time| Instant::now() + left(time)),
-            session: Session::new(handle.clone(), &mut connect, &edge.options),
-            registered: Registered {
-                registry: edge.registry.clone(),
-                handle: handle.clone(),
-            },
+            throttle: Throttle::new(edge.options.rate),
+            session,
+            registered,
             handle,
         }
     }
@@ -318,22 +409,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         };
         debug!(session = self.handle.id, %reason, "session ended");
-        drop(self.registered);
-        self.session.close(reason, &mut self.items);
+        if let Some(parked) = self.session.close(reason, &mut self.items) {
+            edge.park(parked);
+        }
         edge.uplinks.push(&mut self.items);
+        self.registered.leave(reason);
+        edge.exchange.stats.closed(self.handle.door, reason);
         if let (Version::V5, Some(reason)) = (self.version, reason.reason()) {
             Packet::Disconnect(Disconnect::new(reason)).encode(self.version, &mut self.out);
         }
         say_farewell(&mut self.socket, &self.out).await;
+        if reason.reason().is_some() && reason != Closed::ServerShutdown {
+            hear_out(&mut self.socket).await;
+        }
     }
 
     /// Moves whatever can move without waiting; then writes, or else waits for something to happen.
     async fn step(&mut self, edge: &Edge, mut timer: Pin<&mut Sleep>) -> Result<(), Closed> {
         // First, so that nothing is done any more for a session that has ended.
-        if let Some(reason) = self.handle.outbox.closed() {
-            return Err(reason);
-        }
-        let is_open = self.take_packets(edge)?;
+        let is_draining = self.handle.outbox.check()?;
+        let is_open = !is_draining && self.throttle.settle()? && self.take_packets(edge)?;
         // After the packets, since a PUBACK makes room for the next delivery.
         self.session.on_outbox(&mut self.out, &mut self.items)?;
         self.session.flush_acks(&mut self.items);
@@ -345,19 +440,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             return self.check_deadline(is_open);
         }
-        if !is_open && self.has_room(edge) {
+        if is_draining && self.session.is_settled() {
+            return Err(Closed::ServerShutdown);
+        }
+        let slowed_until = self.throttle.until();
+        let is_blocked = !is_open && slowed_until.is_none() && !is_draining;
+        if is_blocked && self.has_room(edge) {
             return Ok(());
         }
         tokio::select! {
             () = self.handle.outbox.filled() => Ok(()),
-            outcome = read(&mut self.socket, &mut self.input), if is_open => match outcome {
-                Ok(1..) => {
-                    self.last_heard = Instant::now();
-                    Ok(())
-                }
-                Ok(0) | Err(_) => Err(Closed::Lost),
-            },
-            () = edge.uplinks.room(), if !is_open && self.session.has_room() => Ok(()),
+            outcome = read(&mut self.socket, &mut self.input), if is_open => self.heard(&outcome),
+            () = edge.uplinks.room(), if is_blocked && self.session.has_room() => Ok(()),
+            () = sleep_until(slowed_until.unwrap_or_else(Instant::now)), if slowed_until.is_some() => Ok(()),
             () = timer.as_mut() => {
                 if is_open {
                     self.listen().await?;
@@ -369,22 +464,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    fn heard(&mut self, outcome: &io::Result<usize>) -> Result<(), Closed> {
+        match outcome {
+            Ok(bytes @ 1..) => {
+                self.last_heard = Instant::now();
+                self.throttle.charge_bytes(*bytes);
+                Ok(())
+            }
+            Ok(0) | Err(_) => Err(Closed::Lost),
+        }
+    }
+
     /// Hands complete packets to the session while it, and the way to the bridge, have room; tells whether they still
     /// do. What is not taken stays in `input`, then in the socket, then with the client.
     fn take_packets(&mut self, edge: &Edge) -> Result<bool, Closed> {
-        while self.has_room(edge) {
+        let mut publishes = 0;
+        let is_open = loop {
+            if !self.has_room(edge) {
+                break false;
+            }
+            let length = self.input.len();
             let packet = decode(self.version, &mut self.input, edge.options.max_packet_size)?;
             let Some(packet) = packet else {
                 if self.input.is_empty() {
                     // An idle connection holds no buffer.
                     self.input = BytesMut::new();
                 }
-                return Ok(true);
+                break true;
             };
+            let kind = packet.packet_type();
+            edge.exchange
+                .stats
+                .received(kind, length - self.input.len());
+            publishes += u32::from(kind == PacketType::Publish);
             self.session
                 .on_packet(packet, &mut self.out, &mut self.items)?;
+        };
+        if publishes > 0 {
+            self.throttle.charge_publishes(publishes);
         }
-        Ok(false)
+        Ok(is_open)
     }
 
     fn has_room(&self, edge: &Edge) -> bool {
@@ -393,15 +512,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Writes `out`. Each time the client takes some of it, it has the full time limit for the rest.
     async fn write(&mut self, limit: Duration) -> Result<(), Closed> {
+        let mut deadline = Instant::now() + limit;
         while !self.out.is_empty() {
-            match timeout(limit, self.socket.write(&self.out)).await {
-                Ok(Ok(written @ 1..)) => self.out.advance(written),
-                Ok(Ok(0) | Err(_)) => return Err(Closed::Lost),
-                Err(_) => return Err(Closed::NotReading),
+            tokio::select! {
+                written = timeout_at(deadline, self.socket.write(&self.out)) => match written {
+                    Ok(Ok(written @ 1..)) => {
+                        self.out.advance(written);
+                        deadline = Instant::now() + limit;
+                    }
+                    Ok(Ok(0) | Err(_)) => return Err(Closed::Lost),
+                    Err(_) => return Err(Closed::NotReading),
+                },
+                // Whatever else it was is looked at in the next step.
+                () = self.handle.outbox.filled() => {}
             }
-            if let Some(reason) = self.handle.outbox.closed() {
-                return Err(reason);
-            }
+            self.handle.outbox.check()?;
         }
         self.out = BytesMut::new();
         Ok(())
@@ -410,16 +535,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Takes what has arrived without waiting for more. A session that always has something to write hears its client
     /// only here.
     async fn listen(&mut self) -> Result<(), Closed> {
-        let (socket, input) = (&mut self.socket, &mut self.input);
-        let mut reading = pin!(read(socket, input));
-        let outcome = poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await;
+        let outcome = {
+            let mut reading = pin!(read(&mut self.socket, &mut self.input));
+            poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await
+        };
         match outcome {
             Poll::Pending => Ok(()),
-            Poll::Ready(Ok(1..)) => {
-                self.last_heard = Instant::now();
-                Ok(())
-            }
-            Poll::Ready(Ok(0) | Err(_)) => Err(Closed::Lost),
+            Poll::Ready(outcome) => self.heard(&outcome),
         }
     }
 

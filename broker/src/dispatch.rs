@@ -5,22 +5,26 @@ use std::sync::Arc;
 
 use schema::link::{CatchUp, Deliver, DownFrame, ToEdge, to_edge};
 
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Edge;
 use crate::closed::Closed;
 use crate::codec::ReasonCode;
 use crate::link::{Flow, FrameReceiver, LinkClosed};
 use crate::outbox::{Answer, Delivery};
 use crate::payload::Payload;
-use crate::registry::{Registry, Sessions};
+use crate::registry::Sessions;
 
 /// Applies frames until the link ends.
 pub(crate) async fn run(
-    registry: Arc<Registry>,
+    edge: Arc<Edge>,
     flow: Arc<Flow>,
     mut receiver: FrameReceiver<DownFrame>,
+    ready: CancellationToken,
 ) -> Result<Infallible, LinkClosed> {
     loop {
         let (number, items) = receiver.recv().await?;
-        let sessions = registry.read();
+        let sessions = edge.registry.read();
         for ToEdge { item } in items {
             match item {
                 Some(to_edge::Item::Answer(answer)) => on_answer(&sessions, answer),
@@ -36,10 +40,10 @@ pub(crate) async fn run(
                         handle.outbox.close(Closed::Unserved);
                     }
                 }
-                Some(
-                    to_edge::Item::Grant(_) | to_edge::Item::Retained(_) | to_edge::Item::Ready(_),
-                )
-                | None => {}
+                Some(to_edge::Item::Grant(grant)) => edge.exchange.grant(&grant),
+                Some(to_edge::Item::Retained(message)) => edge.exchange.restore(message),
+                Some(to_edge::Item::Ready(_)) => ready.cancel(),
+                None => {}
             }
         }
         drop(sessions);

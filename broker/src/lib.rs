@@ -18,19 +18,27 @@ mod closed;
 pub mod codec;
 mod connection;
 mod dispatch;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod identity;
 pub mod link;
 mod listener;
 mod options;
 mod outbox;
+mod parking;
 mod payload;
 mod peer;
+mod plain;
 mod registry;
 mod session;
+mod stats;
+mod throttle;
 mod uplinks;
+mod will;
 
 pub use broker::{Broker, BrokerHandle, Error};
 pub use closed::Closed;
 pub use identity::{Authenticate, Credentials, Identity, Refusal};
 pub use options::{NetworkOptions, Options, RateOptions, RetainedOptions};
 pub use peer::{Door, Peer};
+pub use plain::policy::{Action, Effect, Rule, RuleError, Rules, Who};

@@ -72,6 +72,8 @@ pub(crate) struct State {
     pub(crate) deliveries: VecDeque<Delivery>,
     pub(crate) feed: Feed,
     pub(crate) closed: Option<Closed>,
+    /// The server stops: the session ends once it has nothing more to say.
+    pub(crate) is_draining: bool,
     /// QoS of the subscription: decides what a full queue means.
     pub(crate) qos: Qos,
     bytes: usize,
@@ -119,6 +121,7 @@ impl Outbox {
                 deliveries: VecDeque::new(),
                 feed: Feed::Off,
                 closed: None,
+                is_draining: false,
                 qos: Qos::AtMostOnce,
                 bytes: 0,
             }),
@@ -137,9 +140,24 @@ impl Outbox {
         self.state.lock()
     }
 
-    /// Whether the connection was asked to end, and why.
-    pub(crate) fn closed(&self) -> Option<Closed> {
-        self.state.lock().closed
+    /// Whether the connection was asked to read no more.
+    ///
+    /// # Errors
+    /// The reason for which it was asked to end.
+    pub(crate) fn check(&self) -> Result<bool, Closed> {
+        let state = self.state.lock();
+        state.closed.map_or(Ok(state.is_draining), Err)
+    }
+
+    /// Makes the connection look at what is waiting.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Asks the connection to read no more, to say what it has to say, and to end.
+    pub(crate) fn drain(&self) {
+        self.state.lock().is_draining = true;
+        self.wake.notify_one();
     }
 
     /// Asks the connection to end; the first reason counts.

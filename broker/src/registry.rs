@@ -1,22 +1,46 @@
 //! Who is connected: the last hop of the user topics.
+//!
+//! Sessions come and go under one lock, and what the bridge is told of it is queued under that lock: so it learns of a
+//! device's connections in the order in which they happened. Lock order: sessions before the queue of uplinks.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytestring::ByteString;
 use parking_lot::RwLock;
 use schema::Uid;
+use schema::link::{Connected, Disconnected, FromEdge, from_edge};
+use tokio::sync::Notify;
 
 use crate::closed::Closed;
 use crate::outbox::Outbox;
+use crate::peer::Door;
+use crate::uplinks::Uplinks;
 
-/// What the rest of the edge sees of a session.
+/// What the rest of the edge sees of a connected session.
 #[derive(Debug)]
 pub(crate) struct Handle {
     /// Unique as long as the process runs; never 0.
     pub(crate) id: u64,
+    pub(crate) who: Newcomer,
+    pub(crate) outbox: Outbox,
+    departed: Departed,
+}
+
+impl std::ops::Deref for Handle {
+    type Target = Newcomer;
+
+    fn deref(&self) -> &Newcomer {
+        &self.who
+    }
+}
+
+/// Who comes in.
+#[derive(Clone, Debug)]
+pub(crate) struct Newcomer {
     pub(crate) uid: Uid,
     /// The client id, private to the user.
     pub(crate) device: ByteString,
@@ -24,23 +48,40 @@ pub(crate) struct Handle {
     pub(crate) is_nameless: bool,
     /// The login whose token opened the session.
     pub(crate) login: Option<String>,
-    pub(crate) outbox: Outbox,
+    pub(crate) is_admin: bool,
+    pub(crate) address: IpAddr,
+    pub(crate) door: Door,
 }
 
-/// Who comes in.
-#[derive(Debug)]
-pub(crate) struct Newcomer {
-    pub(crate) uid: Uid,
-    pub(crate) device: ByteString,
-    pub(crate) is_nameless: bool,
-    pub(crate) login: Option<String>,
-}
-
-/// All sessions, by user and by id.
+/// Set once the connection's task has left everything in order for the next one.
 #[derive(Debug, Default)]
+struct Departed {
+    is_set: AtomicBool,
+    wake: Notify,
+}
+
+impl Handle {
+    /// Waits until the session has let go: what outlives it can be found then.
+    pub(crate) async fn departed(&self) {
+        let woken = self.departed.wake.notified();
+        if !self.departed.is_set.load(Ordering::Acquire) {
+            woken.await;
+        }
+    }
+
+    fn depart(&self) {
+        self.departed.is_set.store(true, Ordering::Release);
+        self.departed.wake.notify_waiters();
+    }
+}
+
+/// All connected sessions, by user and by id.
+#[derive(Debug)]
 pub(crate) struct Registry {
     next_id: AtomicU64,
     sessions: RwLock<Sessions>,
+    /// Where the bridge is told who comes and goes.
+    uplinks: Arc<Uplinks>,
 }
 
 /// One lock for both maps: sessions come and go far more rarely than deliveries look them up.
@@ -58,18 +99,38 @@ impl Sessions {
     pub(crate) fn by_id(&self, id: u64) -> Option<&Arc<Handle>> {
         self.by_id.get(&id)
     }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    fn remove_from_user(&mut self, handle: &Handle) {
+        if let Some(same_user) = self.by_uid.get_mut(&handle.uid) {
+            same_user.retain(|other| other.id != handle.id);
+            if same_user.is_empty() {
+                self.by_uid.remove(&handle.uid);
+            }
+        }
+    }
 }
 
 impl Registry {
-    /// Adds a session. One with the same user and client id ends, as [MQTT-3.1.4-2] asks (v5: MQTT-3.1.4-3).
-    pub(crate) fn add(&self, newcomer: Newcomer, outbox: Outbox) -> Arc<Handle> {
+    pub(crate) fn new(uplinks: Arc<Uplinks>) -> Self {
+        Registry {
+            next_id: AtomicU64::new(0),
+            sessions: RwLock::default(),
+            uplinks,
+        }
+    }
+
+    /// Adds a session. One with the same user and client id ends, as [MQTT-3.1.4-2] asks (v5: MQTT-3.1.4-3); it is
+    /// returned, to be waited for.
+    pub(crate) fn add(&self, who: Newcomer, outbox: Outbox) -> (Arc<Handle>, Option<Arc<Handle>>) {
         let handle = Arc::new(Handle {
             id: self.next_id.fetch_add(1, Ordering::Relaxed) + 1,
-            uid: newcomer.uid,
-            device: newcomer.device,
-            is_nameless: newcomer.is_nameless,
-            login: newcomer.login,
+            who,
             outbox,
+            departed: Departed::default(),
         });
         let mut sessions = self.sessions.write();
         let same_user = sessions.by_uid.entry(handle.uid.clone()).or_default();
@@ -78,15 +139,31 @@ impl Registry {
             .position(|other| other.device == handle.device)
             .map(|index| same_user.swap_remove(index));
         same_user.push(handle.clone());
+        let mut told = Vec::new();
         if let Some(earlier) = &earlier {
             sessions.by_id.remove(&earlier.id);
+            told.push(disconnected(earlier, Closed::TakenOver));
         }
         sessions.by_id.insert(handle.id, handle.clone());
+        told.push(connected(&handle));
+        self.uplinks.push(&mut told);
         drop(sessions);
-        if let Some(earlier) = earlier {
+        if let Some(earlier) = &earlier {
             earlier.outbox.close(Closed::TakenOver);
         }
-        handle
+        (handle, earlier)
+    }
+
+    /// Removes a session; one that was taken over is gone already. Call it when what outlives the session is in its
+    /// place: whoever waits for that goes on.
+    pub(crate) fn remove(&self, handle: &Handle, reason: Closed) {
+        let mut sessions = self.sessions.write();
+        if sessions.by_id.remove(&handle.id).is_some() {
+            sessions.remove_from_user(handle);
+            self.uplinks.push(&mut vec![disconnected(handle, reason)]);
+        }
+        drop(sessions);
+        handle.depart();
     }
 
     /// A client id for a client that came without; as unpredictable as a session id needs to be among a user's own.
@@ -96,24 +173,17 @@ impl Registry {
         format!("auto-{:016x}", random.finish())
     }
 
+    /// Asks all sessions to end when they have said what they have to say.
+    pub(crate) fn drain_all(&self) {
+        for handle in self.read().by_id.values() {
+            handle.outbox.drain();
+        }
+    }
+
     /// Ends all sessions.
     pub(crate) fn close_all(&self, reason: Closed) {
         for handle in self.read().by_id.values() {
             handle.outbox.close(reason);
-        }
-    }
-
-    /// Removes a session; one that was taken over is gone already.
-    pub(crate) fn remove(&self, handle: &Handle) {
-        let mut sessions = self.sessions.write();
-        if sessions.by_id.remove(&handle.id).is_none() {
-            return;
-        }
-        if let Some(same_user) = sessions.by_uid.get_mut(&handle.uid) {
-            same_user.retain(|other| other.id != handle.id);
-            if same_user.is_empty() {
-                sessions.by_uid.remove(&handle.uid);
-            }
         }
     }
 
@@ -122,12 +192,37 @@ impl Registry {
         self.sessions.read()
     }
 
-    /// Ends a user's sessions: those of one login, or all.
-    pub(crate) fn kick(&self, uid: &Uid, login: Option<&str>) {
+    /// Ends those of a user's sessions that `is_meant`.
+    pub(crate) fn kick(&self, uid: &Uid, is_meant: &impl Fn(&Newcomer) -> bool) {
         for handle in self.read().of_user(uid.as_str()) {
-            if login.is_none() || handle.login.as_deref() == login {
+            if is_meant(&handle.who) {
                 handle.outbox.close(Closed::Kicked);
             }
         }
+    }
+}
+
+fn connected(handle: &Handle) -> FromEdge {
+    FromEdge {
+        item: Some(from_edge::Item::Connected(Connected {
+            session: handle.id,
+            uid: handle.uid.to_string(),
+            device: handle.device.to_string(),
+            nameless: handle.is_nameless,
+            address: handle.address.to_string(),
+            listener: handle.door.to_string(),
+        })),
+    }
+}
+
+fn disconnected(handle: &Handle, reason: Closed) -> FromEdge {
+    FromEdge {
+        item: Some(from_edge::Item::Disconnected(Disconnected {
+            session: handle.id,
+            uid: handle.uid.to_string(),
+            device: handle.device.to_string(),
+            nameless: handle.is_nameless,
+            reason: reason.name().to_owned(),
+        })),
     }
 }

@@ -1,16 +1,19 @@
-//! One client's protocol state, from CONNACK to the end of the connection. No I/O: packets come in, bytes for the
-//! client go to `out`, items for the bridge to `to_bridge`.
+//! One client's protocol state, from CONNACK to the end of the connection, and what of it outlives that ([`Lasting`]).
+//! No I/O: packets come in, bytes for the client go to `out`, items for the bridge to `to_bridge`.
 //!
 //! `publishing` is the way up (publishes that wait for the bridge's answer), `receiving` the way down (deliveries
-//! that wait for the client's PUBACK).
+//! that wait for the client's acknowledgement), `plain` what the session does on topics other than chat's.
 
+use std::collections::HashSet;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use schema::link::{Acked, Drained, FromEdge, Gone, Position, Subscribed, from_edge};
 use schema::{Format, Topic};
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::closed::Closed;
@@ -20,42 +23,103 @@ use crate::codec::{
     encode_ack, encode_publish, publish_size,
 };
 use crate::options::Options;
-use crate::outbox::{Delivery, Feed};
+use crate::outbox::{Answer, Delivery, Feed};
+use crate::parking::Parked;
 use crate::payload::Payload;
+use crate::plain::exchange::Exchange;
+use crate::plain::filter::{Filter, FilterError, check_topic};
+use crate::plain::mailbox::Mailbox;
 use crate::registry::Handle;
+use crate::will;
 
+mod aliases;
+mod plain;
 mod publishing;
 mod receiving;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod rig;
 #[cfg(test)]
 mod tests;
 
-use publishing::{NO_ANSWER, Publishing};
-use receiving::Receiving;
+use aliases::{ClientAliases, ServerAliases};
+use plain::Plain;
+use publishing::{Publishing, ReplyTo};
+use receiving::{Again, Receiving};
+
+pub(crate) use publishing::{NO_ANSWER, uplink};
 
 /// Bytes written to `out` in one go, before they have to be sent.
 const OUT_MAX: usize = 64 * 1024;
-/// Longest topic taken in a PUBLISH, in bytes, and its most levels.
-const TOPIC_MAX: usize = 512;
-const TOPIC_LEVELS_MAX: usize = 16;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Session {
     handle: Arc<Handle>,
+    exchange: Arc<Exchange>,
     version: Version,
     /// The client's Maximum Packet Size, in bytes.
     packet_size_max: usize,
-    subscription: Option<Subscription>,
+    subscriptions_max: usize,
+    /// How long the session outlives its connection, in seconds, and how long it may.
+    expiry_secs: u32,
+    expiry_max_secs: u32,
+    chat: Option<ChatSubscription>,
     /// Counts the rounds of catch-up.
     epoch: u32,
+    /// Set with the first subscription to a plain topic.
+    plain: Option<Plain>,
     publishing: Publishing,
     receiving: Receiving,
+    client_aliases: ClientAliases,
+    server_aliases: ServerAliases,
     will: Option<Will>,
+}
+
+/// What of a session outlives its connection.
+#[derive(Debug)]
+pub(crate) struct Lasting {
+    chat: Option<ChatSubscription>,
+    plain: Option<Plain>,
+    receiving: Receiving,
+    unreleased: HashSet<NonZeroU16>,
+}
+
+impl Default for Lasting {
+    fn default() -> Self {
+        Lasting {
+            chat: None,
+            plain: None,
+            receiving: Receiving::new(0),
+            unreleased: HashSet::new(),
+        }
+    }
+}
+
+impl Lasting {
+    /// Whether messages were lost while nobody took them: the session can't be taken up again.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.mailbox().is_some_and(|mailbox| mailbox.is_lost())
+    }
+
+    pub(crate) fn mailbox_id(&self) -> Option<u64> {
+        self.mailbox().map(|mailbox| mailbox.id)
+    }
+
+    fn mailbox(&self) -> Option<&Mailbox> {
+        self.plain.as_ref().map(Plain::mailbox)
+    }
+
+    /// Ends the session.
+    pub(crate) fn end(self, exchange: &Exchange) {
+        if let Some(plain) = self.plain {
+            plain.end(self.receiving, exchange);
+        }
+    }
 }
 
 /// The session's subscription to its user's down topic: at most one, in one format.
 #[derive(Debug)]
-struct Subscription {
+struct ChatSubscription {
     format: Format,
     topic: String,
     qos: Qos,
@@ -63,30 +127,75 @@ struct Subscription {
 }
 
 impl Session {
-    pub(crate) fn new(handle: Arc<Handle>, connect: &mut Connect, options: &Options) -> Self {
+    /// A new connection's session, which goes on with what an earlier one has left.
+    pub(crate) fn new(
+        handle: Arc<Handle>,
+        exchange: Arc<Exchange>,
+        connect: &mut Connect,
+        options: &Options,
+        lasting: Lasting,
+    ) -> Self {
         let properties = connect.properties.take().unwrap_or_default();
         let window = properties
             .receive_maximum
             .map_or(options.delivery_window, |max| {
                 max.get().min(options.delivery_window)
             });
+        let Lasting {
+            chat,
+            plain,
+            mut receiving,
+            unreleased,
+        } = lasting;
+        receiving.resume(window.into());
+        if let Some(plain) = &plain {
+            plain.mailbox().connect(handle.clone());
+        }
+        if let Some(chat) = &chat {
+            handle.outbox.lock().qos = chat.qos;
+        }
+        let receive_maximum = options.receive_maximum.into();
         Session {
             handle,
+            exchange,
             version: connect.version,
             packet_size_max: properties
                 .maximum_packet_size
                 .map_or(usize::MAX, |max| max.get() as usize),
-            subscription: None,
+            subscriptions_max: options.subscriptions_max,
+            expiry_secs: session_expiry(connect, properties.session_expiry_interval, options),
+            expiry_max_secs: options.session_expiry_max_secs,
+            chat,
             epoch: 0,
-            publishing: Publishing::new(options.receive_maximum.into(), connect.version),
-            receiving: Receiving::new(window.into()),
+            plain,
+            publishing: Publishing::new(receive_maximum, connect.version, unreleased),
+            receiving,
+            client_aliases: ClientAliases::new(options.topic_alias_max),
+            server_aliases: ServerAliases::new(properties.topic_alias_maximum.unwrap_or(0)),
             will: connect.will.take(),
+        }
+    }
+
+    /// Says what an earlier connection's session had subscribed to: chat begins to catch up. To be called once, after
+    /// CONNACK.
+    pub(crate) fn resume(&mut self, to_bridge: &mut Vec<FromEdge>) {
+        if self.chat.is_some() {
+            self.start_catching_up(to_bridge);
         }
     }
 
     /// Whether the client may send another packet; otherwise the connection stops reading.
     pub(crate) fn has_room(&self) -> bool {
         self.publishing.has_room()
+    }
+
+    /// Whether the client has been told all that it can be told now.
+    pub(crate) fn is_settled(&self) -> bool {
+        let is_plain_settled = || {
+            let plain = self.plain.as_ref();
+            plain.is_none_or(|plain| plain.mailbox().is_empty()) || !self.receiving.has_room()
+        };
+        self.publishing.is_idle() && is_plain_settled()
     }
 
     /// Takes a packet from the client.
@@ -107,38 +216,28 @@ impl Session {
                 encode_ack(AckKind::PubComp, self.version, out, ack.packet_id, reason);
                 Ok(())
             }
-            // No delivery has QoS 2, so that the packet id is unknown (MQTT 5, 4.3.3).
-            Packet::PubRec(ack) if !ack.reason.is_error() => {
-                let unknown = ReasonCode::PacketIdentifierNotFound;
-                encode_ack(AckKind::PubRel, self.version, out, ack.packet_id, unknown);
-                Ok(())
-            }
-            Packet::PubRec(_) | Packet::PubComp(_) => Ok(()),
-            Packet::Subscribe(subscribe) => {
-                if !subscribe
-                    .filters
-                    .iter()
-                    .all(|one| is_well_formed(&one.filter))
-                {
-                    // [MQTT-4.7.1-2, MQTT-4.7.1-3]
-                    let error = DecodeError::Malformed("a topic filter's wildcards are misplaced");
-                    return Err(error.into());
+            Packet::PubRec(ack) => {
+                let is_refused = ack.reason.is_error();
+                let reason = match self.receiving.receive(ack.packet_id, is_refused) {
+                    true => ReasonCode::Success,
+                    false => ReasonCode::PacketIdentifierNotFound,
+                };
+                if !is_refused {
+                    encode_ack(AckKind::PubRel, self.version, out, ack.packet_id, reason);
                 }
-                self.on_subscribe(&subscribe, out, to_bridge);
                 Ok(())
             }
-            Packet::Unsubscribe(unsubscribe) => {
-                self.on_unsubscribe(&unsubscribe, out, to_bridge);
+            Packet::PubComp(ack) => {
+                self.receiving.complete(ack.packet_id);
                 Ok(())
             }
+            Packet::Subscribe(subscribe) => self.on_subscribe(&subscribe, out, to_bridge),
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(&unsubscribe, out, to_bridge),
             Packet::PingReq => {
                 Packet::PingResp.encode(self.version, out);
                 Ok(())
             }
-            Packet::Disconnect(Disconnect { reason, .. }) => Err(match reason {
-                ReasonCode::DisconnectWithWill => Closed::ByClientWithWill,
-                _ => Closed::ByClient,
-            }),
+            Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect)),
             // [MQTT-3.1.0-2]
             Packet::Connect(_) => Err(Closed::Protocol("second CONNECT")),
             // [MQTT-4.12.0-6] No enhanced authentication was begun.
@@ -149,46 +248,65 @@ impl Session {
         }
     }
 
+    fn on_disconnect(&mut self, disconnect: &Disconnect) -> Closed {
+        let properties = disconnect.properties.as_deref();
+        if let Some(expiry) = properties.and_then(|set| set.session_expiry_interval) {
+            // [MQTT-3.14.2-2] A session that was to end with its connection does.
+            if self.expiry_secs == 0 && expiry > 0 {
+                return Closed::Protocol("session expiry in DISCONNECT, but not in CONNECT");
+            }
+            self.expiry_secs = expiry.min(self.expiry_max_secs);
+        }
+        match disconnect.reason {
+            ReasonCode::DisconnectWithWill => Closed::ByClientWithWill,
+            _ => Closed::ByClient,
+        }
+    }
+
     fn on_publish(
         &mut self,
-        publish: Publish,
+        mut publish: Publish,
         out: &mut BytesMut,
         to_bridge: &mut Vec<FromEdge>,
     ) -> Result<(), Closed> {
         let properties = publish.properties.as_deref();
-        if properties.is_some_and(|set| set.topic_alias.is_some()) {
-            // [MQTT-3.3.2-9] CONNACK allowed none.
-            return Err(Closed::Unsupported(ReasonCode::TopicAliasInvalid));
-        }
         if properties.is_some_and(|set| !set.subscription_identifiers.is_empty()) {
             // [MQTT-3.3.4-6]
             return Err(Closed::Protocol("subscription identifier from a client"));
         }
-        if publish.retain && self.version == Version::V5 {
-            return Err(Closed::Unsupported(ReasonCode::RetainNotSupported));
+        if let Some(alias) = properties.and_then(|set| set.topic_alias) {
+            self.client_aliases.resolve(alias, &mut publish.topic)?;
         }
-        match self.uplink_format(&publish.topic) {
-            Ok(format) => self
-                .publishing
-                .begin(&self.handle, format, publish, to_bridge)?,
-            Err(reason) => {
-                debug!(topic = &*publish.topic, ?reason, "publish refused");
-                self.publishing.refuse(&publish, reason)?;
-            }
+        if !self.publishing.answer_repetition(&publish) {
+            self.take_publish(publish, to_bridge)?;
         }
         self.publishing.write_acks(self.version, out);
         Ok(())
     }
 
-    /// Only the user's own up topics take publishes.
-    fn uplink_format(&self, topic: &str) -> Result<Format, ReasonCode> {
-        if topic.len() > TOPIC_MAX || topic.split('/').count() > TOPIC_LEVELS_MAX {
-            return Err(ReasonCode::TopicNameInvalid);
+    fn take_publish(
+        &mut self,
+        publish: Publish,
+        to_bridge: &mut Vec<FromEdge>,
+    ) -> Result<(), Closed> {
+        if check_topic(&publish.topic, self.exchange.limits).is_err() {
+            return self.refuse(&publish, ReasonCode::TopicNameInvalid);
         }
-        match Topic::parse(topic) {
-            Topic::Up(format, uid) if uid == self.handle.uid => Ok(format),
-            _ => Err(ReasonCode::NotAuthorized),
+        match Topic::parse(&publish.topic) {
+            // The retain flag says nothing here: a command is carried out, not kept.
+            Topic::Up(format, uid) if uid == self.handle.uid => {
+                let handle = self.handle.clone();
+                self.publishing.begin(&handle, format, publish, to_bridge)
+            }
+            Topic::Up(..) | Topic::Down(..) => self.refuse(&publish, ReasonCode::NotAuthorized),
+            Topic::Other => self.publish_plain(publish, to_bridge),
         }
+    }
+
+    fn refuse(&mut self, publish: &Publish, reason: ReasonCode) -> Result<(), Closed> {
+        debug!(topic = &*publish.topic, ?reason, "publish refused");
+        self.exchange.stats.publish_refused();
+        self.publishing.answer(publish, reason)
     }
 
     fn on_subscribe(
@@ -196,42 +314,73 @@ impl Session {
         subscribe: &Subscribe,
         out: &mut BytesMut,
         to_bridge: &mut Vec<FromEdge>,
-    ) {
-        let mut is_new = false;
-        let grant = |filter: &SubscribeFilter| match Topic::parse(&filter.filter) {
-            Topic::Down(format, uid) if uid == self.handle.uid => {
-                // A delivery is acknowledged once: QoS 2 would add a round trip and promise nothing more,
-                // since redelivered messages carry the same msg_id.
-                let qos = filter.qos.min(Qos::AtLeastOnce);
-                // At QoS 0 messages may have been left out; from QoS 1 on none is, beginning with those.
-                is_new |= self.subscription.as_ref().is_none_or(|old| old.qos < qos);
-                self.subscription = Some(Subscription {
-                    format,
-                    topic: filter.filter.to_string(),
-                    qos,
-                    identifier: subscribe.subscription_identifier,
-                });
-                self.handle.outbox.lock().qos = qos;
-                match qos {
-                    Qos::AtMostOnce => ReasonCode::Success,
-                    _ => ReasonCode::GrantedQos1,
+    ) -> Result<(), Closed> {
+        let mut filters = Vec::with_capacity(subscribe.filters.len());
+        for asked in &subscribe.filters {
+            // [MQTT-4.7.1-1, MQTT-4.7.1-2] Before any of them has an effect.
+            match Filter::parse(&asked.filter, self.exchange.limits) {
+                Err(FilterError::Malformed) => {
+                    let error = DecodeError::Malformed("a topic filter is malformed");
+                    return Err(error.into());
                 }
+                parsed => filters.push((asked, parsed.ok())),
             }
-            _ => {
-                debug!(filter = &*filter.filter, "subscription refused");
-                ReasonCode::NotAuthorized
-            }
-        };
-        let reasons = subscribe.filters.iter().map(grant).collect();
+        }
+        let mut is_chat_new = false;
+        let mut reasons = Vec::with_capacity(filters.len());
+        // What is kept for plain subscriptions goes out after the SUBACK: it waits in the mailbox.
+        for (asked, filter) in filters {
+            let identifier = subscribe.subscription_identifier;
+            let granted = match (filter, Topic::parse(&asked.filter)) {
+                (None, _) => Err(ReasonCode::TopicFilterInvalid),
+                (Some(_), Topic::Down(format, uid)) if uid == self.handle.uid => {
+                    Ok(self.subscribe_chat(asked, format, identifier, &mut is_chat_new))
+                }
+                (Some(filter), _) => self.subscribe_plain(asked, filter, identifier),
+            };
+            reasons.push(match granted {
+                Ok(Qos::AtMostOnce) => ReasonCode::Success,
+                Ok(Qos::AtLeastOnce) => ReasonCode::GrantedQos1,
+                Ok(Qos::ExactlyOnce) => ReasonCode::GrantedQos2,
+                Err(reason) => {
+                    debug!(filter = &*asked.filter, ?reason, "subscription refused");
+                    self.exchange.stats.subscription_refused();
+                    reason
+                }
+            });
+        }
         let suback = SubAck {
             packet_id: subscribe.packet_id,
             reasons,
             properties: None,
         };
         Packet::SubAck(suback).encode(self.version, out);
-        if is_new {
+        if is_chat_new {
             self.start_catching_up(to_bridge);
         }
+        Ok(())
+    }
+
+    /// A delivery is acknowledged once: QoS 2 would add a round trip and promise nothing more, since redelivered
+    /// messages carry the same msg_id. So QoS 1 is what is granted at most.
+    fn subscribe_chat(
+        &mut self,
+        asked: &SubscribeFilter,
+        format: Format,
+        identifier: Option<u32>,
+        is_new: &mut bool,
+    ) -> Qos {
+        let qos = asked.qos.min(Qos::AtLeastOnce);
+        // At QoS 0 messages may have been left out; from QoS 1 on none is, beginning with those.
+        *is_new |= self.chat.as_ref().is_none_or(|old| old.qos < qos);
+        self.chat = Some(ChatSubscription {
+            format,
+            topic: asked.filter.to_string(),
+            qos,
+            identifier,
+        });
+        self.handle.outbox.lock().qos = qos;
+        qos
     }
 
     fn on_unsubscribe(
@@ -239,23 +388,31 @@ impl Session {
         unsubscribe: &Unsubscribe,
         out: &mut BytesMut,
         to_bridge: &mut Vec<FromEdge>,
-    ) {
-        let mut end = |filter: &ByteString| {
-            let topic = self.subscription.as_ref().map(|sub| sub.topic.as_str());
-            if topic != Some(filter) {
-                return ReasonCode::NoSubscriptionExisted;
+    ) -> Result<(), Closed> {
+        let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
+        for filter in &unsubscribe.filters {
+            let is_chat = self
+                .chat
+                .as_ref()
+                .is_some_and(|chat| chat.topic == **filter);
+            if is_chat {
+                self.chat = None;
+                self.handle.outbox.lock().restart(Feed::Off);
+                to_bridge.push(gone(&self.handle));
             }
-            self.subscription = None;
-            self.handle.outbox.lock().restart(Feed::Off);
-            to_bridge.push(gone(&self.handle));
-            ReasonCode::Success
-        };
+            let existed = is_chat || self.unsubscribe_plain(filter)?;
+            reasons.push(match existed {
+                true => ReasonCode::Success,
+                false => ReasonCode::NoSubscriptionExisted,
+            });
+        }
         let unsuback = UnsubAck {
             packet_id: unsubscribe.packet_id,
-            reasons: unsubscribe.filters.iter().map(&mut end).collect(),
+            reasons,
             properties: None,
         };
         Packet::UnsubAck(unsuback).encode(self.version, out);
+        Ok(())
     }
 
     fn start_catching_up(&mut self, to_bridge: &mut Vec<FromEdge>) {
@@ -273,7 +430,7 @@ impl Session {
         })));
     }
 
-    /// Takes what the outbox holds, as far as the client's window and `out` have room.
+    /// Takes what the outbox and the mailbox hold, as far as the client's window and `out` have room.
     pub(crate) fn on_outbox(
         &mut self,
         out: &mut BytesMut,
@@ -285,16 +442,12 @@ impl Session {
         if let Some(reason) = state.closed {
             return Err(reason);
         }
+        self.write_again(out);
         while out.len() < OUT_MAX {
             let Some(answer) = state.answers.pop_front() else {
                 break;
             };
-            if let Some(correlation_data) = self.publishing.end(answer.token, answer.reason) {
-                self.publishing.write_acks(self.version, out);
-                // A Response Topic has to be one that the session gets, and there is only one. QoS 0: who misses
-                // a reply asks again with the same client_msg_id.
-                self.write_down(&answer.reply, Qos::AtMostOnce, None, correlation_data, out);
-            }
+            self.on_answer(&answer, out);
         }
         while out.len() < OUT_MAX {
             match state.deliveries.front() {
@@ -326,12 +479,30 @@ impl Session {
             self.flush_acks(to_bridge);
             self.start_catching_up(to_bridge);
         }
+        self.write_mailbox(out);
         Ok(())
     }
 
+    fn on_answer(&mut self, answer: &Answer, out: &mut BytesMut) {
+        let Some(reply_to) = self.publishing.end(answer.token, answer.reason) else {
+            return;
+        };
+        self.publishing.write_acks(self.version, out);
+        if answer.reply.size() == 0 {
+            return;
+        }
+        // QoS 0: who misses a reply asks again with the same client_msg_id.
+        match reply_to {
+            Some(reply_to) => self.reply(*reply_to, &answer.reply, out),
+            None => {
+                self.write_down(&answer.reply, Qos::AtMostOnce, None, None, out);
+            }
+        }
+    }
+
     fn write_message(&mut self, payload: &Payload, position: Position, out: &mut BytesMut) {
-        let qos = match &self.subscription {
-            Some(subscription) => subscription.qos,
+        let qos = match &self.chat {
+            Some(chat) => chat.qos,
             None => return,
         };
         let packet_id = match qos {
@@ -340,7 +511,7 @@ impl Session {
         };
         let is_written = self.write_down(payload, qos, packet_id, None, out);
         if let (true, Some(packet_id)) = (is_written, packet_id) {
-            self.receiving.sent(packet_id, position);
+            self.receiving.sent_chat(packet_id, position);
         }
     }
 
@@ -353,13 +524,13 @@ impl Session {
         correlation_data: Option<Bytes>,
         out: &mut BytesMut,
     ) -> bool {
-        let Some(subscription) = &self.subscription else {
+        let Some(chat) = &self.chat else {
             return false;
         };
         let properties = (self.version == Version::V5
-            && (subscription.identifier.is_some() || correlation_data.is_some()))
+            && (chat.identifier.is_some() || correlation_data.is_some()))
         .then(|| PublishProperties {
-            subscription_identifiers: subscription.identifier.into_iter().collect(),
+            subscription_identifiers: chat.identifier.into_iter().collect(),
             correlation_data,
             ..Default::default()
         });
@@ -367,13 +538,17 @@ impl Session {
             dup: false,
             qos,
             retain: false,
-            topic: &subscription.topic,
+            topic: &chat.topic,
             packet_id,
             properties: properties.as_ref(),
         };
-        let payload = payload.in_format(subscription.format);
+        let payload = payload.in_format(chat.format);
+        self.write_publish(head, payload, out)
+    }
+
+    fn write_publish(&self, head: PublishHead<'_>, payload: &[u8], out: &mut BytesMut) -> bool {
         if publish_size(self.version, &head, payload.len()) > self.packet_size_max {
-            // [MQTT-3.1.2-25] It counts as sent; the client finds it in the history.
+            // [MQTT-3.1.2-25] It counts as sent; a message of a chat can be found in the history.
             debug!("a delivery exceeds the client's maximum packet size");
             return false;
         }
@@ -393,33 +568,64 @@ impl Session {
         }
     }
 
-    /// Ends the session; its will, if it is due, goes the way of a publish.
-    pub(crate) fn close(mut self, reason: Closed, to_bridge: &mut Vec<FromEdge>) {
+    /// Ends the connection's part of the session. What outlives it is returned; a will that is due at once is published.
+    pub(crate) fn close(mut self, reason: Closed, to_bridge: &mut Vec<FromEdge>) -> Option<Parked> {
         self.flush_acks(to_bridge);
-        if let Some(will) = self.will.take()
-            && reason.publishes_will()
-            && let Topic::Up(format, _) = Topic::parse(&will.topic)
-        {
-            to_bridge.push(publishing::uplink(
-                &self.handle,
-                NO_ANSWER,
-                format,
-                will.payload,
-            ));
-        }
-        if self.subscription.is_some() {
+        if self.chat.is_some() {
             to_bridge.push(gone(&self.handle));
         }
+        let expiry_secs = match reason.ends_session() {
+            true => 0,
+            false => self.expiry_secs,
+        };
+        let now = Instant::now();
+        let after = |secs: u32| now + Duration::from_secs(secs.into());
+        let will = self.will.take().filter(|_| reason.publishes_will());
+        let delay_of = |will: &Will| {
+            let properties = will.properties.as_deref();
+            let delay = properties.and_then(|set| set.will_delay_interval);
+            delay.unwrap_or(0).min(expiry_secs)
+        };
+        let (due, delayed) = match will {
+            Some(will) if delay_of(&will) > 0 => {
+                let due_at = after(delay_of(&will));
+                (None, Some((will, due_at)))
+            }
+            will => (will, None),
+        };
+        if let Some(will) = due {
+            will::publish(&self.exchange, &self.handle, will, to_bridge);
+        }
+        let lasting = Lasting {
+            chat: self.chat,
+            plain: self.plain,
+            receiving: self.receiving,
+            unreleased: self.publishing.into_unreleased(),
+        };
+        if expiry_secs == 0 {
+            lasting.end(&self.exchange);
+            return None;
+        }
+        if let Some(mailbox) = lasting.mailbox() {
+            mailbox.disconnect();
+        }
+        Some(Parked {
+            handle: self.handle,
+            lasting,
+            expires_at: after(expiry_secs),
+            will: delayed,
+        })
     }
 }
 
-/// Whether `+` and `#` stand alone in their levels, and `#` in the last one.
-fn is_well_formed(filter: &str) -> bool {
-    let mut levels = filter.split('/').rev();
-    let last = levels.next().unwrap_or_default();
-    let is_plain = |level: &str| !level.contains(['+', '#']);
-    (last == "#" || last == "+" || is_plain(last))
-        && levels.all(|level| level == "+" || is_plain(level))
+/// How long the session outlives its connection, in seconds. In MQTT 3.1.1 one that is not clean has no end of its own.
+pub(crate) fn session_expiry(connect: &Connect, asked: Option<u32>, options: &Options) -> u32 {
+    let asked = match connect.version {
+        Version::V4 if connect.clean_start => 0,
+        Version::V4 => u32::MAX,
+        Version::V5 => asked.unwrap_or(0),
+    };
+    asked.min(options.session_expiry_max_secs)
 }
 
 fn item(item: from_edge::Item) -> FromEdge {

@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::num::NonZeroU16;
 
 use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
 use schema::Format;
 use schema::link::{FromEdge, Uplink, from_edge};
 
@@ -13,7 +14,7 @@ use crate::codec::{AckKind, Publish, Qos, ReasonCode, Version, encode_ack};
 use crate::registry::Handle;
 
 /// Token of an uplink whose answer nobody waits for.
-pub(super) const NO_ANSWER: u32 = 0;
+pub(crate) const NO_ANSWER: u32 = 0;
 
 /// Publishes in flight. Tokens are consecutive, so that an answer finds its entry by subtraction.
 #[derive(Debug)]
@@ -32,20 +33,55 @@ pub(super) struct Publishing {
 struct InFlight {
     qos: Qos,
     packet_id: Option<NonZeroU16>,
-    /// What the reply has to carry (MQTT 5, 4.10).
-    correlation_data: Option<Bytes>,
+    /// How the publisher wants to be answered.
+    reply_to: Option<Box<ReplyTo>>,
     /// Set once answered; it waits for the ones before it [MQTT-4.6.0-2, MQTT-4.6.0-3].
     outcome: Option<ReasonCode>,
 }
 
+/// What a publish says of its answer (MQTT 5, 4.10).
+#[derive(Debug)]
+pub(super) struct ReplyTo {
+    /// What the publish was written in.
+    pub(super) format: Format,
+    pub(super) response_topic: Option<ByteString>,
+    pub(super) correlation_data: Option<Bytes>,
+}
+
+impl ReplyTo {
+    fn of(publish: &Publish, format: Format) -> Option<Box<Self>> {
+        let properties = publish.properties.as_deref()?;
+        if properties.response_topic.is_none() && properties.correlation_data.is_none() {
+            return None;
+        }
+        // Slices would keep the whole read buffer alive.
+        Some(Box::new(ReplyTo {
+            format,
+            response_topic: properties
+                .response_topic
+                .as_deref()
+                .map(|topic| ByteString::from(topic.to_owned())),
+            correlation_data: properties
+                .correlation_data
+                .as_deref()
+                .map(Bytes::copy_from_slice),
+        }))
+    }
+}
+
 impl Publishing {
-    /// MQTT 3.1.1 has no Receive Maximum: there only the number of packet ids bounds the unreleased ones.
-    pub(super) fn new(in_flight_max: usize, version: Version) -> Self {
+    /// MQTT 3.1.1 has no Receive Maximum: there only the number of packet ids bounds the unreleased ones. Those of an
+    /// earlier connection of the session are still known [MQTT-4.3.3-10].
+    pub(super) fn new(
+        in_flight_max: usize,
+        version: Version,
+        unreleased: HashSet<NonZeroU16>,
+    ) -> Self {
         Publishing {
             in_flight: VecDeque::new(),
             first_token: NO_ANSWER + 1,
             in_flight_max,
-            unreleased: HashSet::new(),
+            unreleased,
             unreleased_max: match version {
                 Version::V4 => usize::from(u16::MAX),
                 Version::V5 => in_flight_max,
@@ -57,7 +93,17 @@ impl Publishing {
         self.in_flight.len() < self.in_flight_max
     }
 
-    /// Hands a publish to the bridge; its acknowledgement is withheld until [`Publishing::end`].
+    /// Whether nothing waits for an answer.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// What outlives the connection.
+    pub(super) fn into_unreleased(self) -> HashSet<NonZeroU16> {
+        self.unreleased
+    }
+
+    /// Hands a command to the bridge; its acknowledgement is withheld until [`Publishing::end`].
     pub(super) fn begin(
         &mut self,
         handle: &Handle,
@@ -65,25 +111,39 @@ impl Publishing {
         publish: Publish,
         to_bridge: &mut Vec<FromEdge>,
     ) -> Result<(), Closed> {
-        if self.answer_repetition(&publish) {
-            return Ok(());
-        }
-        let token = self.admit(&publish, None)?;
+        let token = self.withhold(&publish, ReplyTo::of(&publish, format))?;
         to_bridge.push(uplink(handle, token, format, publish.payload));
         Ok(())
     }
 
-    /// Answers a publish without asking the bridge.
-    pub(super) fn refuse(&mut self, publish: &Publish, reason: ReasonCode) -> Result<(), Closed> {
-        if self.answer_repetition(publish) {
-            return Ok(());
+    /// Admits a publish whose acknowledgement is withheld until [`Publishing::end`]; returns its token.
+    pub(super) fn withhold(
+        &mut self,
+        publish: &Publish,
+        reply_to: Option<Box<ReplyTo>>,
+    ) -> Result<u32, Closed> {
+        self.check_unreleased(publish)?;
+        Ok(self.admit(publish, reply_to, None))
+    }
+
+    /// Admits a publish whose outcome is known.
+    pub(super) fn answer(&mut self, publish: &Publish, reason: ReasonCode) -> Result<(), Closed> {
+        self.check_unreleased(publish)?;
+        self.admit(publish, None, Some(reason));
+        Ok(())
+    }
+
+    /// [MQTT-3.3.4-9] To be asked before a publish has any effect.
+    pub(super) fn check_unreleased(&self, publish: &Publish) -> Result<(), Closed> {
+        if publish.qos == Qos::ExactlyOnce && self.unreleased.len() >= self.unreleased_max {
+            return Err(Closed::ReceiveMaximumExceeded);
         }
-        self.admit(publish, Some(reason)).map(drop)
+        Ok(())
     }
 
     /// [MQTT-4.3.3-10] A QoS 2 packet id that is not released yet names the publish that it came with first: `true` for
     /// such a repetition. Where the first one has its PUBREC already, it is written again.
-    fn answer_repetition(&mut self, publish: &Publish) -> bool {
+    pub(super) fn answer_repetition(&mut self, publish: &Publish) -> bool {
         let Some(packet_id) = publish
             .packet_id
             .filter(|_| publish.qos == Qos::ExactlyOnce)
@@ -94,7 +154,7 @@ impl Publishing {
             self.in_flight.push_back(InFlight {
                 qos: Qos::ExactlyOnce,
                 packet_id: Some(packet_id),
-                correlation_data: None,
+                reply_to: None,
                 outcome: Some(ReasonCode::Success),
             });
             return true;
@@ -104,33 +164,31 @@ impl Publishing {
         self.in_flight.iter().any(is_same)
     }
 
-    fn admit(&mut self, publish: &Publish, outcome: Option<ReasonCode>) -> Result<u32, Closed> {
-        if publish.qos == Qos::ExactlyOnce && self.unreleased.len() >= self.unreleased_max {
-            return Err(Closed::ReceiveMaximumExceeded); // [MQTT-3.3.4-9]
-        }
-        let properties = publish.properties.as_deref();
+    fn admit(
+        &mut self,
+        publish: &Publish,
+        reply_to: Option<Box<ReplyTo>>,
+        outcome: Option<ReasonCode>,
+    ) -> u32 {
         let token = self
             .first_token
             .wrapping_add(u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX));
         self.in_flight.push_back(InFlight {
             qos: publish.qos,
             packet_id: publish.packet_id,
-            // A slice would keep the whole read buffer alive.
-            correlation_data: properties
-                .and_then(|set| set.correlation_data.as_deref())
-                .map(Bytes::copy_from_slice),
+            reply_to,
             outcome,
         });
-        Ok(token)
+        token
     }
 
-    /// Ends a publish with the bridge's answer; returns the correlation data for its reply, or `None` for a token
-    /// that is not in flight.
-    pub(super) fn end(&mut self, token: u32, reason: ReasonCode) -> Option<Option<Bytes>> {
+    /// Ends a publish with the bridge's answer; returns how its reply should be sent, or `None` for a token that is
+    /// not in flight.
+    pub(super) fn end(&mut self, token: u32, reason: ReasonCode) -> Option<Option<Box<ReplyTo>>> {
         let index = token.wrapping_sub(self.first_token) as usize;
         let entry = self.in_flight.get_mut(index)?;
         entry.outcome = Some(reason);
-        Some(entry.correlation_data.take())
+        Some(entry.reply_to.take())
     }
 
     /// Writes the acknowledgements that are due: those of the answered entries at the front.
@@ -174,7 +232,7 @@ impl Publishing {
 }
 
 /// A publish as the bridge sees it.
-pub(super) fn uplink(handle: &Handle, token: u32, format: Format, payload: Bytes) -> FromEdge {
+pub(crate) fn uplink(handle: &Handle, token: u32, format: Format, payload: Bytes) -> FromEdge {
     let format = match format {
         Format::Protobuf => schema::link::Format::Protobuf,
         Format::Json => schema::link::Format::Json,

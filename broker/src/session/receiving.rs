@@ -5,75 +5,209 @@ use std::num::NonZeroU16;
 
 use schema::link::Position;
 
+use crate::codec::Qos;
+use crate::plain::mailbox::Delivery;
+
 /// Deliveries in flight, in the order in which they were sent.
 ///
 /// A client has to acknowledge in that order [MQTT-4.6.0-2]. One that doesn't is served all the same: a position
 /// counts once everything before it is acknowledged, so that a cursor never passes a message the client may not have.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Receiving {
     in_flight: VecDeque<InFlight>,
+    /// How many at the end of `in_flight` the client has to be sent again: it has a new connection.
+    unsent: usize,
     window: usize,
     last_packet_id: u16,
+    /// Packet ids of an earlier connection are in flight, so that the next one may be among them.
+    is_resumed: bool,
     acknowledged: Vec<Position>,
 }
 
 #[derive(Debug)]
 struct InFlight {
     packet_id: NonZeroU16,
-    position: Position,
-    is_acknowledged: bool,
+    what: What,
+    stage: Stage,
+}
+
+/// What a packet id stands for.
+#[derive(Debug)]
+enum What {
+    Chat(Position),
+    Plain(Delivery),
+    /// QoS 2, and the client has said that it has the message.
+    Received,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// PUBLISH was sent.
+    Published,
+    /// PUBREL was sent.
+    Released,
+    Done,
+}
+
+/// What a client that has come back has to be sent again [MQTT-4.4.0-1].
+#[derive(Debug)]
+pub(super) enum Again {
+    Publish(NonZeroU16, Delivery),
+    PubRel(NonZeroU16),
 }
 
 impl Receiving {
     pub(super) fn new(window: usize) -> Self {
         Receiving {
-            in_flight: VecDeque::new(),
             window,
-            last_packet_id: 0,
-            acknowledged: Vec::new(),
+            ..Self::default()
         }
     }
 
+    /// Goes on with another connection. Chat is not sent again from here: it is caught up from the database.
+    pub(super) fn resume(&mut self, window: usize) {
+        self.window = window;
+        self.in_flight
+            .retain(|entry| !matches!(entry.what, What::Chat(_)) && entry.stage != Stage::Done);
+        self.unsent = self.in_flight.len();
+        self.is_resumed = self.unsent > 0;
+    }
+
+    /// What is to be sent again next, as far as the window has room.
+    pub(super) fn next_again(&mut self) -> Option<Again> {
+        let index = self.in_flight.len() - self.unsent;
+        let entry = self.in_flight.get(index)?;
+        if index >= self.window {
+            return None;
+        }
+        self.unsent -= 1;
+        Some(match &entry.what {
+            What::Plain(delivery) => Again::Publish(entry.packet_id, delivery.clone()),
+            What::Chat(_) | What::Received => Again::PubRel(entry.packet_id),
+        })
+    }
+
+    /// Whether something new may be sent.
     pub(super) fn has_room(&self) -> bool {
-        self.in_flight.len() < self.window
+        self.unsent == 0 && self.in_flight.len() < self.window
     }
 
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
     }
 
-    /// 1, 2, 3 … 65,535, 1 …; the window is far smaller, so that an id is free again when its turn comes.
+    /// 1, 2, 3 … 65,535, 1 …; the window is far smaller, so that an id is free again when its turn comes, except where
+    /// one was left over from an earlier connection.
     pub(super) fn next_packet_id(&mut self) -> NonZeroU16 {
-        self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
-        NonZeroU16::new(self.last_packet_id).unwrap_or(NonZeroU16::MIN)
+        loop {
+            self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
+            let id = NonZeroU16::new(self.last_packet_id).unwrap_or(NonZeroU16::MIN);
+            if !self.is_resumed || self.find(id).is_none() {
+                return id;
+            }
+        }
     }
 
-    /// Notes what a packet id stands for.
-    pub(super) fn sent(&mut self, packet_id: NonZeroU16, position: Position) {
+    /// Notes that a packet id stands for a message of a chat.
+    pub(super) fn sent_chat(&mut self, packet_id: NonZeroU16, position: Position) {
+        self.sent(packet_id, What::Chat(position));
+    }
+
+    /// Notes that a packet id stands for a plain message.
+    pub(super) fn sent_plain(&mut self, packet_id: NonZeroU16, delivery: Delivery) {
+        self.sent(packet_id, What::Plain(delivery));
+    }
+
+    fn sent(&mut self, packet_id: NonZeroU16, what: What) {
         self.in_flight.push_back(InFlight {
             packet_id,
-            position,
-            is_acknowledged: false,
+            what,
+            stage: Stage::Published,
         });
+    }
+
+    fn find(&mut self, packet_id: NonZeroU16) -> Option<&mut InFlight> {
+        let mut entries = self.in_flight.iter_mut();
+        entries.find(|entry| entry.packet_id == packet_id)
     }
 
     /// Takes a PUBACK. One for a packet id that is not in flight changes nothing (MQTT 5, 4.3.2 leaves it open).
     pub(super) fn acknowledge(&mut self, packet_id: NonZeroU16) {
-        let entry = self
-            .in_flight
-            .iter_mut()
-            .find(|entry| entry.packet_id == packet_id);
-        let Some(entry) = entry else { return };
-        entry.is_acknowledged = true;
+        let Some(entry) = self.find(packet_id) else {
+            return;
+        };
+        let is_qos1 = match &entry.what {
+            What::Chat(_) => true,
+            What::Plain(delivery) => delivery.qos == Qos::AtLeastOnce,
+            What::Received => false,
+        };
+        if is_qos1 {
+            entry.stage = Stage::Done;
+            self.settle();
+        }
+    }
+
+    /// Takes a PUBREC; tells whether its packet id is one of a QoS 2 delivery. With `is_refused` the client does not
+    /// want the message, and nothing more is said of it (MQTT 5, 4.3.3).
+    pub(super) fn receive(&mut self, packet_id: NonZeroU16, is_refused: bool) -> bool {
+        let Some(entry) = self.find(packet_id) else {
+            return false;
+        };
+        let is_qos2 = match &entry.what {
+            What::Plain(delivery) => delivery.qos == Qos::ExactlyOnce,
+            What::Received => true,
+            What::Chat(_) => false,
+        };
+        if !is_qos2 {
+            return false;
+        }
+        // The message itself is no longer needed.
+        entry.what = What::Received;
+        entry.stage = if is_refused {
+            Stage::Done
+        } else {
+            Stage::Released
+        };
+        self.settle();
+        true
+    }
+
+    /// What has to be sent again can't be: it has expired, or the user may no longer see it.
+    pub(super) fn give_up(&mut self, packet_id: NonZeroU16) {
+        if let Some(entry) = self.find(packet_id) {
+            entry.stage = Stage::Done;
+            self.settle();
+        }
+    }
+
+    /// Takes a PUBCOMP.
+    pub(super) fn complete(&mut self, packet_id: NonZeroU16) {
+        if let Some(entry) = self.find(packet_id)
+            && entry.stage == Stage::Released
+        {
+            entry.stage = Stage::Done;
+            self.settle();
+        }
+    }
+
+    /// Takes what is done from the front, and notes how far the client has come.
+    fn settle(&mut self) {
         while let Some(front) = self.in_flight.front() {
-            if !front.is_acknowledged {
+            if front.stage != Stage::Done {
                 return;
             }
-            let position = front.position;
-            self.in_flight.pop_front();
-            self.note(position);
+            // Acknowledged without having been sent again: an answer to the earlier connection, said late.
+            self.unsent = self.unsent.min(self.in_flight.len() - 1);
+            if let Some(InFlight {
+                what: What::Chat(position),
+                ..
+            }) = self.in_flight.pop_front()
+            {
+                self.note(position);
+            }
         }
         self.in_flight = VecDeque::new();
+        self.is_resumed = false;
     }
 
     /// Keeps one position per conversation where they come in a row, as they mostly do.
@@ -87,5 +221,15 @@ impl Receiving {
     /// The positions acknowledged since the last call.
     pub(super) fn take_acknowledged(&mut self) -> Vec<Position> {
         std::mem::take(&mut self.acknowledged)
+    }
+
+    /// The session ends: what the client has not said to have.
+    pub(super) fn into_unacknowledged(self) -> impl Iterator<Item = Delivery> {
+        self.in_flight
+            .into_iter()
+            .filter_map(|entry| match entry.what {
+                What::Plain(delivery) if entry.stage != Stage::Done => Some(delivery),
+                _ => None,
+            })
     }
 }
