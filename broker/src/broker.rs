@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::closed::Closed;
 use crate::dispatch;
 use crate::identity::Authenticate;
-use crate::link::{BridgeLink, LinkClosed, start_router};
+use crate::link::{BridgeLink, LinkClosed, RouterHealth, start_router};
 use crate::listener;
 use crate::options::Options;
 use crate::registry::Registry;
@@ -57,6 +57,7 @@ pub struct Broker {
     edge: Arc<Edge>,
     connections: TaskTracker,
     pumps: JoinSet<Result<Infallible, LinkClosed>>,
+    router_health: RouterHealth,
     stop: CancellationToken,
 }
 
@@ -74,7 +75,7 @@ impl BrokerHandle {
 }
 
 impl Broker {
-    /// Starts the router and what moves frames; listens nowhere yet. Must be called inside a tokio runtime.
+    /// Starts the router, its watch, and what moves frames; listens nowhere yet. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`Error::Link`] when the router can't be started.
@@ -82,11 +83,13 @@ impl Broker {
         options: Options,
         authenticate: Arc<dyn Authenticate>,
     ) -> Result<(Self, BridgeLink), Error> {
-        let (link, bridge) = start_router()?;
+        let (link, bridge, watch) = start_router()?;
+        let router_health = watch.health();
         let flow = link.sender.flow().clone();
         let registry = Arc::new(Registry::default());
         let uplinks = Arc::new(Uplinks::new(flow.clone()));
         let mut pumps = JoinSet::new();
+        pumps.spawn(async { Ok(watch.run().await) });
         pumps.spawn(uplinks.clone().pump(link.sender));
         pumps.spawn(dispatch::run(registry.clone(), flow, link.receiver));
         let broker = Broker {
@@ -99,6 +102,7 @@ impl Broker {
             }),
             connections: TaskTracker::new(),
             pumps,
+            router_health,
             stop: CancellationToken::new(),
         };
         Ok((broker, bridge))
@@ -110,6 +114,12 @@ impl Broker {
         BrokerHandle {
             registry: self.edge.registry.clone(),
         }
+    }
+
+    /// Tells whether the router works.
+    #[must_use]
+    pub fn router_health(&self) -> RouterHealth {
+        self.router_health.clone()
     }
 
     /// Listens for plain MQTT; returns the address, with the port that the system chose for port 0.

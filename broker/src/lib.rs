@@ -32,5 +32,6 @@ mod uplinks;
 pub use broker::{Broker, BrokerHandle, Error};
 pub use closed::Closed;
 pub use identity::{Authenticate, Credentials, Identity, Refusal};
+pub use link::RouterHealth;
 pub use options::{NetworkOptions, Options, RateOptions, RetainedOptions};
 pub use peer::{Door, Peer};
