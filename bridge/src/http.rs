@@ -19,6 +19,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use broker::RouterHealth;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -46,6 +47,8 @@ pub struct Api {
     auth: Auth,
     /// Takes all commands.
     service: Service,
+    /// Tells whether edge and bridge can talk.
+    router: RouterHealth,
     /// Tells whether the database can be written.
     probe: health::Probe,
 }
@@ -53,11 +56,12 @@ pub struct Api {
 impl Api {
     /// Everything together.
     #[must_use]
-    pub fn new(store: Store, auth: Auth, service: Service) -> Self {
+    pub fn new(store: Store, auth: Auth, service: Service, router: RouterHealth) -> Self {
         Api {
             store,
             auth,
             service,
+            router,
             probe: health::Probe::default(),
         }
     }

@@ -18,7 +18,7 @@ use crate::closed::Closed;
 use crate::codec::Will;
 use crate::dispatch;
 use crate::identity::Authenticate;
-use crate::link::{BridgeLink, LinkClosed, start_router};
+use crate::link::{BridgeLink, LinkClosed, RouterHealth, start_router};
 use crate::listener;
 use crate::options::Options;
 use crate::parking::{Parked, Parking};
@@ -60,6 +60,7 @@ pub(crate) struct Edge {
     pub(crate) parking: Parking,
     /// One for each connection that may still come.
     pub(crate) slots: Arc<Semaphore>,
+    pub(crate) router_health: RouterHealth,
 }
 
 impl Edge {
@@ -157,7 +158,7 @@ impl BrokerHandle {
 }
 
 impl Broker {
-    /// Starts the router and what moves frames; listens nowhere yet. Must be called inside a tokio runtime.
+    /// Starts the router, its watch, and what moves frames; listens nowhere yet. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`Error::Link`] when the router can't be started.
@@ -166,7 +167,7 @@ impl Broker {
         rules: Rules,
         authenticate: Arc<dyn Authenticate>,
     ) -> Result<(Self, BridgeLink), Error> {
-        let (link, bridge) = start_router()?;
+        let (link, bridge, watch) = start_router()?;
         let flow = link.sender.flow().clone();
         let uplinks = Arc::new(Uplinks::new(flow.clone()));
         let stats = Arc::new(Stats::default());
@@ -176,11 +177,13 @@ impl Broker {
             exchange: Arc::new(Exchange::new(&options, rules, stats)),
             parking: Parking::new(options.sessions_max, options.sessions_per_user_max),
             slots: Arc::new(Semaphore::new(options.max_connections)),
+            router_health: watch.health(),
             options,
             authenticate,
         });
         let ready = CancellationToken::new();
         let mut pumps = JoinSet::new();
+        pumps.spawn(async { Ok(watch.run().await) });
         pumps.spawn(uplinks.pump(link.sender));
         pumps.spawn(dispatch::run(
             edge.clone(),
@@ -211,6 +214,12 @@ impl Broker {
     /// that would not find what is theirs.
     pub async fn ready(&self) {
         self.ready.cancelled().await;
+    }
+
+    /// Tells whether the router works.
+    #[must_use]
+    pub fn router_health(&self) -> RouterHealth {
+        self.edge.router_health.clone()
     }
 
     /// Listens for plain MQTT; returns the address, with the port that the system chose for port 0.

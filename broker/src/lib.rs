@@ -39,6 +39,7 @@ mod will;
 pub use broker::{Broker, BrokerHandle, Error};
 pub use closed::Closed;
 pub use identity::{Authenticate, Credentials, Identity, Refusal};
+pub use link::RouterHealth;
 pub use options::{NetworkOptions, Options, RateOptions, RetainedOptions};
 pub use peer::{Door, Peer};
 pub use plain::policy::{Action, Effect, Rule, RuleError, Rules, Who};

@@ -7,6 +7,11 @@
 //! A router log that rolls over drops what a slow reader has not read. [`FrameSender`] keeps at most `WINDOW` frames
 //! and `WINDOW_BYTES` ahead of what the receiver is done with, less than the log holds; frames are numbered, so that a
 //! drop would be noticed all the same ([`LinkClosed::Gap`]).
+//!
+//! A router can die. A sender keeps each frame until the receiver is done with it, and sends it again over the next
+//! router; a receiver passes over what it has had. `router` is about routers; nobody else meets them.
+
+mod router;
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -15,11 +20,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use prost::Message;
-use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
-use rumqttd::protocol::{Packet, Publish};
-use rumqttd::{Notification, Router, RouterConfig};
+use rumqttd::local::{LinkRx, LinkTx};
 use schema::link::{DownFrame, FromEdge, ToEdge, UpFrame};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+pub(crate) use router::RouterWatch;
+use router::{End, Lines};
+pub use router::{RouterHealth, StartError};
 
 /// Frames, and their bytes, that a sender may be ahead of its receiver. A frame that is larger by itself goes alone.
 const WINDOW: u64 = 16;
@@ -29,20 +36,18 @@ const REPORT_AFTER: u64 = 4;
 const REPORT_EACH_BYTES: usize = WINDOW_BYTES / 4;
 /// A frame is sent when its items have reached this size, in bytes. A single item can be larger.
 const FRAME_BYTES: usize = 64 * 1024;
-/// The router's log per topic. A segment is closed when it has reached its size, so that one holds at least 1 MiB or a
-/// single larger frame: 8 of them hold the window and what precedes it in its first segment.
-const LOG_SEGMENT_BYTES: usize = 1024 * 1024;
-const LOG_SEGMENTS: usize = 8;
-
 const UP_TOPIC: &str = "tidings/link/up";
 const DOWN_TOPIC: &str = "tidings/link/down";
 
 /// Why no more frames can be sent or received. The process has to start anew: nothing that was acknowledged is lost.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkClosed {
-    /// The router's thread is gone.
-    #[error("the router is gone")]
-    Router(#[source] Box<LinkError>),
+    /// There never was a router.
+    #[error("the router can't be started")]
+    Start(#[from] StartError),
+    /// The router's watch has ended, and no other router will come.
+    #[error("the router is no longer watched")]
+    Unwatched,
     /// The router dropped a frame.
     #[error("frame {expected} is missing: got {got}")]
     Gap {
@@ -56,9 +61,9 @@ pub enum LinkClosed {
     Undecodable(#[from] prost::DecodeError),
 }
 
-impl From<LinkError> for LinkClosed {
-    fn from(error: LinkError) -> Self {
-        LinkClosed::Router(Box::new(error))
+impl From<watch::error::RecvError> for LinkClosed {
+    fn from(_: watch::error::RecvError) -> Self {
+        LinkClosed::Unwatched
     }
 }
 
@@ -144,13 +149,13 @@ impl Flow {
 
 /// The sending half of an end.
 pub struct FrameSender<F> {
-    link: LinkTx,
-    topic: Bytes,
+    lines: Lines<LinkTx>,
+    topic: &'static str,
     flow: Arc<Flow>,
     /// The last frame sent.
     sent: u64,
-    /// Sizes of the frames that the peer is not done with, oldest first.
-    ahead: VecDeque<usize>,
+    /// The frames that the peer is not done with, oldest first.
+    ahead: VecDeque<Bytes>,
     frame: PhantomData<F>,
 }
 
@@ -164,7 +169,7 @@ impl<F: Frame> FrameSender<F> {
     /// Sends items in their order, in as many frames as they need; waits while the peer is behind.
     ///
     /// # Errors
-    /// [`LinkClosed`] when the router is gone.
+    /// [`LinkClosed::Unwatched`] when the link has ended.
     pub async fn send(&mut self, items: Vec<F::Item>) -> Result<(), LinkClosed> {
         let mut frame = Vec::new();
         let mut bytes = 0;
@@ -182,80 +187,97 @@ impl<F: Frame> FrameSender<F> {
         Ok(())
     }
 
-    /// Tells the peer how far we are, if it would not learn it soon otherwise. It needs no credit, so that two ends
-    /// that wait for each other get on.
+    /// Tells the peer how far we are, if it would not learn it soon otherwise, and sends again what may be lost. It
+    /// needs no credit, so that two ends that wait for each other get on. To be called whenever [`Flow::woken`].
     ///
     /// # Errors
-    /// [`LinkClosed`] when the router is gone.
+    /// [`LinkClosed::Unwatched`] when the link has ended.
     pub async fn report(&mut self) -> Result<(), LinkClosed> {
+        self.renew()?;
+        self.forget_done();
         if self.flow.is_report_due() {
-            self.publish(0, Vec::new()).await?;
+            self.publish_report();
         }
         Ok(())
     }
 
     async fn send_frame(&mut self, items: Vec<F::Item>) -> Result<(), LinkClosed> {
-        while !self.has_credit() {
+        loop {
+            self.renew()?;
+            if self.has_credit() {
+                break;
+            }
             self.report().await?;
-            self.flow.clone().woken().await;
+            self.flow.woken().await;
         }
         self.sent += 1;
-        let size = self.publish(self.sent, items).await?;
-        self.ahead.push_back(size);
+        let frame = self.encode(self.sent, items);
+        self.ahead.push_back(frame.clone());
+        self.lines.publish(self.topic, frame);
+        Ok(())
+    }
+
+    /// Where there is another router, it gets everything that the last one may not have delivered.
+    fn renew(&mut self) -> Result<(), LinkClosed> {
+        if self.lines.renew()? {
+            self.forget_done();
+            // The last report may be lost as well.
+            self.publish_report();
+            for frame in &self.ahead {
+                self.lines.publish(self.topic, frame.clone());
+            }
+        }
         Ok(())
     }
 
     fn has_credit(&mut self) -> bool {
+        self.forget_done();
+        let bytes: usize = self.ahead.iter().map(Bytes::len).sum();
+        (self.ahead.len() as u64) < WINDOW && bytes < WINDOW_BYTES
+    }
+
+    fn forget_done(&mut self) {
         let unfinished = self.sent - self.flow.peer_done.load(Ordering::Acquire);
         while self.ahead.len() as u64 > unfinished {
             self.ahead.pop_front();
         }
-        let bytes: usize = self.ahead.iter().sum();
-        unfinished < WINDOW && bytes < WINDOW_BYTES
     }
 
-    /// Returns the frame's size.
-    async fn publish(&mut self, number: u64, items: Vec<F::Item>) -> Result<usize, LinkClosed> {
+    fn publish_report(&mut self) {
+        let report = self.encode(0, Vec::new());
+        self.lines.publish(self.topic, report);
+    }
+
+    fn encode(&self, number: u64, items: Vec<F::Item>) -> Bytes {
         let done = self.flow.done.load(Ordering::Acquire);
         self.flow.reported.store(done, Ordering::Release);
-        let payload = F::new(number, done, items).encode_to_vec();
-        let size = payload.len();
-        let publish = Publish::new(self.topic.clone(), payload.into(), false);
-        self.link.send(Packet::Publish(publish, None)).await?;
-        Ok(size)
+        F::new(number, done, items).encode_to_vec().into()
     }
 }
 
 /// The receiving half of an end.
 pub struct FrameReceiver<F> {
-    link: LinkRx,
+    lines: Lines<LinkRx>,
     last: u64,
     flow: Arc<Flow>,
     frame: PhantomData<F>,
 }
 
 impl<F: Frame> FrameReceiver<F> {
-    /// The next frame's number and items. Call [`Flow::done`] with the number when they are dealt with.
+    /// The next frame's number and items. Call [`Flow::done`] with the number when they are dealt with. May be dropped
+    /// while it waits.
     ///
     /// # Errors
-    /// [`LinkClosed`] when the router is gone, or a frame is missing.
+    /// [`LinkClosed`] when the link has ended, or a frame is missing.
     pub async fn recv(&mut self) -> Result<(u64, Vec<F::Item>), LinkClosed> {
         loop {
-            let forward = match self.link.next().await? {
-                Some(Notification::Forward(forward)) => forward,
-                // The router stops sending to a full link until it hears that there is room again.
-                Some(Notification::Unschedule) => {
-                    self.link.wake().await?;
-                    continue;
-                }
-                _ => continue,
-            };
-            let payload = forward.publish.payload;
+            let payload = self.lines.next().await?;
             self.flow.largest.fetch_max(payload.len(), Ordering::AcqRel);
             let (number, done, items) = F::decode(payload)?.into_parts();
             self.flow.peer_done.fetch_max(done, Ordering::AcqRel);
             self.flow.wake();
-            if number == 0 {
+            // A report, or a frame that has come over an earlier router already.
+            if number <= self.last {
                 continue;
             }
             if number != self.last + 1 {
@@ -284,50 +306,29 @@ pub(crate) struct EdgeLink {
     pub(crate) receiver: FrameReceiver<DownFrame>,
 }
 
-/// Starts rumqttd's router in a thread of its own, and connects both ends to it. Blocks for that long.
-pub(crate) fn start_router() -> Result<(EdgeLink, BridgeLink), LinkClosed> {
-    let config = RouterConfig {
-        // The two ends.
-        max_connections: 2,
-        // Read from the log at once, of the 16 frames that can be there.
-        max_outgoing_packet_count: WINDOW,
-        max_segment_size: LOG_SEGMENT_BYTES,
-        max_segment_count: LOG_SEGMENTS,
-        initialized_filters: Some(vec![UP_TOPIC.to_owned(), DOWN_TOPIC.to_owned()]),
-        ..Default::default()
-    };
-    let router = Router::new(0, config).spawn();
-    let connect = |name: &str, subscription: &str| -> Result<(LinkTx, LinkRx), LinkClosed> {
-        let (mut tx, mut rx, _) = LinkBuilder::new(name, router.clone()).build()?;
-        tx.subscribe(subscription)?;
-        // SUBACK: from here on nothing that is published can be missed.
-        while !matches!(rx.recv()?, Some(Notification::DeviceAck(_))) {}
-        Ok((tx, rx))
-    };
-    let (edge_tx, edge_rx) = connect("edge", DOWN_TOPIC)?;
-    let (bridge_tx, bridge_rx) = connect("bridge", UP_TOPIC)?;
-    let (sender, receiver) = end(edge_tx, edge_rx, UP_TOPIC);
+/// Starts a router, and connects both ends to it. Blocks for that long. The link works while the watch runs.
+pub(crate) fn start_router() -> Result<(EdgeLink, BridgeLink, RouterWatch), LinkClosed> {
+    let (watch, edge, bridge) = RouterWatch::start()?;
+    let (sender, receiver) = halves(edge, UP_TOPIC);
     let edge = EdgeLink { sender, receiver };
-    let (sender, receiver) = end(bridge_tx, bridge_rx, DOWN_TOPIC);
-    Ok((edge, BridgeLink { sender, receiver }))
+    let (sender, receiver) = halves(bridge, DOWN_TOPIC);
+    Ok((edge, BridgeLink { sender, receiver }, watch))
 }
 
-fn end<S: Frame, R: Frame>(
-    tx: LinkTx,
-    rx: LinkRx,
+fn halves<S: Frame, R: Frame>(
+    (flow, (tx, rx)): End,
     topic: &'static str,
 ) -> (FrameSender<S>, FrameReceiver<R>) {
-    let flow = Arc::new(Flow::default());
     let sender = FrameSender {
-        link: tx,
-        topic: Bytes::from_static(topic.as_bytes()),
+        lines: tx,
+        topic,
         flow: flow.clone(),
         sent: 0,
         ahead: VecDeque::new(),
         frame: PhantomData,
     };
     let receiver = FrameReceiver {
-        link: rx,
+        lines: rx,
         last: 0,
         flow,
         frame: PhantomData,
@@ -336,77 +337,4 @@ fn end<S: Frame, R: Frame>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use schema::link::{Gone, from_edge};
-
-    fn gone(session: u64) -> FromEdge {
-        FromEdge {
-            item: Some(from_edge::Item::Gone(Gone { session })),
-        }
-    }
-
-    /// Frames larger than a segment of the router's log.
-    #[tokio::test]
-    async fn large_frames_arrive() {
-        let (edge, bridge) = start_router().unwrap();
-        let (mut edge_sender, mut edge_receiver) = (edge.sender, edge.receiver);
-        let (mut sender, mut receiver) = (bridge.sender, bridge.receiver);
-        let large = |number: u32| FromEdge {
-            item: Some(from_edge::Item::Uplink(schema::link::Uplink {
-                token: number,
-                payload: vec![0; LOG_SEGMENT_BYTES + 1].into(),
-                ..Default::default()
-            })),
-        };
-        let send = async {
-            for number in 0..40 {
-                edge_sender.send(vec![large(number)]).await.unwrap();
-            }
-        };
-        let receive = async {
-            for expected in 0..40 {
-                let (number, items) = receiver.recv().await.unwrap();
-                assert!(items == [large(expected)]);
-                sender.flow().done(number);
-                sender.report().await.unwrap();
-            }
-        };
-        let reports = async { while edge_receiver.recv().await.is_ok() {} };
-        tokio::select! {
-            _ = async { tokio::join!(send, receive) } => {}
-            () = reports => {}
-        }
-    }
-
-    /// The receiver is slow for far more frames than the window: all arrive, in order.
-    #[tokio::test]
-    async fn a_slow_receiver_misses_nothing() {
-        let (edge, bridge) = start_router().unwrap();
-        let (mut edge_sender, mut edge_receiver) = (edge.sender, edge.receiver);
-        let frames = 10 * WINDOW;
-        let send = async {
-            for session in 0..frames {
-                edge_sender.send(vec![gone(session)]).await.unwrap();
-            }
-        };
-        let (mut sender, mut receiver) = (bridge.sender, bridge.receiver);
-        let receive = async {
-            for expected in 0..frames {
-                let (number, items) = receiver.recv().await.unwrap();
-                assert_eq!(items, [gone(expected)]);
-                sender.flow().done(number);
-                sender.report().await.unwrap();
-            }
-        };
-        let reports = async {
-            loop {
-                edge_receiver.recv().await.unwrap();
-            }
-        };
-        tokio::select! {
-            _ = async { tokio::join!(send, receive) } => {}
-            () = reports => {}
-        }
-    }
-}
+mod tests;

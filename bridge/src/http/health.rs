@@ -32,13 +32,14 @@ pub(super) struct Health {
 /// Whether the process is alive.
 #[utoipa::path(
     get, path = "/healthz", tag = "health",
-    responses((status = 200, description = "It is.", body = Health))
+    responses(
+        (status = 200, description = "It is.", body = Health),
+        (status = 503, description = "A part of it is not, for the moment; `reason` says which.", body = Health),
+    )
 )]
-pub(super) async fn alive() -> Json<Health> {
-    Json(Health {
-        status: "ok",
-        reason: None,
-    })
+pub(super) async fn alive(State(api): State<Api>) -> (StatusCode, Json<Health>) {
+    let obstacle = (!api.router.is_healthy()).then_some("the router does not answer");
+    report("ok", obstacle)
 }
 
 /// Whether commands can be carried out now.
@@ -50,10 +51,15 @@ pub(super) async fn alive() -> Json<Health> {
     )
 )]
 pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, Json<Health>) {
-    let (code, status, reason) = match obstacle(&api).await {
-        None => (StatusCode::OK, "ready", None),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", Some(reason)),
+    report("ready", obstacle(&api).await)
+}
+
+fn report(fine: &'static str, obstacle: Option<&'static str>) -> (StatusCode, Json<Health>) {
+    let (code, status) = match obstacle {
+        None => (StatusCode::OK, fine),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
+    let reason = obstacle;
     (code, Json(Health { status, reason }))
 }
 
@@ -119,6 +125,22 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+
+    #[test]
+    fn an_obstacle_is_told_with_its_status() {
+        for (obstacle, status, text) in [
+            (None, 200, serde_json::json!({"status": "ok"})),
+            (
+                Some("wet paint"),
+                503,
+                serde_json::json!({"status": "unavailable", "reason": "wet paint"}),
+            ),
+        ] {
+            let (code, Json(health)) = report("ok", obstacle);
+            assert_eq!(code.as_u16(), status);
+            assert_eq!(serde_json::to_value(health).unwrap(), text);
+        }
+    }
 
     #[tokio::test]
     async fn many_who_ask_share_a_probe() {
