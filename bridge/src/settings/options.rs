@@ -79,8 +79,11 @@ pub struct MqttOptions {
 /// MQTT's limit for a packet: what four bytes of remaining length can say.
 const MQTT_PACKET_MAX: usize = 268_435_455;
 
+/// Topics are walked down level by level, on the stack.
+const TOPIC_LEVELS_MAX: usize = 128;
+
 impl MqttOptions {
-    pub(super) fn checks(&self) -> [Check; 11] {
+    pub(super) fn checks(&self) -> [Check; 12] {
         [
             (
                 !(1024..=MQTT_PACKET_MAX).contains(&self.max_packet_size),
@@ -123,6 +126,10 @@ impl MqttOptions {
                 // im/{uid}/down with the longest uid.
                 self.topic_length_max < 73 || self.topic_levels_max < 3,
                 "mqtt.topic_length_max is less than 73 or mqtt.topic_levels_max less than 3: chat's topics would not fit",
+            ),
+            (
+                self.topic_levels_max > TOPIC_LEVELS_MAX,
+                "mqtt.topic_levels_max is more than 128",
             ),
             (
                 self.byte_rate > 0 && self.byte_rate * 2 < self.max_packet_size,

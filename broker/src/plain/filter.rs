@@ -50,7 +50,7 @@ pub(crate) fn check_topic(topic: &str, limits: TopicLimits) -> Result<(), TopicE
     if topic.len() > limits.length_max {
         return Err(TopicError::TooLong);
     }
-    // [MQTT-4.7.3-1] At least one character; [MQTT-4.7.1-1] no wildcards; [MQTT-4.7.3-2] no U+0000.
+    // [MQTT-4.7.3-1] At least one character; [MQTT-4.7.0-1] no wildcards; [MQTT-4.7.3-2] no U+0000.
     if topic.is_empty() || topic.contains(['+', '#', '\0']) {
         return Err(TopicError::Malformed);
     }
@@ -174,8 +174,12 @@ pub(crate) fn covers(pattern: &str, filter: &str) -> bool {
 
 /// [`covers`] for a pattern that is not one text.
 pub(crate) fn levels_cover<'a>(pattern: impl Iterator<Item = Level<'a>>, filter: &str) -> bool {
-    // Both match the same, since every topic has a first level; in this form `+/#` is seen to cover it.
-    let filter = if filter == "#" { "+/#" } else { filter };
+    // Where the parent is no topic, `#` stands for one level at least; in this form, all that cover it are seen to.
+    let filter = match filter {
+        "#" => "+/#",
+        "/#" => "/+/#",
+        other => other,
+    };
     let mut levels = levels(filter);
     for (index, wanted) in pattern.enumerate() {
         let is_wildcard = matches!(wanted, Level::One | Level::Rest);
@@ -193,7 +197,7 @@ pub(crate) fn levels_cover<'a>(pattern: impl Iterator<Item = Level<'a>>, filter:
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -291,6 +295,31 @@ pub(crate) mod tests {
             ("A", "a"),
         ] {
             assert!(!matches(filter, topic), "{filter} {topic}");
+        }
+    }
+
+    #[test]
+    fn covering_is_exact() {
+        for (pattern, filter) in [
+            ("a/#", "a/#"),
+            ("a/#", "a/+/b"),
+            ("#", "+/x"),
+            ("+/#", "#"),
+            ("/+/#", "/#"),
+            ("$SYS/+", "$SYS/x"),
+        ] {
+            assert!(covers(pattern, filter), "{pattern} {filter}");
+        }
+        for (pattern, filter) in [
+            ("a/+", "a/#"),
+            ("a/+/#", "a/#"),
+            ("+/+/#", "#"),
+            ("+/b", "+/+"),
+            ("a/b", "+/b"),
+            ("#", "$SYS/x"),
+            ("+/#", "$SYS/#"),
+        ] {
+            assert!(!covers(pattern, filter), "{pattern} {filter}");
         }
     }
 

@@ -43,12 +43,15 @@ impl Message {
     ) -> Self {
         let properties = publish.properties.as_deref();
         let expiry_secs = properties.and_then(|set| set.message_expiry_interval);
+        let expires_at_ms = expiry_secs.map_or(0, |secs| {
+            now_ms.saturating_add(u64::from(secs) * 1000).max(1)
+        });
         Message {
             topic: topic.into(),
             qos: publish.qos,
             payload: Bytes::copy_from_slice(&publish.payload),
             properties: properties.and_then(travelling),
-            expires_at_ms: expires_at(expiry_secs, now_ms),
+            expires_at_ms,
             retain: publish.retain,
             publisher,
         }
@@ -56,27 +59,23 @@ impl Message {
 
     /// Takes a will at the time at which it is published.
     pub(crate) fn from_will(will: &Will, now_ms: u64) -> Self {
-        let set = will.properties.as_deref();
-        let properties = set.and_then(|set| {
-            travelling(&PublishProperties {
-                payload_format_indicator: set.payload_format_indicator,
-                content_type: set.content_type.clone(),
-                response_topic: set.response_topic.clone(),
-                correlation_data: set.correlation_data.clone(),
-                user_properties: set.user_properties.clone(),
-                ..PublishProperties::default()
-            })
+        let properties = will.properties.as_deref().map(|set| PublishProperties {
+            payload_format_indicator: set.payload_format_indicator,
+            message_expiry_interval: set.message_expiry_interval,
+            content_type: set.content_type.clone(),
+            response_topic: set.response_topic.clone(),
+            correlation_data: set.correlation_data.clone(),
+            user_properties: set.user_properties.clone(),
+            ..PublishProperties::default()
         });
-        let expiry_secs = set.and_then(|set| set.message_expiry_interval);
-        Message {
-            topic: ByteString::from(&*will.topic),
+        let publish = Publish {
             qos: will.qos,
-            payload: Bytes::copy_from_slice(&will.payload),
-            properties,
-            expires_at_ms: expires_at(expiry_secs, now_ms),
             retain: will.retain,
-            publisher: 0,
-        }
+            payload: will.payload.clone(),
+            properties: properties.map(Box::new),
+            ..Publish::default()
+        };
+        Self::from_publish(&publish, &will.topic, 0, now_ms)
     }
 
     /// The answer to a command, for its Response Topic.
@@ -119,12 +118,6 @@ impl Message {
     }
 }
 
-fn expires_at(expiry_secs: Option<u32>, now_ms: u64) -> u64 {
-    expiry_secs.map_or(0, |secs| {
-        now_ms.saturating_add(u64::from(secs) * 1000).max(1)
-    })
-}
-
 /// The properties that are the same for all receivers; `None` if there are none.
 fn travelling(all: &PublishProperties) -> Option<Box<PublishProperties>> {
     let own = |text: &ByteString| ByteString::from(&**text);
@@ -147,11 +140,11 @@ fn boxed(set: PublishProperties) -> Option<Box<PublishProperties>> {
 
 fn size_of_properties(set: &PublishProperties) -> usize {
     let texts = [&set.content_type, &set.response_topic];
-    let texts: usize = texts.into_iter().flatten().map(|text| piece(text)).sum();
+    let texts: usize = texts.into_iter().flatten().map(piece).sum();
     let correlation_data = set
         .correlation_data
         .as_deref()
-        .map_or(0, |data| piece(data));
+        .map_or(0, piece);
     let user_property =
         |(name, value): &UserProperty| size_of::<UserProperty>() + piece(name) + piece(value);
     let user_properties: usize = set.user_properties.iter().map(user_property).sum();

@@ -90,11 +90,11 @@ impl Retained {
 
     /// Drops what has expired; costs nothing for what has not.
     pub(crate) fn purge(&mut self, now_ms: u64) {
-        while let Some((expires_at_ms, topic)) = self.expiries.first()
-            && *expires_at_ms <= now_ms
-        {
-            let topic = topic.clone();
-            self.remove(&topic);
+        let is_due = |(expires_at_ms, _): &(u64, ByteString)| *expires_at_ms <= now_ms;
+        while self.expiries.first().is_some_and(is_due) {
+            if let Some((_, topic)) = self.expiries.pop_first() {
+                self.remove(&topic);
+            }
         }
     }
 
@@ -122,8 +122,9 @@ impl Retained {
         if self.len() >= self.options.messages_max {
             return Err(Full::Messages);
         }
-        let of_user = policy::owner(&message.topic).and_then(|owner| self.per_user.get(owner));
-        if of_user.is_some_and(|count| *count >= self.options.per_user_max) {
+        let owner = policy::owner(&message.topic);
+        let of_user = owner.map(|owner| self.per_user.get(owner).copied().unwrap_or(0));
+        if of_user.is_some_and(|count| count >= self.options.per_user_max) {
             return Err(Full::User);
         }
         Ok(())
@@ -165,4 +166,139 @@ impl Retained {
 
 fn weight(message: &Message) -> usize {
     message.size() + message.topic.split('/').count() * LEVEL_OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::codec::Qos;
+    use crate::plain::filter;
+
+    const OPTIONS: RetainedOptions = RetainedOptions {
+        messages_max: 5,
+        bytes_max: 4000,
+        per_user_max: 2,
+    };
+
+    fn message(topic: &str, payload_len: usize, expires_at_ms: u64) -> Arc<Message> {
+        Arc::new(Message {
+            topic: topic.into(),
+            qos: Qos::AtMostOnce,
+            payload: Bytes::from(vec![b'x'; payload_len]),
+            properties: None,
+            expires_at_ms,
+            retain: true,
+            publisher: 0,
+        })
+    }
+
+    fn below(retained: &Retained, filter: &str, now_ms: u64) -> Vec<Arc<Message>> {
+        let mut found = Vec::new();
+        retained.for_each_below(filter, now_ms, |message| {
+            found.push(message.clone());
+            ControlFlow::Continue(())
+        });
+        found.sort_by(|a, b| a.topic.cmp(&b.topic));
+        found
+    }
+
+    #[test]
+    fn each_bound_is_kept() {
+        let mut retained = Retained::new(OPTIONS);
+        for topic in ["dev/a/1", "dev/a/2", "dev/b/1"] {
+            assert_eq!(retained.put(message(topic, 1, 0)), Ok(()));
+        }
+        assert_eq!(retained.put(message("dev/a/3", 1, 0)), Err(Full::User));
+        assert_eq!(retained.put(message("dev/a", 1, 0)), Err(Full::User));
+        assert_eq!(retained.put(message("dev/a/1", 2, 0)), Ok(()));
+        assert_eq!(retained.put(message("dev/a/1", 4000, 0)), Err(Full::Bytes));
+        assert_eq!(retained.get("dev/a/1").unwrap().payload.len(), 2);
+        for topic in ["news/1", "news/2"] {
+            assert_eq!(retained.put(message(topic, 1, 0)), Ok(()));
+        }
+        assert_eq!(retained.put(message("news/3", 1, 0)), Err(Full::Messages));
+        for topic in ["dev/a/1", "dev/a/2", "dev/b/1", "news/1", "news/2", "none"] {
+            assert_eq!(retained.put(message(topic, 0, 0)), Ok(()));
+        }
+        assert_eq!((retained.len(), retained.bytes()), (0, 0));
+        assert!(retained.per_user.is_empty() && retained.expiries.is_empty());
+    }
+
+    #[test]
+    fn past_a_lowered_bound_messages_may_still_shrink() {
+        let mut retained = Retained::new(OPTIONS);
+        assert_eq!(retained.put(message("a", 3000, 0)), Ok(()));
+        retained.options.bytes_max = 1000;
+        assert_eq!(retained.put(message("a", 2900, 0)), Ok(()));
+        assert_eq!(retained.put(message("a", 2901, 0)), Err(Full::Bytes));
+        assert_eq!(retained.put(message("b", 1, 0)), Err(Full::Bytes));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Change {
+        Put(&'static str, usize, u64),
+        Purge,
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let topics = ["dev/a/1", "dev/a/2", "dev/a", "dev/b/1", "n", "n/1", "$x/1"];
+        let expiry = select(vec![0, 0, 5, 10, 20, 30]);
+        prop_oneof![
+            6 => (select(topics.to_vec()), 0..1200_usize, expiry)
+                .prop_map(|(topic, len, expiry)| Change::Put(topic, len.saturating_sub(400), expiry)),
+            1 => Just(Change::Purge),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_bounded_map(changes in vec(change(), 1..40)) {
+            let mut retained = Retained::new(OPTIONS);
+            let mut model: BTreeMap<String, Arc<Message>> = BTreeMap::new();
+            let bytes = |model: &BTreeMap<_, Arc<Message>>| model.values().map(|m| weight(m)).sum::<usize>();
+            for (now_ms, change) in changes.into_iter().enumerate() {
+                let now_ms = now_ms as u64;
+                match change {
+                    Change::Put(topic, 0, _) => {
+                        prop_assert_eq!(retained.put(message(topic, 0, 0)), Ok(()));
+                        model.remove(topic);
+                    }
+                    Change::Put(topic, len, expiry) => {
+                        let message = message(topic, len, expiry);
+                        let mut next = model.clone();
+                        next.insert(topic.to_owned(), message.clone());
+                        let of_user = |user: &str| next.keys().filter(|topic| topic.starts_with(user)).count();
+                        let fits = next.len() <= 5
+                            && bytes(&next) <= 4000
+                            && of_user("dev/a") <= 2
+                            && of_user("dev/b") <= 2;
+                        prop_assert_eq!(retained.put(message).is_ok(), fits);
+                        if fits {
+                            model = next;
+                        }
+                    }
+                    Change::Purge => {
+                        retained.purge(now_ms);
+                        model.retain(|_, message| !message.is_expired(now_ms));
+                    }
+                }
+                prop_assert_eq!((retained.len(), retained.bytes()), (model.len(), bytes(&model)));
+                let expiring = model.values().filter(|message| message.expires_at_ms != 0);
+                prop_assert_eq!(retained.expiries.len(), expiring.count());
+                for filter in ["#", "dev/+/1", "dev/a/#", "$x/+", "n/#"] {
+                    let expected = model.values().filter(|message| {
+                        filter::matches(filter, &message.topic) && !message.is_expired(now_ms)
+                    });
+                    prop_assert_eq!(below(&retained, filter, now_ms), expected.cloned().collect::<Vec<_>>());
+                }
+            }
+        }
+    }
 }
