@@ -20,6 +20,7 @@ use crate::link::{BridgeLink, LinkClosed, RouterHealth, start_router};
 use crate::listener;
 use crate::options::Options;
 use crate::registry::Registry;
+use crate::stats::{Snapshot, Stats};
 use crate::uplinks::Uplinks;
 
 /// Why the edge can't start or go on.
@@ -48,6 +49,7 @@ pub(crate) struct Edge {
     pub(crate) authenticate: Arc<dyn Authenticate>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) uplinks: Arc<Uplinks>,
+    pub(crate) stats: Arc<Stats>,
     /// One for each connection that may still come.
     pub(crate) slots: Arc<Semaphore>,
 }
@@ -61,16 +63,38 @@ pub struct Broker {
     stop: CancellationToken,
 }
 
-/// Ends sessions from outside. Cheap to clone.
+/// Ends sessions from outside, and tells how the edge is. Cheap to clone.
 #[derive(Clone)]
 pub struct BrokerHandle {
     registry: Arc<Registry>,
+    uplinks: Arc<Uplinks>,
+    stats: Arc<Stats>,
+    router_health: RouterHealth,
 }
 
 impl BrokerHandle {
     /// Ends a user's sessions: those that a login's tokens opened, or all.
     pub fn kick(&self, uid: &Uid, login: Option<&str>) {
         self.registry.kick(uid, login);
+    }
+
+    /// Tells whether the router works.
+    #[must_use]
+    pub fn router_health(&self) -> &RouterHealth {
+        &self.router_health
+    }
+
+    /// How the edge is now, and what it has counted.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            sessions_connected: self.registry.read().count() as u64,
+            uplink_queue_bytes: self.uplinks.queued_bytes() as u64,
+            frames_ahead: self.uplinks.frames_ahead(),
+            is_router_healthy: self.router_health.is_healthy(),
+            router_restarts: self.router_health.restarts(),
+            ..self.stats.snapshot()
+        }
     }
 }
 
@@ -99,6 +123,7 @@ impl Broker {
                 authenticate,
                 registry,
                 uplinks,
+                stats: Arc::default(),
             }),
             connections: TaskTracker::new(),
             pumps,
@@ -113,13 +138,10 @@ impl Broker {
     pub fn handle(&self) -> BrokerHandle {
         BrokerHandle {
             registry: self.edge.registry.clone(),
+            uplinks: self.edge.uplinks.clone(),
+            stats: self.edge.stats.clone(),
+            router_health: self.router_health.clone(),
         }
-    }
-
-    /// Tells whether the router works.
-    #[must_use]
-    pub fn router_health(&self) -> RouterHealth {
-        self.router_health.clone()
     }
 
     /// Listens for plain MQTT; returns the address, with the port that the system chose for port 0.

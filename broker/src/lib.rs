@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`Broker`] (the whole), `listener` → `connection` (one socket) → `session` (one client's protocol
 //! state, no I/O) with `outbox` (what waits for it); `registry` (who is connected); `uplinks` and `dispatch` (the two
-//! directions between sessions and the bridge); [`link`] (frames over rumqttd's router); [`codec`] (bytes of MQTT).
+//! directions between sessions and the bridge); [`link`] (frames over rumqttd's router); [`codec`] (bytes of MQTT);
+//! `stats` and `sys` (what is counted, and told).
 //!
 //! Invariants: the router sees only frames that this crate has built, never a byte or a topic from the network; a
 //! session never touches a socket; what a session may grow to is bounded by [`Options`].
@@ -27,6 +28,8 @@ mod payload;
 mod peer;
 mod registry;
 mod session;
+mod stats;
+mod sys;
 mod uplinks;
 
 pub use broker::{Broker, BrokerHandle, Error};
@@ -35,3 +38,4 @@ pub use identity::{Authenticate, Credentials, Identity, Refusal};
 pub use link::RouterHealth;
 pub use options::{NetworkOptions, Options, RateOptions, RetainedOptions};
 pub use peer::{Door, Peer};
+pub use stats::{Counts, Snapshot};
