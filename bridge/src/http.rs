@@ -9,17 +9,22 @@ mod command;
 mod conversations;
 mod groups;
 mod health;
+mod metrics;
 pub mod problem;
+pub mod remote;
 mod schema_docs;
 mod server;
 mod write_limit;
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use broker::RouterHealth;
+use broker::BrokerHandle;
+use ipnet::IpNet;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -47,8 +52,10 @@ pub struct Api {
     auth: Auth,
     /// Takes all commands.
     service: Service,
-    /// Tells whether edge and bridge can talk.
-    router: RouterHealth,
+    /// Tells how the edge is.
+    broker: BrokerHandle,
+    /// Who may read the metrics without being an administrator.
+    metrics_from: Arc<[IpNet]>,
     /// Tells whether the database can be written.
     probe: health::Probe,
 }
@@ -56,12 +63,19 @@ pub struct Api {
 impl Api {
     /// Everything together.
     #[must_use]
-    pub fn new(store: Store, auth: Auth, service: Service, router: RouterHealth) -> Self {
+    pub fn new(
+        store: Store,
+        auth: Auth,
+        service: Service,
+        broker: BrokerHandle,
+        metrics_from: &[IpNet],
+    ) -> Self {
         Api {
             store,
             auth,
             service,
-            router,
+            broker,
+            metrics_from: metrics_from.into(),
             probe: health::Probe::default(),
         }
     }
@@ -110,6 +124,7 @@ pub fn router(api: Api) -> Router {
         .routes(routes!(conversations::messages))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
+        .routes(routes!(metrics::show))
         .split_for_parts();
     let document = axum::Json(document);
     routes

@@ -85,7 +85,9 @@ impl Server {
         let http_addresses = listeners.iter().map(TcpListener::local_addr);
         let http_addresses = http_addresses.collect::<Result<_, _>>()?;
         let stop_http = CancellationToken::new();
-        let router = http::router(Api::new(store, auth, service, broker.router_health()));
+        let metrics_from = &settings.http.metrics_from;
+        let api = Api::new(store, auth, service, broker.handle(), metrics_from);
+        let router = http::router(api);
         let connections_max = settings.http.max_connections;
         let http = http::serve(listeners, router, connections_max, stop_http.clone());
         Ok(Server {

@@ -184,6 +184,12 @@ impl Service {
         announce::reply(client_msg_id, result)
     }
 
+    /// Commands from HTTP that the pipeline has not taken yet.
+    #[must_use]
+    pub fn jobs_waiting(&self) -> usize {
+        self.jobs.max_capacity() - self.jobs.capacity()
+    }
+
     /// Whether the last attempt to store something failed, and is being repeated.
     #[must_use]
     pub fn is_stalled(&self) -> bool {

@@ -10,7 +10,7 @@ use schema::Uid;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,7 +26,8 @@ use crate::plain::exchange::Exchange;
 use crate::plain::policy::Rules;
 use crate::registry::{Handle, Newcomer, Registry};
 use crate::session::Lasting;
-use crate::stats::Stats;
+use crate::stats::{Snapshot, Stats};
+use crate::sys::sys_messages;
 use crate::uplinks::Uplinks;
 use crate::will;
 
@@ -58,6 +59,7 @@ pub(crate) struct Edge {
     pub(crate) uplinks: Arc<Uplinks>,
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) parking: Parking,
+    pub(crate) stats: Arc<Stats>,
     /// One for each connection that may still come.
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) router_health: RouterHealth,
@@ -118,6 +120,34 @@ impl Edge {
     }
 }
 
+impl Edge {
+    /// Publishes `$SYS/#`.
+    async fn announce(self: Arc<Self>, interval: Duration) -> Result<Infallible, LinkClosed> {
+        loop {
+            for (topic, value) in sys_messages(&self.snapshot()) {
+                self.exchange.announce(topic, value);
+            }
+            sleep(interval).await;
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let (retained_messages, retained_bytes) = self.exchange.retained_size();
+        Snapshot {
+            sessions_connected: self.registry.read().count() as u64,
+            sessions_parked: self.parking.count() as u64,
+            subscriptions: self.exchange.subscription_count() as u64,
+            retained_messages: retained_messages as u64,
+            retained_bytes: retained_bytes as u64,
+            uplink_queue_bytes: self.uplinks.queued_bytes() as u64,
+            frames_ahead: self.uplinks.frames_ahead(),
+            is_router_healthy: self.router_health.is_healthy(),
+            router_restarts: self.router_health.restarts(),
+            ..self.stats.snapshot()
+        }
+    }
+}
+
 /// How often expired messages, and sessions that have been lost, are looked for.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -131,7 +161,7 @@ pub struct Broker {
     stop: CancellationToken,
 }
 
-/// Ends sessions from outside. Cheap to clone.
+/// Ends sessions from outside, and tells how the edge is. Cheap to clone.
 #[derive(Clone)]
 pub struct BrokerHandle {
     edge: Arc<Edge>,
@@ -155,6 +185,18 @@ impl BrokerHandle {
             parked.lasting.end(&self.edge.exchange);
         }
     }
+
+    /// Tells whether the router works.
+    #[must_use]
+    pub fn router_health(&self) -> &RouterHealth {
+        &self.edge.router_health
+    }
+
+    /// How the edge is now, and what it has counted.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.edge.snapshot()
+    }
 }
 
 impl Broker {
@@ -174,7 +216,8 @@ impl Broker {
         let edge = Arc::new(Edge {
             registry: Arc::new(Registry::new(uplinks.clone())),
             uplinks: uplinks.clone(),
-            exchange: Arc::new(Exchange::new(&options, rules, stats)),
+            exchange: Arc::new(Exchange::new(&options, rules, stats.clone())),
+            stats,
             parking: Parking::new(options.sessions_max, options.sessions_per_user_max),
             slots: Arc::new(Semaphore::new(options.max_connections)),
             router_health: watch.health(),
@@ -192,6 +235,9 @@ impl Broker {
             ready.clone(),
         ));
         pumps.spawn(edge.clone().keep_house());
+        if let Some(interval) = edge.options.sys_interval {
+            pumps.spawn(edge.clone().announce(interval));
+        }
         let broker = Broker {
             edge,
             connections: TaskTracker::new(),
@@ -214,12 +260,6 @@ impl Broker {
     /// that would not find what is theirs.
     pub async fn ready(&self) {
         self.ready.cancelled().await;
-    }
-
-    /// Tells whether the router works.
-    #[must_use]
-    pub fn router_health(&self) -> RouterHealth {
-        self.edge.router_health.clone()
     }
 
     /// Listens for plain MQTT; returns the address, with the port that the system chose for port 0.

@@ -56,6 +56,30 @@ pub enum Closed {
 }
 
 impl Closed {
+    /// One word of `a-z` and `_`, for metrics and for the bridge.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Closed::ByClient => "by_client",
+            Closed::ByClientWithWill => "by_client_with_will",
+            Closed::Lost => "lost",
+            Closed::Undecodable(DecodeError::TooLarge) => "packet_too_large",
+            Closed::Undecodable(_) => "undecodable",
+            Closed::Protocol(_) => "protocol_error",
+            Closed::Unsupported(_) => "unsupported",
+            Closed::ReceiveMaximumExceeded => "receive_maximum_exceeded",
+            Closed::KeepAliveTimeout => "keep_alive_timeout",
+            Closed::NotReading => "not_reading",
+            Closed::QueueFull => "queue_full",
+            Closed::TooFast(_) => "too_fast",
+            Closed::TakenOver => "taken_over",
+            Closed::TokenExpired => "token_expired",
+            Closed::Kicked => "kicked",
+            Closed::Unserved => "unserved",
+            Closed::ServerShutdown => "server_shutdown",
+        }
+    }
+
     /// What the client is told in a DISCONNECT (v5 only); `None` where it is gone or left by itself.
     #[must_use]
     pub fn reason(self) -> Option<ReasonCode> {

@@ -119,6 +119,16 @@ pub fn decode(
     Packet::read(version, header, Reader::new(body)).map(Some)
 }
 
+/// The types and sizes of the packets that are written in `bytes`, fixed headers included.
+pub fn packets_in(mut bytes: &[u8]) -> impl Iterator<Item = (PacketType, usize)> {
+    std::iter::from_fn(move || {
+        // The version decides only which types there are.
+        let header = FixedHeader::peek(Version::V5, bytes).ok().flatten()?;
+        bytes = bytes.get(header.packet_len()..)?;
+        Some((header.packet_type, header.packet_len()))
+    })
+}
+
 /// Splits one complete packet off `buf` and returns its header and its body.
 fn split_packet(
     version: Version,

@@ -248,7 +248,7 @@ async fn refuse<S>(socket: &mut S, version: Version, reason: ReasonCode, edge: &
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    edge.exchange.stats.refused(reason);
+    edge.stats.refused(reason);
     let mut out = BytesMut::new();
     let connack = ConnAck {
         reason,
@@ -373,8 +373,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         let connack = Packet::ConnAck(Box::new(connack));
         connack.encode(connect.version, &mut out);
-        edge.exchange.stats.opened(handle.door);
-        edge.exchange.stats.sent(PacketType::ConnAck, out.len());
+        edge.stats.opened(handle.door);
         let left = |time: SystemTime| time.duration_since(SystemTime::now()).unwrap_or_default();
         let mut session = Session::new(
             handle.clone(),
@@ -414,7 +413,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         edge.uplinks.push(&mut self.items);
         self.registered.leave(reason);
-        edge.exchange.stats.closed(self.handle.door, reason);
+        edge.stats.closed(self.handle.door, reason);
         if let (Version::V5, Some(reason)) = (self.version, reason.reason()) {
             Packet::Disconnect(Disconnect::new(reason)).encode(self.version, &mut self.out);
         }
@@ -428,12 +427,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn step(&mut self, edge: &Edge, mut timer: Pin<&mut Sleep>) -> Result<(), Closed> {
         // First, so that nothing is done any more for a session that has ended.
         let is_draining = self.handle.outbox.check()?;
-        let is_open = !is_draining && self.throttle.settle()? && self.take_packets(edge)?;
+        let is_open =
+            !is_draining && self.throttle.settle(&edge.stats)? && self.take_packets(edge)?;
         // After the packets, since a PUBACK makes room for the next delivery.
         self.session.on_outbox(&mut self.out, &mut self.items)?;
         self.session.flush_acks(&mut self.items);
         edge.uplinks.push(&mut self.items);
         if !self.out.is_empty() {
+            edge.stats.sent(&self.out);
             self.write(edge.options.write_timeout).await?;
             if is_open {
                 self.listen().await?;
@@ -493,9 +494,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 break true;
             };
             let kind = packet.packet_type();
-            edge.exchange
-                .stats
-                .received(kind, length - self.input.len());
+            edge.stats.received(kind, length - self.input.len());
             publishes += u32::from(kind == PacketType::Publish);
             self.session
                 .on_packet(packet, &mut self.out, &mut self.items)?;

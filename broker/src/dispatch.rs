@@ -14,6 +14,7 @@ use crate::link::{Flow, FrameReceiver, LinkClosed};
 use crate::outbox::{Answer, Delivery};
 use crate::payload::Payload;
 use crate::registry::Sessions;
+use crate::stats::{Dropped, Stats};
 
 /// Applies frames until the link ends.
 pub(crate) async fn run(
@@ -28,7 +29,9 @@ pub(crate) async fn run(
         for ToEdge { item } in items {
             match item {
                 Some(to_edge::Item::Answer(answer)) => on_answer(&sessions, answer),
-                Some(to_edge::Item::Deliver(deliver)) => on_deliver(&sessions, deliver),
+                Some(to_edge::Item::Deliver(deliver)) => {
+                    on_deliver(&sessions, deliver, &edge.stats)
+                }
                 Some(to_edge::Item::CatchUp(page)) => on_catch_up(&sessions, page),
                 Some(to_edge::Item::Live(live)) => {
                     if let Some(handle) = sessions.by_id(live.session) {
@@ -65,7 +68,7 @@ fn on_answer(sessions: &Sessions, answer: schema::link::Answer) {
     });
 }
 
-fn on_deliver(sessions: &Sessions, deliver: Deliver) {
+fn on_deliver(sessions: &Sessions, deliver: Deliver, stats: &Stats) {
     let mut delivery = None;
     for uid in &deliver.to {
         for handle in sessions.of_user(uid) {
@@ -79,7 +82,9 @@ fn on_deliver(sessions: &Sessions, deliver: Deliver) {
                     None => Delivery::Event(payload),
                 }
             });
-            handle.outbox.deliver_live(delivery);
+            if handle.outbox.deliver_live(delivery) {
+                stats.dropped(Dropped::Chat, 1);
+            }
         }
     }
 }

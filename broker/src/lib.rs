@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`Broker`] (the whole), `listener` → `connection` (one socket) → `session` (one client's protocol
 //! state, no I/O) with `outbox` (what waits for it); `registry` (who is connected); `uplinks` and `dispatch` (the two
-//! directions between sessions and the bridge); [`link`] (frames over rumqttd's router); [`codec`] (bytes of MQTT).
+//! directions between sessions and the bridge); [`link`] (frames over rumqttd's router); [`codec`] (bytes of MQTT);
+//! `stats` and `sys` (what is counted, and told).
 //!
 //! Invariants: the router sees only frames that this crate has built, never a byte or a topic from the network; a
 //! session never touches a socket; what a session may grow to is bounded by [`Options`].
@@ -32,6 +33,7 @@ mod plain;
 mod registry;
 mod session;
 mod stats;
+mod sys;
 mod throttle;
 mod uplinks;
 mod will;
@@ -43,3 +45,4 @@ pub use link::RouterHealth;
 pub use options::{NetworkOptions, Options, RateOptions, RetainedOptions};
 pub use peer::{Door, Peer};
 pub use plain::policy::{Action, Effect, Rule, RuleError, Rules, Who};
+pub use stats::{Counts, Snapshot};

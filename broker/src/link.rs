@@ -108,7 +108,9 @@ impl Frame for DownFrame {
 /// How far both directions of one end are; shared by its sender and its receiver.
 #[derive(Debug, Default)]
 pub struct Flow {
-    /// The last frame sent from here that the peer is done with.
+    /// The last frame sent from here.
+    sent: AtomicU64,
+    /// The last of those that the peer is done with.
     peer_done: AtomicU64,
     /// The last frame from the peer that we are done with.
     done: AtomicU64,
@@ -138,6 +140,12 @@ impl Flow {
         }
     }
 
+    /// Frames sent from here that the peer is not done with.
+    pub(crate) fn ahead(&self) -> u64 {
+        let done = self.peer_done.load(Ordering::Acquire);
+        self.sent.load(Ordering::Acquire).saturating_sub(done)
+    }
+
     /// Frames usually tell it in passing; this is for when nothing else is to be sent.
     fn is_report_due(&self) -> bool {
         let unreported = self.done.load(Ordering::Acquire) - self.reported.load(Ordering::Acquire);
@@ -152,8 +160,6 @@ pub struct FrameSender<F> {
     lines: Lines<LinkTx>,
     topic: &'static str,
     flow: Arc<Flow>,
-    /// The last frame sent.
-    sent: u64,
     /// The frames that the peer is not done with, oldest first.
     ahead: VecDeque<Bytes>,
     frame: PhantomData<F>,
@@ -210,8 +216,8 @@ impl<F: Frame> FrameSender<F> {
             self.report().await?;
             self.flow.woken().await;
         }
-        self.sent += 1;
-        let frame = self.encode(self.sent, items);
+        let number = self.flow.sent.fetch_add(1, Ordering::AcqRel) + 1;
+        let frame = self.encode(number, items);
         self.ahead.push_back(frame.clone());
         self.lines.publish(self.topic, frame);
         Ok(())
@@ -237,7 +243,7 @@ impl<F: Frame> FrameSender<F> {
     }
 
     fn forget_done(&mut self) {
-        let unfinished = self.sent - self.flow.peer_done.load(Ordering::Acquire);
+        let unfinished = self.flow.ahead();
         while self.ahead.len() as u64 > unfinished {
             self.ahead.pop_front();
         }
@@ -323,7 +329,6 @@ fn halves<S: Frame, R: Frame>(
         lines: tx,
         topic,
         flow: flow.clone(),
-        sent: 0,
         ahead: VecDeque::new(),
         frame: PhantomData,
     };

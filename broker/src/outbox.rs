@@ -172,13 +172,13 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// A message or event as it happens.
-    pub(crate) fn deliver_live(&self, delivery: &Delivery) {
+    /// A message or event as it happens; tells whether the client misses it.
+    pub(crate) fn deliver_live(&self, delivery: &Delivery) -> bool {
         let mut state = self.state.lock();
         let is_message = matches!(delivery, Delivery::Message(..));
         match state.feed {
-            Feed::Off => return,
-            Feed::CatchingUp(_) | Feed::Behind(_) if is_message => return,
+            Feed::Off => return false,
+            Feed::CatchingUp(_) | Feed::Behind(_) if is_message => return false,
             Feed::CatchingUp(_) | Feed::Behind(_) | Feed::Live(_) => {}
         }
         if state.bytes + weight(delivery) > self.bytes_max {
@@ -190,12 +190,14 @@ impl Outbox {
                 state.feed = Feed::Behind(epoch);
                 drop(state);
                 self.wake.notify_one();
+                return false;
             }
-            return;
+            return true;
         }
         state.push_delivery(delivery.clone());
         drop(state);
         self.wake.notify_one();
+        false
     }
 
     /// A page of catch-up. The bridge sends the next one when this one is taken, so that it needs no bound here.

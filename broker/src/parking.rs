@@ -204,7 +204,7 @@ impl Parking {
         self.changed.notified().await;
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.lot.lock().sessions.len()
     }
 }

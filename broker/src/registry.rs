@@ -96,12 +96,12 @@ impl Sessions {
         self.by_uid.get(uid).map_or(&[], Vec::as_slice)
     }
 
-    pub(crate) fn by_id(&self, id: u64) -> Option<&Arc<Handle>> {
-        self.by_id.get(&id)
+    pub(crate) fn count(&self) -> usize {
+        self.by_id.len()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.by_id.len()
+    pub(crate) fn by_id(&self, id: u64) -> Option<&Arc<Handle>> {
+        self.by_id.get(&id)
     }
 
     fn remove_from_user(&mut self, handle: &Handle) {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::closed::Closed;
 use crate::codec::ReasonCode;
 use crate::options::RateOptions;
+use crate::stats::Stats;
 
 type Limiter =
     RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
@@ -114,7 +115,7 @@ impl Throttle {
     ///
     /// # Errors
     /// [`Closed::TooFast`] for one that has been slowed down for too long.
-    pub(crate) fn settle(&mut self) -> Result<bool, Closed> {
+    pub(crate) fn settle(&mut self, stats: &Stats) -> Result<bool, Closed> {
         let buckets = [&mut self.publishes, &mut self.bytes];
         let mut longest: Option<(Duration, ReasonCode)> = None;
         for bucket in buckets.into_iter().flatten() {
@@ -132,7 +133,10 @@ impl Throttle {
             return Ok(true);
         };
         let now = Instant::now();
-        let since = *self.slowed_since.get_or_insert(now);
+        let since = *self.slowed_since.get_or_insert_with(|| {
+            stats.throttled();
+            now
+        });
         if self
             .patience
             .is_some_and(|patience| now - since >= patience)

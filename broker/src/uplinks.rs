@@ -52,9 +52,14 @@ impl Uplinks {
         self.flow.wake();
     }
 
+    /// Bytes that wait here.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queue.lock().bytes
+    }
+
     /// Whether sessions may read from their clients.
     pub(crate) fn has_room(&self) -> bool {
-        self.queue.lock().bytes < QUEUE_MAX
+        self.queued_bytes() < QUEUE_MAX
     }
 
     /// Returns once there may be room again; ask [`Uplinks::has_room`] then.
@@ -75,6 +80,11 @@ impl Uplinks {
             self.room.notify_waiters();
         }
         items
+    }
+
+    /// Frames that the bridge is not done with.
+    pub(crate) fn frames_ahead(&self) -> u64 {
+        self.flow.ahead()
     }
 
     /// Sends what is queued, as fast as the bridge is done with it, until the link ends.

@@ -38,7 +38,8 @@ pub(super) struct Health {
     )
 )]
 pub(super) async fn alive(State(api): State<Api>) -> (StatusCode, Json<Health>) {
-    let obstacle = (!api.router.is_healthy()).then_some("the router does not answer");
+    let obstacle =
+        (!api.broker.router_health().is_healthy()).then_some("the router does not answer");
     report("ok", obstacle)
 }
 

@@ -26,7 +26,7 @@ use super::tree::Tree;
 use crate::codec::Qos;
 use crate::options::Options;
 use crate::registry::{Handle, Newcomer};
-use crate::stats::Stats;
+use crate::stats::{Dropped, Stats};
 
 /// How the messages of a subscription should come.
 #[derive(Clone, Copy, Debug)]
@@ -90,8 +90,6 @@ pub(crate) struct Exchange {
     retained: Mutex<Retained>,
     next_mailbox: AtomicU64,
     mailbox_bytes_max: usize,
-    /// Messages that full queues have cost.
-    dropped: AtomicU64,
     /// Mailboxes of sessions that are away and have been lost since the last [`Exchange::take_lost`].
     lost: Mutex<Vec<u64>>,
     pub(crate) stats: Arc<Stats>,
@@ -110,7 +108,6 @@ impl Exchange {
             retained: Mutex::new(Retained::new(options.retained)),
             next_mailbox: AtomicU64::new(1),
             mailbox_bytes_max: options.session_queue,
-            dropped: AtomicU64::new(0),
             lost: Mutex::default(),
             stats,
         }
@@ -129,10 +126,6 @@ impl Exchange {
     /// Sessions to be ended: more has come than they can keep.
     pub(crate) fn take_lost(&self) -> Vec<u64> {
         std::mem::take(&mut self.lost.lock())
-    }
-
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Retained messages, and their bytes.
@@ -339,7 +332,7 @@ impl Exchange {
                 dropped
             }
         };
-        self.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+        self.stats.dropped(Dropped::Plain, dropped);
     }
 }
 
@@ -399,6 +392,14 @@ impl Exchange {
             });
         }
         Ok(self.publish(message))
+    }
+
+    /// Says something of the broker itself, to those who subscribe now or later. It is not stored.
+    pub(crate) fn announce(&self, topic: String, value: String) {
+        let message = Arc::new(Message::announcement(topic, value));
+        // At the bounds the statistics are still sent to those who listen.
+        let _ = self.retain(message.clone());
+        self.publish(&message);
     }
 
     /// Takes what the bridge has stored, at its start.

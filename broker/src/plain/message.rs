@@ -78,6 +78,19 @@ impl Message {
         Self::from_publish(&publish, &will.topic, 0, now_ms)
     }
 
+    /// Something that the broker says of itself, the latest of which is kept.
+    pub(crate) fn announcement(topic: String, value: String) -> Self {
+        Message {
+            topic: topic.into(),
+            qos: Qos::AtMostOnce,
+            payload: value.into(),
+            properties: None,
+            expires_at_ms: 0,
+            retain: true,
+            publisher: 0,
+        }
+    }
+
     /// The answer to a command, for its Response Topic.
     pub(crate) fn reply(
         topic: ByteString,
@@ -141,10 +154,7 @@ fn boxed(set: PublishProperties) -> Option<Box<PublishProperties>> {
 fn size_of_properties(set: &PublishProperties) -> usize {
     let texts = [&set.content_type, &set.response_topic];
     let texts: usize = texts.into_iter().flatten().map(piece).sum();
-    let correlation_data = set
-        .correlation_data
-        .as_deref()
-        .map_or(0, piece);
+    let correlation_data = set.correlation_data.as_deref().map_or(0, piece);
     let user_property =
         |(name, value): &UserProperty| size_of::<UserProperty>() + piece(name) + piece(value);
     let user_properties: usize = set.user_properties.iter().map(user_property).sum();

@@ -1,0 +1,396 @@
+//! `GET /metrics`: what the process has counted and how it is, for Prometheus.
+
+use std::fmt;
+use std::fs;
+use std::net::IpAddr;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
+use broker::Snapshot;
+use ipnet::IpNet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::TypedMetric;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::Api;
+use super::bearer::Bearer;
+use super::problem::{Problem, ProblemBody};
+use super::remote::Remote;
+use crate::code::Code;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Counters and gauges of the whole process.
+#[utoipa::path(
+    get, path = "/metrics", tag = "health",
+    description = "For the networks of `http.metrics_from`, and for administrators with their bearer token.",
+    responses(
+        (status = 200, description = "They follow.", body = String, content_type = OPEN_METRICS),
+        (status = 403, description = "Not for the caller.", body = ProblemBody),
+    )
+)]
+pub(super) async fn show(
+    State(api): State<Api>,
+    remote: Option<Extension<Remote>>,
+    bearer: Result<Bearer, Problem>,
+) -> Result<Response, Problem> {
+    let address = remote.map(|Extension(remote)| remote.address);
+    let is_admin = bearer.is_ok_and(|Bearer(identity)| identity.admin);
+    if !is_admin && !is_in(&api.metrics_from, address) {
+        let detail = "http.metrics_from does not name your address, and you are no administrator";
+        return Err(Problem::new(Code::PermissionDenied, detail));
+    }
+    let figures = Figures {
+        edge: api.broker.snapshot(),
+        is_stalled: api.service.is_stalled(),
+        jobs_waiting: api.service.jobs_waiting(),
+        process: Process::now(),
+    };
+    let text = text(figures).map_err(|error| {
+        tracing::error!(%error, "the metrics can't be written");
+        Problem::new(Code::Internal, "the metrics can't be written")
+    })?;
+    Ok(([(CONTENT_TYPE, OPEN_METRICS)], text).into_response())
+}
+
+/// An address that is not known is nowhere.
+fn is_in(networks: &[IpNet], address: Option<IpAddr>) -> bool {
+    // A socket that listens on [::] tells IPv4 addresses as ::ffff:….
+    let Some(address) = address.map(|address| address.to_canonical()) else {
+        return false;
+    };
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// Everything that is told.
+#[derive(Debug)]
+struct Figures {
+    edge: Snapshot,
+    is_stalled: bool,
+    jobs_waiting: usize,
+    process: Process,
+}
+
+/// What the system knows of us; `None` where it does not say.
+#[derive(Debug)]
+struct Process {
+    resident_bytes: Option<u64>,
+    open_fds: Option<u64>,
+}
+
+impl Process {
+    fn now() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        // The number of entries, since Linux 6.2; 0 before.
+        let folder = fs::metadata("/proc/self/fd").ok();
+        Process {
+            resident_bytes: resident_bytes(&status),
+            open_fds: folder.map(|folder| folder.len()).filter(|fds| *fds > 0),
+        }
+    }
+}
+
+/// Found in `/proc/self/status`, which needs no page size to be understood.
+fn resident_bytes(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+fn text(figures: Figures) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(figures));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+impl Collector for Figures {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut page = Page(encoder);
+        clients(&mut page, &self.edge)?;
+        traffic(&mut page, &self.edge)?;
+        kept(&mut page, &self.edge)?;
+        inside(&mut page, self)
+    }
+}
+
+fn clients(page: &mut Page, edge: &Snapshot) -> fmt::Result {
+    page.each(
+        "tidings_connections",
+        "Clients that are connected.",
+        ConstGauge::new,
+        ("listener", &edge.connections),
+    )?;
+    page.each(
+        "tidings_connections_opened",
+        "Clients that were let in.",
+        ConstCounter::new,
+        ("listener", &edge.opened),
+    )?;
+    page.each(
+        "tidings_connections_closed",
+        "Clients that were let in and have gone.",
+        ConstCounter::new,
+        ("reason", &edge.closed),
+    )?;
+    page.each(
+        "tidings_connections_refused",
+        "Clients that were refused by CONNACK.",
+        ConstCounter::new,
+        ("reason", &edge.refused),
+    )?;
+    page.one(
+        "tidings_connections_turned_away",
+        "Connections that were closed without a word: too many, or not MQTT.",
+        ConstCounter::new(edge.turned_away),
+    )
+}
+
+fn traffic(page: &mut Page, edge: &Snapshot) -> fmt::Result {
+    let families = [
+        (
+            "tidings_received_packets",
+            "MQTT packets from clients.",
+            &edge.packets_received,
+        ),
+        (
+            "tidings_received_bytes",
+            "Bytes of the MQTT packets from clients.",
+            &edge.bytes_received,
+        ),
+        (
+            "tidings_sent_packets",
+            "MQTT packets to clients.",
+            &edge.packets_sent,
+        ),
+        (
+            "tidings_sent_bytes",
+            "Bytes of the MQTT packets to clients.",
+            &edge.bytes_sent,
+        ),
+    ];
+    for (name, help, counts) in families {
+        page.each(name, help, ConstCounter::new, ("type", counts))?;
+    }
+    page.one(
+        "tidings_publishes_refused",
+        "Publishes that their clients were not allowed.",
+        ConstCounter::new(edge.publishes_refused),
+    )?;
+    page.one(
+        "tidings_subscriptions_refused",
+        "Subscriptions that their clients were not allowed.",
+        ConstCounter::new(edge.subscriptions_refused),
+    )?;
+    page.each(
+        "tidings_messages_dropped",
+        "Messages at QoS 0 that full queues had no room for.",
+        ConstCounter::new,
+        ("kind", &edge.dropped),
+    )?;
+    page.one(
+        "tidings_sessions_throttled",
+        "Times that a session was slowed down for sending too fast.",
+        ConstCounter::new(edge.throttled),
+    )
+}
+
+fn kept(page: &mut Page, edge: &Snapshot) -> fmt::Result {
+    let sessions = [
+        ("connected".to_owned(), edge.sessions_connected),
+        ("parked".to_owned(), edge.sessions_parked),
+    ];
+    page.each(
+        "tidings_sessions",
+        "Sessions, with a connection or waiting for their client to come back.",
+        ConstGauge::new,
+        ("state", &sessions),
+    )?;
+    page.one(
+        "tidings_subscriptions",
+        "Subscriptions of all sessions.",
+        ConstGauge::new(edge.subscriptions),
+    )?;
+    page.one(
+        "tidings_retained_messages",
+        "Retained messages.",
+        ConstGauge::new(edge.retained_messages),
+    )?;
+    page.one(
+        "tidings_retained_bytes",
+        "Bytes of the retained messages.",
+        ConstGauge::new(edge.retained_bytes),
+    )
+}
+
+fn inside(page: &mut Page, figures: &Figures) -> fmt::Result {
+    let Figures { edge, process, .. } = figures;
+    page.one(
+        "tidings_uplink_queue_bytes",
+        "Bytes of all sessions that wait for their way to the bridge.",
+        ConstGauge::new(edge.uplink_queue_bytes),
+    )?;
+    page.one(
+        "tidings_uplink_frames_ahead",
+        "Frames that the bridge is not done with.",
+        ConstGauge::new(edge.frames_ahead),
+    )?;
+    page.one(
+        "tidings_router_healthy",
+        "1 if the router works, 0 while it is replaced.",
+        ConstGauge::new(u64::from(edge.is_router_healthy)),
+    )?;
+    page.one(
+        "tidings_router_restarts",
+        "Routers that had to be replaced.",
+        ConstCounter::new(edge.router_restarts),
+    )?;
+    page.one(
+        "tidings_pipeline_stalled",
+        "1 while the database does not take what is to be stored.",
+        ConstGauge::new(u64::from(figures.is_stalled)),
+    )?;
+    page.one(
+        "tidings_pipeline_jobs_waiting",
+        "Commands from HTTP that wait for the pipeline.",
+        ConstGauge::new(figures.jobs_waiting as u64),
+    )?;
+    page.one(
+        "tidings_uptime_seconds",
+        "Time since the start.",
+        ConstGauge::new(edge.uptime.as_secs_f64()),
+    )?;
+    // The names that all Prometheus clients use.
+    if let Some(bytes) = process.resident_bytes {
+        page.one(
+            "process_resident_memory_bytes",
+            "Resident memory size in bytes.",
+            ConstGauge::new(bytes),
+        )?;
+    }
+    if let Some(fds) = process.open_fds {
+        page.one(
+            "process_open_fds",
+            "Number of open file descriptors.",
+            ConstGauge::new(fds),
+        )?;
+    }
+    Ok(())
+}
+
+/// Takes one metric after another. Counters get their `_total` from the encoder.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn one<M: EncodeMetric>(&mut self, name: &str, help: &str, metric: M) -> fmt::Result {
+        let kind = metric.metric_type();
+        metric.encode(self.0.encode_descriptor(name, help, None, kind)?)
+    }
+
+    /// A metric for each value of a label.
+    fn each<M: EncodeMetric + TypedMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        metric: fn(u64) -> M,
+        (label, counts): (&'static str, &[(String, u64)]),
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, M::TYPE)?;
+        for (value, count) in counts {
+            let labels = [(label, value.as_str())];
+            metric(*count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_networks_that_are_named_are_let_in() {
+        let networks: Vec<IpNet> = ["10.0.0.0/8", "::1/128"]
+            .map(|network| network.parse().unwrap())
+            .to_vec();
+        for (address, expected) in [
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("::1", true),
+            ("11.0.0.1", false),
+            ("127.0.0.1", false),
+            ("::2", false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(is_in(&networks, Some(address)), expected, "{address}");
+            assert!(!is_in(&[], Some(address)));
+        }
+        let everywhere = ["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+        assert!(!is_in(&everywhere, None));
+    }
+
+    #[test]
+    fn the_system_tells_our_memory() {
+        let resident = Process::now().resident_bytes.unwrap();
+        assert!(resident > 100 * 1024);
+        for broken in ["", "VmRSS:", "VmRSS: many kB", "VmRSS: 1 MB"] {
+            assert_eq!(resident_bytes(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn the_page_has_a_line_for_each_number() {
+        let edge = Snapshot {
+            uptime: Duration::from_millis(1500),
+            connections: vec![("mqtt".to_owned(), 2), ("wss".to_owned(), 0)],
+            closed: vec![("by_client".to_owned(), 7)],
+            packets_received: vec![("publish".to_owned(), 9)],
+            bytes_sent: vec![("publish".to_owned(), 1000)],
+            sessions_parked: 3,
+            is_router_healthy: true,
+            ..Snapshot::default()
+        };
+        let text = text(Figures {
+            edge,
+            is_stalled: true,
+            jobs_waiting: 4,
+            process: Process {
+                resident_bytes: Some(4096),
+                open_fds: None,
+            },
+        });
+        let text = text.unwrap();
+        for line in [
+            "# HELP tidings_connections Clients that are connected.",
+            "# TYPE tidings_connections gauge",
+            "tidings_connections{listener=\"mqtt\"} 2",
+            "tidings_connections{listener=\"wss\"} 0",
+            "# TYPE tidings_connections_closed counter",
+            "tidings_connections_closed_total{reason=\"by_client\"} 7",
+            "tidings_received_packets_total{type=\"publish\"} 9",
+            "tidings_sent_bytes_total{type=\"publish\"} 1000",
+            "tidings_sessions{state=\"parked\"} 3",
+            "tidings_router_healthy 1",
+            "tidings_router_restarts_total 0",
+            "tidings_pipeline_stalled 1",
+            "tidings_pipeline_jobs_waiting 4",
+            "tidings_uptime_seconds 1.5",
+            "process_resident_memory_bytes 4096",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
+        }
+        assert!(!text.contains("process_open_fds"));
+    }
+}
