@@ -71,6 +71,15 @@ impl BrokerHandle {
     pub fn kick(&self, uid: &Uid, login: Option<&str>) {
         self.registry.kick(uid, login);
     }
+
+    /// Ends the sessions of one of a user's devices.
+    pub fn kick_device(&self, uid: &Uid, device: &str) {
+        for handle in self.registry.read().of_user(uid.as_str()) {
+            if handle.device == device {
+                handle.outbox.close(Closed::Kicked);
+            }
+        }
+    }
 }
 
 impl Broker {

@@ -125,6 +125,12 @@ impl Flow {
         self.wake.notified().await;
     }
 
+    /// The last frame sent from here that the peer has said to be done with.
+    #[must_use]
+    pub fn peer_done(&self) -> u64 {
+        self.peer_done.load(Ordering::Acquire)
+    }
+
     /// Notes that the frame and all before it need nothing more here.
     pub fn done(&self, number: u64) {
         self.done.fetch_max(number, Ordering::AcqRel);
@@ -192,6 +198,19 @@ impl<F: Frame> FrameSender<F> {
             self.publish(0, Vec::new()).await?;
         }
         Ok(())
+    }
+
+    /// Makes the peer say soon how far it is, even if nothing else is to be sent, by sending as many frames as it
+    /// counts. Returns the last frame before those, for [`Flow::peer_done`].
+    ///
+    /// # Errors
+    /// [`LinkClosed`] when the router is gone.
+    pub async fn urge(&mut self) -> Result<u64, LinkClosed> {
+        let last = self.sent;
+        for _ in 1..REPORT_AFTER {
+            self.send_frame(Vec::new()).await?;
+        }
+        Ok(last)
     }
 
     async fn send_frame(&mut self, items: Vec<F::Item>) -> Result<(), LinkClosed> {
@@ -377,6 +396,36 @@ mod tests {
             _ = async { tokio::join!(send, receive) } => {}
             () = reports => {}
         }
+    }
+
+    /// A peer that is done with a single frame says so only when it is urged.
+    #[tokio::test]
+    async fn an_urged_peer_says_that_it_is_done() {
+        let (edge, bridge) = start_router().unwrap();
+        let (mut edge_sender, mut edge_receiver) = (edge.sender, edge.receiver);
+        let (mut sender, mut receiver) = (bridge.sender, bridge.receiver);
+        let flow = sender.flow().clone();
+        sender.send(vec![ToEdge::default()]).await.unwrap();
+        let number = sender.urge().await.unwrap();
+        let edge = async {
+            let flow = edge_sender.flow().clone();
+            loop {
+                let (number, _) = edge_receiver.recv().await.unwrap();
+                flow.done(number);
+                edge_sender.report().await.unwrap();
+            }
+        };
+        let told = async {
+            while flow.peer_done() < number {
+                flow.woken().await;
+            }
+        };
+        tokio::select! {
+            () = told => {}
+            () = edge => {}
+            _ = receiver.recv() => {}
+        }
+        assert!(flow.peer_done() >= number && number > 0);
     }
 
     /// The receiver is slow for far more frames than the window: all arrive, in order.
