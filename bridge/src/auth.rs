@@ -4,22 +4,25 @@
 //! database) and one refresh token, replaced at every use. Ending a login refuses its access tokens at once and ends
 //! the sessions that they opened.
 
+mod backoff;
 mod key;
 mod password;
 mod revocations;
 mod token;
 
 use std::io;
-use std::path::Path;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use schema::Uid;
 
+use self::backoff::Backoff;
+pub use self::backoff::TooManyFailures;
 use self::password::{Busy, Passwords};
 use self::revocations::Revocations;
 use self::token::{AccessTokens, RefreshToken};
-use crate::settings::AuthOptions;
+use crate::settings::{AuthOptions, Settings};
 use crate::store::logins::{self, Refresh, Revocation};
 use crate::store::users::{self, PasswordChange, Role, User};
 use crate::store::{self, Store};
@@ -29,8 +32,19 @@ const PASSWORD_MAX: usize = 1024;
 /// How often [`Auth::follow_revocations`] looks for logins and passwords that another process has ended.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Ends the live sessions of a user: those of one login, or all of them.
-pub type Kick = Arc<dyn Fn(&Uid, Option<&str>) + Send + Sync>;
+/// Ends live sessions of a user.
+pub type Kick = Arc<dyn Fn(&Uid, Sessions<'_>) + Send + Sync>;
+
+/// Which sessions of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sessions<'a> {
+    /// All of them.
+    All,
+    /// Those that a login's tokens opened.
+    OfLogin(&'a str),
+    /// Those of the device with that client id.
+    OfDevice(&'a str),
+}
 
 /// Why somebody was not let in, or an account not changed.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +61,9 @@ pub enum AuthError {
     /// Strangers may not register here.
     #[error("registration is closed")]
     RegistrationClosed,
+    /// There were too many wrong passwords before this one, which was not looked at.
+    #[error(transparent)]
+    TooManyFailures(#[from] TooManyFailures),
     /// Too many others are waiting.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -74,9 +91,9 @@ pub enum OpenError {
 pub struct Identity {
     /// The user.
     pub uid: Uid,
-    /// The login whose token was shown; `None`: a password was.
+    /// The login whose token was shown; `None`: a password or a certificate was.
     pub login: Option<String>,
-    /// Since when the password that was shown is the user's; `None`: a token was shown.
+    /// Since when the password that was shown is the user's; `None`: a token or a certificate was shown.
     pub password_set_at: Option<SystemTime>,
     /// When the token runs out; `None`: never.
     pub expires_at: Option<SystemTime>,
@@ -101,6 +118,7 @@ pub struct Auth {
     store: Store,
     options: AuthOptions,
     passwords: Passwords,
+    backoff: Backoff,
     access_tokens: Arc<AccessTokens>,
     revocations: Revocations,
     kick: Kick,
@@ -113,19 +131,16 @@ impl Auth {
     ///
     /// # Errors
     /// [`OpenError`] when one of the two can't be done.
-    pub async fn open(
-        store: Store,
-        options: AuthOptions,
-        data_dir: &Path,
-        kick: Kick,
-    ) -> Result<Self, OpenError> {
+    pub async fn open(store: Store, settings: &Settings, kick: Kick) -> Result<Self, OpenError> {
+        let options = settings.auth.clone();
         let key = match options.jwt_key.expose() {
-            "" => key::load_or_create(data_dir)?,
+            "" => key::load_or_create(&settings.data_dir)?,
             configured => configured.to_owned(),
         };
         let auth = Auth {
             store,
             passwords: Passwords::new().await?,
+            backoff: Backoff::new(&options, &settings.network),
             access_tokens: Arc::new(AccessTokens::new(key.as_bytes(), options.access_token_ttl)),
             revocations: Revocations::new(options.access_token_ttl),
             options,
@@ -215,10 +230,18 @@ impl Auth {
     /// Replaces a password that the user knows, and ends all the user's logins and sessions.
     ///
     /// # Errors
-    /// [`AuthError::Refused`] when `old` is wrong, [`AuthError::Invalid`] when `new` is not acceptable.
-    pub async fn change_password(&self, uid: &Uid, old: &str, new: &str) -> Result<(), AuthError> {
+    /// [`AuthError::Refused`] when `old` is wrong, [`AuthError::TooManyFailures`] when it was too often,
+    /// [`AuthError::Invalid`] when `new` is not acceptable.
+    pub async fn change_password(
+        &self,
+        uid: &Uid,
+        old: &str,
+        new: &str,
+        address: IpAddr,
+    ) -> Result<(), AuthError> {
         self.check_new_password(new)?;
-        let user = self.user_by_password(uid, old.as_bytes()).await?;
+        let old = old.as_bytes();
+        let user = self.user_by_password(uid, old, address).await?;
         self.replace_password(uid, Some(&user.password_hash), new)
             .await
     }
@@ -257,7 +280,7 @@ impl Auth {
     /// Refuses what the old password opens from now on, and ends the user's sessions if that is news.
     fn announce_password(&self, change: &PasswordChange) {
         if self.revocations.insert_password(change) {
-            (self.kick)(&change.uid, None);
+            (self.kick)(&change.uid, Sessions::All);
         }
     }
 
@@ -277,9 +300,15 @@ impl Auth {
     /// Opens a login by password.
     ///
     /// # Errors
-    /// [`AuthError::Refused`] when uid or password is wrong.
-    pub async fn login(&self, uid: &Uid, password: &str) -> Result<Tokens, AuthError> {
-        let user = self.user_by_password(uid, password.as_bytes()).await?;
+    /// [`AuthError::Refused`] when uid or password is wrong, [`AuthError::TooManyFailures`] when they were too often.
+    pub async fn login(
+        &self,
+        uid: &Uid,
+        password: &str,
+        address: IpAddr,
+    ) -> Result<Tokens, AuthError> {
+        let password = password.as_bytes();
+        let user = self.user_by_password(uid, password, address).await?;
         let refresh = RefreshToken::new(token::login_id());
         let now = SystemTime::now();
         let hash = refresh.hash();
@@ -301,14 +330,21 @@ impl Auth {
     /// the login.
     ///
     /// # Errors
-    /// [`AuthError::Refused`] when the token is not the valid one of a living login.
-    pub async fn refresh(&self, token: &str) -> Result<Tokens, AuthError> {
-        let old = RefreshToken::parse(token).ok_or(AuthError::Refused)?;
+    /// [`AuthError::Refused`] when the token is not the valid one of a living login, [`AuthError::TooManyFailures`]
+    /// when the address has guessed too much.
+    pub async fn refresh(&self, token: &str, address: IpAddr) -> Result<Tokens, AuthError> {
+        self.backoff.check(None, address)?;
+        let garbage = || {
+            self.backoff.count(address);
+            AuthError::Refused
+        };
+        let old = RefreshToken::parse(token).ok_or_else(garbage)?;
         let now = SystemTime::now();
         let login = logins::lookup(self.store.reader(), old.login()).await?;
-        let login = login
-            .filter(|login| !login.is_revoked && login.expires_at > now)
-            .ok_or(AuthError::Refused)?;
+        let login = login.ok_or_else(garbage)?;
+        if login.is_revoked || login.expires_at <= now {
+            return Err(AuthError::Refused);
+        }
 
         let new = RefreshToken::new(old.login().to_owned());
         let new_hash = new.hash();
@@ -336,15 +372,24 @@ impl Auth {
     /// Ends the login that a refresh token belongs to.
     ///
     /// # Errors
-    /// [`AuthError::Refused`] when the token is not the valid one of a living login.
-    pub async fn logout_by_refresh_token(&self, token: &str) -> Result<(), AuthError> {
+    /// As [`Auth::refresh`] has them.
+    pub async fn logout_by_refresh_token(
+        &self,
+        token: &str,
+        address: IpAddr,
+    ) -> Result<(), AuthError> {
         // The token is used up first, which checks it.
-        let tokens = self.refresh(token).await?;
+        let tokens = self.refresh(token, address).await?;
         let identity = self.verify_access(&tokens.access)?;
         match identity.login {
             Some(login) => self.logout(&identity.uid, &login).await,
             None => Ok(()),
         }
+    }
+
+    /// Ends the sessions of a user's device; with a valid password or token it can come back.
+    pub fn end_sessions_of(&self, uid: &Uid, device: &str) {
+        (self.kick)(uid, Sessions::OfDevice(device));
     }
 
     fn next<'a>(&self, hash: &'a [u8], now: SystemTime) -> Refresh<'a> {
@@ -366,7 +411,7 @@ impl Auth {
     /// Refuses a login's tokens from now on, and ends its sessions if that is news.
     fn announce(&self, revocation: &Revocation) {
         if self.revocations.insert(revocation) {
-            (self.kick)(&revocation.uid, Some(&revocation.id));
+            (self.kick)(&revocation.uid, Sessions::OfLogin(&revocation.id));
         }
     }
 }
@@ -385,11 +430,12 @@ impl Auth {
     /// The caller of an MQTT CONNECT: the password is the account's, or an access token of that user.
     ///
     /// # Errors
-    /// [`AuthError::Refused`] when it is neither.
+    /// [`AuthError::Refused`] when it is neither, [`AuthError::TooManyFailures`] when passwords were wrong too often.
     pub async fn authenticate(
         &self,
         username: &str,
         password: &[u8],
+        address: IpAddr,
     ) -> Result<Identity, AuthError> {
         let uid: Uid = username.parse().map_err(|_| AuthError::Refused)?;
         match std::str::from_utf8(password) {
@@ -399,16 +445,38 @@ impl Auth {
                     .then_some(identity)
                     .ok_or(AuthError::Refused)
             }
-            _ => self.verify_password(&uid, password).await,
+            _ => self.verify_password(&uid, password, address).await,
         }
+    }
+
+    /// The user that something as good as a password names, like a verified client certificate. A new password does not
+    /// change that.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`] when there is no such user.
+    pub async fn trust(&self, uid: &Uid) -> Result<Identity, AuthError> {
+        let user = users::lookup(self.store.reader(), uid).await?;
+        let user = user.ok_or(AuthError::Refused)?;
+        Ok(Identity {
+            login: None,
+            password_set_at: None,
+            expires_at: None,
+            admin: user.role == Role::Admin,
+            uid: user.uid,
+        })
     }
 
     /// The user with that password.
     ///
     /// # Errors
     /// [`AuthError::Refused`] when uid or password is wrong; both take the same time.
-    pub async fn verify_password(&self, uid: &Uid, password: &[u8]) -> Result<Identity, AuthError> {
-        let user = self.user_by_password(uid, password).await?;
+    async fn verify_password(
+        &self,
+        uid: &Uid,
+        password: &[u8],
+        address: IpAddr,
+    ) -> Result<Identity, AuthError> {
+        let user = self.user_by_password(uid, password, address).await?;
         Ok(Identity {
             login: None,
             password_set_at: Some(user.password_set_at()),
@@ -450,14 +518,33 @@ impl Auth {
                 .is_some_and(|set_at| self.revocations.has_newer_password(uid, set_at))
     }
 
-    async fn user_by_password(&self, uid: &Uid, password: &[u8]) -> Result<User, AuthError> {
+    async fn user_by_password(
+        &self,
+        uid: &Uid,
+        password: &[u8],
+        address: IpAddr,
+    ) -> Result<User, AuthError> {
         if password.len() > PASSWORD_MAX {
             return Err(AuthError::Refused);
         }
+        // Who has to wait takes nobody's turn.
+        self.backoff.check(Some(uid), address)?;
         let user = users::lookup(self.store.reader(), uid).await?;
         let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let is_right = self.passwords.verify(password.to_vec(), hash).await?;
-        user.filter(|_| is_right).ok_or(AuthError::Refused)
+        let turn = self.passwords.turn().await?;
+        let attempt = self.backoff.begin(uid, address).await?;
+        match self.passwords.verify(turn, password.to_vec(), hash).await {
+            Ok(true) => {
+                attempt.succeed();
+                user.ok_or(AuthError::Refused)
+            }
+            // Dropped, the attempt counts.
+            Ok(false) => Err(AuthError::Refused),
+            Err(busy) => {
+                attempt.withdraw();
+                Err(busy.into())
+            }
+        }
     }
 }
 

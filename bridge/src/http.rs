@@ -7,11 +7,13 @@ mod accounts;
 mod bearer;
 mod command;
 mod conversations;
+mod devices;
+mod grants;
 mod groups;
 mod health;
 mod metrics;
 pub mod problem;
-pub mod remote;
+mod remote;
 mod schema_docs;
 mod server;
 mod write_limit;
@@ -36,6 +38,7 @@ use crate::code::Code;
 use crate::service::Service;
 use crate::store::Store;
 
+pub use remote::Remote;
 pub use server::{BindError, bind, serve};
 
 /// The largest body of a request, in bytes: a large group's list of members fits.
@@ -122,6 +125,9 @@ pub fn router(api: Api) -> Router {
         .routes(routes!(groups::remove_member))
         .routes(routes!(conversations::list))
         .routes(routes!(conversations::messages))
+        .routes(routes!(grants::list, grants::set))
+        .routes(routes!(devices::list))
+        .routes(routes!(devices::forget))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
         .routes(routes!(metrics::show))

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::auth::{Auth, AuthError, Kick};
+use crate::auth::{self, Auth, AuthError, Kick, Sessions};
 use crate::http::{self, Api};
 use crate::service::{self, Service};
 use crate::settings::{self, Settings};
@@ -66,12 +66,12 @@ impl Server {
         let store = data_dir::open_store(settings).await?;
         let sessions: Arc<OnceLock<BrokerHandle>> = Arc::default();
         let kick = kick(sessions.clone());
-        let data_dir = &settings.data_dir;
-        let auth = Auth::open(store.clone(), settings.auth.clone(), data_dir, kick).await?;
+        let auth = Auth::open(store.clone(), settings, kick).await?;
         let accounts = Arc::new(Accounts(auth.clone()));
         let (broker, link) = Broker::start(broker_options(settings), rules(settings)?, accounts)?;
         sessions.get_or_init(|| broker.handle());
         let (service, running) = Service::start(store.clone(), link, limits(settings)).await?;
+        broker.ready().await;
         let follower = tokio::spawn(auth.clone().follow_revocations());
         if is_demo {
             demo::seed(&store, &auth, &service).await?;
@@ -129,9 +129,14 @@ impl Server {
 
 /// Accounts end sessions, and sessions ask accounts: the way back is filled in when both exist.
 fn kick(sessions: Arc<OnceLock<BrokerHandle>>) -> Kick {
-    Arc::new(move |uid, login| {
-        if let Some(sessions) = sessions.get() {
-            sessions.kick(uid, login);
+    Arc::new(move |uid, which| {
+        let Some(sessions) = sessions.get() else {
+            return;
+        };
+        match which {
+            Sessions::All => sessions.kick(uid, None),
+            Sessions::OfLogin(login) => sessions.kick(uid, Some(login)),
+            Sessions::OfDevice(device) => sessions.kick_device(uid, device),
         }
     })
 }
@@ -152,7 +157,7 @@ fn announce(mqtt: &[SocketAddr], http: &[SocketAddr], is_demo: bool) {
     }
 }
 
-fn broker_options(settings: &Settings) -> broker::Options {
+pub(crate) fn broker_options(settings: &Settings) -> broker::Options {
     let (network, mqtt, topics) = (&settings.network, &settings.mqtt, &settings.topics);
     broker::Options {
         network: broker::NetworkOptions {
@@ -221,12 +226,15 @@ fn rules(settings: &Settings) -> anyhow::Result<broker::Rules> {
     broker::Rules::compile(rules).context("topics.rules can't be used")
 }
 
-fn limits(settings: &Settings) -> service::Limits {
+pub(crate) fn limits(settings: &Settings) -> service::Limits {
     service::Limits {
         text_max: settings.messages.text_max,
         catch_up_max: settings.messages.catch_up_max,
         group_members_max: settings.groups.members_max,
         devices_max: settings.devices.per_user_max,
+        grants_max: settings.topics.grants_per_user_max,
+        topic_length_max: settings.mqtt.topic_length_max,
+        topic_levels_max: settings.mqtt.topic_levels_max,
         answers_kept: ANSWERS_KEPT,
     }
 }
@@ -234,17 +242,32 @@ fn limits(settings: &Settings) -> service::Limits {
 /// What the edge asks about clients.
 struct Accounts(Auth);
 
+impl Accounts {
+    async fn identify(
+        &self,
+        credentials: broker::Credentials<'_>,
+    ) -> Result<auth::Identity, AuthError> {
+        let (username, password) = (credentials.username, credentials.password);
+        match (credentials.certified, username, password) {
+            (Some(uid), None, _) => self.0.trust(uid).await,
+            (Some(uid), Some(username), _) if username == uid.as_str() => self.0.trust(uid).await,
+            (Some(_), Some(_), _) => Err(AuthError::Refused),
+            (None, Some(username), Some(password)) => {
+                let address = credentials.address;
+                self.0.authenticate(username, password, address).await
+            }
+            (None, _, _) => Err(AuthError::Refused),
+        }
+    }
+}
+
 impl broker::Authenticate for Accounts {
     fn authenticate<'a>(
         &'a self,
         credentials: broker::Credentials<'a>,
     ) -> Pin<Box<dyn Future<Output = Result<broker::Identity, Refusal>> + Send + 'a>> {
         Box::pin(async move {
-            let (Some(username), Some(password)) = (credentials.username, credentials.password)
-            else {
-                return Err(Refusal::BadCredentials);
-            };
-            match self.0.authenticate(username, password).await {
+            match self.identify(credentials).await {
                 Ok(identity) => Ok(broker::Identity {
                     is_admin: identity.admin,
                     uid: identity.uid,
@@ -253,6 +276,7 @@ impl broker::Authenticate for Accounts {
                     expires_at: identity.expires_at,
                 }),
                 Err(AuthError::Store(_) | AuthError::Busy(_)) => Err(Refusal::Unavailable),
+                Err(AuthError::TooManyFailures(_)) => Err(Refusal::TooManyFailures),
                 Err(_) => Err(Refusal::BadCredentials),
             }
         })
@@ -261,5 +285,70 @@ impl broker::Authenticate for Accounts {
     fn is_revoked(&self, identity: &broker::Identity) -> bool {
         let login = identity.login.as_deref();
         (self.0).is_revoked(&identity.uid, login, identity.password_set_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use schema::Uid;
+
+    use super::*;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn a_certificate_stands_for_its_user_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::connect(&Store::sqlite_url(folder.path()))
+            .await
+            .unwrap();
+        store.migrate().await.unwrap();
+        let mut settings = Settings::defaults();
+        settings.data_dir = folder.path().to_owned();
+        let auth = Auth::open(store, &settings, Arc::new(|_, _| ()));
+        let accounts = Accounts(auth.await.unwrap());
+        let (alice, nobody): (Uid, Uid) = ("alice".parse().unwrap(), "nobody".parse().unwrap());
+        let registered = accounts.0.register(alice.clone(), "correct horse");
+        registered.await.unwrap();
+        for (certified, username, password, is_let_in) in [
+            (Some(&alice), None, None, true),
+            (Some(&alice), Some("alice"), None, true),
+            (Some(&alice), Some("alice"), Some("no matter"), true),
+            (Some(&alice), Some("bob"), None, false),
+            (Some(&nobody), None, None, false),
+            (Some(&nobody), Some("alice"), Some("correct horse"), false),
+            (None, Some("alice"), Some("correct horse"), true),
+            (None, Some("alice"), None, false),
+            (None, None, Some("correct horse"), false),
+        ] {
+            let credentials = broker::Credentials {
+                username,
+                password: password.map(str::as_bytes),
+                certified,
+                address: Ipv4Addr::LOCALHOST.into(),
+            };
+            let found = broker::Authenticate::authenticate(&accounts, credentials).await;
+            match found {
+                Ok(identity) => assert!(is_let_in && identity.uid == alice, "{credentials:?}"),
+                Err(refusal) => {
+                    assert!(!is_let_in, "{credentials:?}");
+                    assert_eq!(refusal, Refusal::BadCredentials);
+                }
+            }
+        }
+        // Enough of them, and the right one is not looked at either.
+        let login = |password| broker::Credentials {
+            username: Some("alice"),
+            password: Some(password),
+            certified: None,
+            address: Ipv4Addr::LOCALHOST.into(),
+        };
+        for _ in 0..settings.auth.login_failures {
+            let found = broker::Authenticate::authenticate(&accounts, login(b"wrong"));
+            assert_eq!(found.await.err(), Some(Refusal::BadCredentials));
+        }
+        let found = broker::Authenticate::authenticate(&accounts, login(b"correct horse"));
+        assert_eq!(found.await.err(), Some(Refusal::TooManyFailures));
     }
 }

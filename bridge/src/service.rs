@@ -2,9 +2,9 @@
 //! answers, and fans out.
 //!
 //! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds: take, execute,
-//! announce), `batch` and `single` (the transaction), `catalog` (who is where, in memory), `cursors` (what devices have
-//! acknowledged), `feeds` and `catch_up` (from
-//! subscribing to live delivery: what a device missed).
+//! announce), `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors` (what
+//! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), `feeds` and
+//! `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
 //! commits; only the pipeline's task writes conversations.
@@ -22,18 +22,22 @@ use crate::code::Code;
 use crate::store::{self, Store, messages};
 
 pub mod command;
+pub mod presence;
 pub mod refused;
 
 mod announce;
 mod batch;
+mod briefing;
 mod catalog;
 mod catch_up;
 mod cursors;
 mod feeds;
 mod ids;
 mod job;
+mod notes;
 mod patience;
 mod pipeline;
+mod retains;
 mod single;
 mod sync;
 
@@ -44,6 +48,7 @@ use catalog::Catalog;
 use ids::MsgIds;
 use job::{Door, Job};
 use pipeline::Pipeline;
+use presence::Presence;
 use refused::Refused;
 
 /// Commands from HTTP that may wait for the pipeline; past that they are refused as `unavailable`.
@@ -64,6 +69,12 @@ pub struct Limits {
     pub group_members_max: usize,
     /// Devices of a user that receive.
     pub devices_max: u32,
+    /// Grants that a user gives.
+    pub grants_max: u32,
+    /// Bytes of a topic filter.
+    pub topic_length_max: usize,
+    /// Levels of a topic filter.
+    pub topic_levels_max: usize,
     /// How long answers to commands other than sends are kept.
     pub answers_kept: std::time::Duration,
 }
@@ -74,6 +85,7 @@ pub struct Service {
     jobs: mpsc::Sender<Job>,
     is_stalled: Arc<AtomicBool>,
     limits: Limits,
+    presence: Presence,
 }
 
 /// Why the service can't go on.
@@ -119,16 +131,21 @@ impl Running {
 }
 
 impl Service {
-    /// Starts the pipeline on a database and a link.
+    /// Starts the pipeline on a database and a link, whose edge is told first what it has to know.
     ///
     /// # Errors
-    /// [`Error::Store`] when the database can't be read.
+    /// [`Error::Store`] when the database can't be read, [`Error::Link`] when the edge is gone.
     pub async fn start(
         store: Store,
-        link: BridgeLink,
+        mut link: BridgeLink,
         limits: Limits,
     ) -> Result<(Self, Running), Error> {
         let newest = messages::newest_id(store.reader()).await?;
+        let mut tasks = JoinSet::new();
+        let ended = CancellationToken::new();
+        let (frames, frame_queue) = mpsc::channel(FRAME_QUEUE);
+        tasks.spawn(pipeline::take_frames(link.receiver, frames, ended.clone()));
+        briefing::send(&store, &mut link.sender).await?;
         let executor = Executor {
             catalog: Catalog::new(CATALOG_WEIGHT_MAX),
             ids: MsgIds::after(newest, 0),
@@ -138,23 +155,21 @@ impl Service {
         let (jobs, job_queue) = mpsc::channel(HTTP_QUEUE);
         let is_stalled = Arc::new(AtomicBool::new(false));
         let stop = CancellationToken::new();
-        let (frames, frame_queue) = mpsc::channel(FRAME_QUEUE);
-        let pipeline = Pipeline::new(executor, link.sender, is_stalled.clone());
-        let mut tasks = JoinSet::new();
-        let ended = CancellationToken::new();
+        let presence = Presence::default();
+        let pipeline = Pipeline::new(executor, link.sender, presence.clone(), is_stalled.clone());
         tasks.spawn({
-            let (stop, ended) = (stop.clone(), ended.clone().drop_guard());
+            let (stop, ended) = (stop.clone(), ended.drop_guard());
             async move {
                 let outcome = pipeline.run(frame_queue, job_queue, stop).await;
                 drop(ended);
                 outcome
             }
         });
-        tasks.spawn(pipeline::take_frames(link.receiver, frames, ended));
         let service = Service {
             jobs,
             is_stalled,
             limits,
+            presence,
         };
         Ok((service, Running { tasks, stop }))
     }
@@ -190,9 +205,18 @@ impl Service {
         self.jobs.max_capacity() - self.jobs.capacity()
     }
 
+    /// Who is connected.
+    #[must_use]
+    pub fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
     /// Whether the last attempt to store something failed, and is being repeated.
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.is_stalled.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,9 +23,11 @@ use sea_orm::{
 pub mod answers;
 pub mod conversations;
 pub mod devices;
+pub mod grants;
 pub mod logins;
 pub mod members;
 pub mod messages;
+pub mod retained;
 pub(crate) mod sql;
 pub mod users;
 pub mod views;

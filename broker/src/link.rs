@@ -132,6 +132,12 @@ impl Flow {
         self.wake.notified().await;
     }
 
+    /// The last frame sent from here that the peer has said to be done with.
+    #[must_use]
+    pub fn peer_done(&self) -> u64 {
+        self.peer_done.load(Ordering::Acquire)
+    }
+
     /// Notes that the frame and all before it need nothing more here.
     pub fn done(&self, number: u64) {
         self.done.fetch_max(number, Ordering::AcqRel);
@@ -205,6 +211,19 @@ impl<F: Frame> FrameSender<F> {
             self.publish_report();
         }
         Ok(())
+    }
+
+    /// Makes the peer say soon how far it is, even if nothing else is to be sent, by sending as many frames as it
+    /// counts. Returns the last frame before those, for [`Flow::peer_done`].
+    ///
+    /// # Errors
+    /// [`LinkClosed`] when the router is gone.
+    pub async fn urge(&mut self) -> Result<u64, LinkClosed> {
+        let last = self.flow.sent.load(Ordering::Acquire);
+        for _ in 1..REPORT_AFTER {
+            self.send_frame(Vec::new()).await?;
+        }
+        Ok(last)
     }
 
     async fn send_frame(&mut self, items: Vec<F::Item>) -> Result<(), LinkClosed> {

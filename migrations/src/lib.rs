@@ -8,6 +8,7 @@ use sea_orm_migration::prelude::*;
 
 mod dialect;
 mod m0001_chat;
+mod m0002_plain_topics;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -16,7 +17,10 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_chat::Migration)]
+        vec![
+            Box::new(m0001_chat::Migration),
+            Box::new(m0002_plain_topics::Migration),
+        ]
     }
 }
 

@@ -59,6 +59,30 @@ impl fmt::Display for Topic {
     }
 }
 
+/// The longest topic and topic filter, in bytes [MQTT-4.7.3-3].
+const LENGTH_MAX: usize = 65_535;
+
+/// Whether this is a topic filter as MQTT has it: not empty, no NUL [MQTT-4.7.3-1, MQTT-4.7.3-2], and each wildcard has
+/// a level of its own, `#` the last one [MQTT-4.7.1-1, MQTT-4.7.1-2]. Shared subscriptions have no place of their own here.
+#[must_use]
+pub fn is_filter(filter: &str) -> bool {
+    if filter.is_empty() || filter.len() > LENGTH_MAX || filter.contains('\0') {
+        return false;
+    }
+    let mut levels = filter.split('/').peekable();
+    while let Some(level) = levels.next() {
+        let is_well_formed = match level {
+            "#" => levels.peek().is_none(),
+            "+" => true,
+            name => !name.contains(['#', '+']),
+        };
+        if !is_well_formed {
+            return false;
+        }
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +116,22 @@ mod tests {
         ] {
             assert_eq!(Topic::parse(other), Topic::Other, "{other}");
         }
+    }
+
+    #[test]
+    fn wildcards_have_a_level_of_their_own() {
+        for good in [
+            "#", "+", "a", "/", "//", "/a", "a/", "a/#", "+/+", "+/a/#", "a b", "é", "$SYS/#",
+        ] {
+            assert!(is_filter(good), "{good}");
+        }
+        for bad in [
+            "", "a#", "#/a", "#/", "a/#/b", "##", "a+", "+a/b", "a/++", "a\0",
+        ] {
+            assert!(!is_filter(bad), "{bad}");
+        }
+        assert!(is_filter(&"x".repeat(LENGTH_MAX)));
+        assert!(!is_filter(&"x".repeat(LENGTH_MAX + 1)));
     }
 
     proptest! {

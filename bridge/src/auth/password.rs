@@ -36,6 +36,9 @@ enum Damaged {
     Content,
 }
 
+/// The right to use a core for one password.
+pub type Turn = OwnedSemaphorePermit;
+
 /// What Argon2 works in: 19 MiB, kept from one password to the next. Given back to the allocator after each, they would
 /// stay with as many threads as have ever hashed.
 type Memory = Vec<Block>;
@@ -77,20 +80,38 @@ impl Passwords {
     /// # Errors
     /// [`Busy`] when it had to wait for too long.
     pub async fn hash(&self, password: Vec<u8>) -> Result<String, Busy> {
-        self.run(move |memory| {
+        let turn = self.turn().await?;
+        self.run(turn, move |memory| {
             let hash = hash(&password, memory);
             hash.expect("the default parameters are valid").to_string()
         })
         .await
     }
 
-    /// Whether a password is the one that was hashed. Without a hash the answer is no, and takes as long.
+    /// Waits until a password can be verified.
     ///
     /// # Errors
     /// [`Busy`] when it had to wait for too long.
-    pub async fn verify(&self, password: Vec<u8>, hash: Option<String>) -> Result<bool, Busy> {
+    pub async fn turn(&self) -> Result<Turn, Busy> {
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        match tokio::time::timeout(self.patience, turn).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Busy),
+        }
+    }
+
+    /// Whether a password is the one that was hashed. Without a hash the answer is no, and takes as long.
+    ///
+    /// # Errors
+    /// [`Busy`] when it could not be computed.
+    pub async fn verify(
+        &self,
+        turn: Turn,
+        password: Vec<u8>,
+        hash: Option<String>,
+    ) -> Result<bool, Busy> {
         let decoy = Arc::clone(&self.decoy);
-        self.run(move |memory| {
+        self.run(turn, move |memory| {
             let is_known = hash.is_some();
             let hash = hash.as_deref().unwrap_or(&decoy);
             let is_right = matches(&password, hash, memory).unwrap_or_else(|error| {
@@ -102,29 +123,21 @@ impl Passwords {
         .await
     }
 
-    /// Runs `work` off the async threads. It holds its permit to the end even if nobody waits for it any more.
+    /// Runs `work` off the async threads. It holds its turn to the end even if nobody waits for it any more.
     async fn run<T: Send + 'static>(
         &self,
+        turn: Turn,
         work: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Result<T, Busy> {
-        let permit = self.permit().await?;
         let memories = Arc::clone(&self.memories);
         let task = tokio::task::spawn_blocking(move || {
             let mut memory = memories.lock().pop().unwrap_or_default();
             let result = work(&mut memory);
             memories.lock().push(memory);
-            drop(permit);
+            drop(turn);
             result
         });
         task.await.map_err(|_| Busy)
-    }
-
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, Busy> {
-        let turn = Arc::clone(&self.turns).acquire_owned();
-        match tokio::time::timeout(self.patience, turn).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Busy),
-        }
     }
 }
 
@@ -196,7 +209,9 @@ mod tests {
             ("correct horse", Some("damaged".to_owned()), false),
             ("correct horse", Some(greedy), false),
         ] {
-            let verified = passwords.verify(password.into(), hash).await.unwrap();
+            let turn = passwords.turn().await.unwrap();
+            let verified = passwords.verify(turn, password.into(), hash).await;
+            let verified = verified.unwrap();
             assert_eq!(verified, right);
         }
     }
@@ -234,9 +249,8 @@ mod tests {
     async fn a_password_that_waits_for_too_long_is_told_so() {
         let passwords = Passwords::with_limits(1, Duration::from_millis(50)).await;
         let passwords = passwords.unwrap();
-        let turn = passwords.permit().await.unwrap();
-        let verified = passwords.verify(b"correct horse".to_vec(), None).await;
-        assert!(matches!(verified, Err(Busy)));
+        let turn = passwords.turn().await.unwrap();
+        assert!(matches!(passwords.turn().await, Err(Busy)));
         drop(turn);
         passwords.hash(b"correct horse".to_vec()).await.unwrap();
     }

@@ -1,7 +1,12 @@
+use std::net::Ipv4Addr;
+use std::path::Path;
+
 use parking_lot::Mutex;
 
 use super::*;
 use crate::settings::Settings;
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 type Kicks = Arc<Mutex<Vec<(Uid, Option<String>)>>>;
 
@@ -36,13 +41,17 @@ impl Fixture {
 
 async fn open(store: &Store, folder: &Path, kicks: &Kicks) -> Auth {
     let kicks = Arc::clone(kicks);
-    let kick: Kick = Arc::new(move |uid, login| {
-        kicks.lock().push((uid.clone(), login.map(str::to_owned)));
+    let kick: Kick = Arc::new(move |uid, which| {
+        let login = match which {
+            Sessions::All => None,
+            Sessions::OfLogin(login) => Some(login.to_owned()),
+            Sessions::OfDevice(device) => panic!("nobody has asked to end {device}"),
+        };
+        kicks.lock().push((uid.clone(), login));
     });
-    let options = Settings::defaults().auth;
-    Auth::open(store.clone(), options, folder, kick)
-        .await
-        .unwrap()
+    let mut settings = Settings::defaults();
+    settings.data_dir = folder.to_owned();
+    Auth::open(store.clone(), &settings, kick).await.unwrap()
 }
 
 fn uid(name: &str) -> Uid {
@@ -72,8 +81,8 @@ async fn an_account_is_made_once() {
         auth.register(uid("bob"), "short").await,
         Err(AuthError::Invalid(_))
     ));
-    assert_refused(auth.login(&uid("alice"), "wrong password").await);
-    assert_refused(auth.login(&uid("nobody"), "correct horse").await);
+    assert_refused(auth.login(&uid("alice"), "wrong password", HERE).await);
+    assert_refused(auth.login(&uid("nobody"), "correct horse", HERE).await);
 }
 
 #[tokio::test]
@@ -81,13 +90,19 @@ async fn connect_takes_a_password_or_the_users_own_token() {
     let fixture = Fixture::new().await;
     let auth = &fixture.auth;
     let token = auth
-        .login(&uid("alice"), "correct horse")
+        .login(&uid("alice"), "correct horse", HERE)
         .await
         .unwrap()
         .access;
-    let by_password = auth.authenticate("alice", b"correct horse").await.unwrap();
+    let by_password = auth
+        .authenticate("alice", b"correct horse", HERE)
+        .await
+        .unwrap();
     assert_eq!((by_password.login, by_password.expires_at), (None, None));
-    let by_token = auth.authenticate("alice", token.as_bytes()).await.unwrap();
+    let by_token = auth
+        .authenticate("alice", token.as_bytes(), HERE)
+        .await
+        .unwrap();
     assert!(by_token.login.is_some() && by_token.expires_at.is_some() && !by_token.admin);
     for (username, password) in [
         ("bob", token.as_bytes()),
@@ -96,7 +111,7 @@ async fn connect_takes_a_password_or_the_users_own_token() {
         ("alice", b""),
         ("", b"correct horse"),
     ] {
-        assert_refused(auth.authenticate(username, password).await);
+        assert_refused(auth.authenticate(username, password, HERE).await);
     }
 }
 
@@ -104,17 +119,20 @@ async fn connect_takes_a_password_or_the_users_own_token() {
 async fn a_refresh_token_works_once_and_its_reuse_ends_the_login() {
     let fixture = Fixture::new().await;
     let (auth, kicks) = (&fixture.auth, &fixture.kicks);
-    let first = auth.login(&uid("alice"), "correct horse").await.unwrap();
-    let second = auth.refresh(&first.refresh).await.unwrap();
+    let first = auth
+        .login(&uid("alice"), "correct horse", HERE)
+        .await
+        .unwrap();
+    let second = auth.refresh(&first.refresh, HERE).await.unwrap();
     auth.verify_access(&first.access).unwrap();
     assert!(kicks.lock().is_empty());
 
-    assert_refused(auth.refresh(&first.refresh).await);
+    assert_refused(auth.refresh(&first.refresh, HERE).await);
     assert_refused(auth.verify_access(&second.access));
-    assert_refused(auth.refresh(&second.refresh).await);
+    assert_refused(auth.refresh(&second.refresh, HERE).await);
     assert_eq!(kicks.lock().len(), 1);
     for nonsense in ["", ".", "x.y", "nonsense"] {
-        assert_refused(auth.refresh(nonsense).await);
+        assert_refused(auth.refresh(nonsense, HERE).await);
     }
 }
 
@@ -122,8 +140,14 @@ async fn a_refresh_token_works_once_and_its_reuse_ends_the_login() {
 async fn logging_out_ends_that_login_only_and_survives_a_restart() {
     let fixture = Fixture::new().await;
     let auth = &fixture.auth;
-    let phone = auth.login(&uid("alice"), "correct horse").await.unwrap();
-    let laptop = auth.login(&uid("alice"), "correct horse").await.unwrap();
+    let phone = auth
+        .login(&uid("alice"), "correct horse", HERE)
+        .await
+        .unwrap();
+    let laptop = auth
+        .login(&uid("alice"), "correct horse", HERE)
+        .await
+        .unwrap();
     let identity = auth.verify_access(&phone.access).unwrap();
     auth.logout(&uid("alice"), identity.login.as_deref().unwrap())
         .await
@@ -136,7 +160,7 @@ async fn logging_out_ends_that_login_only_and_survives_a_restart() {
     assert!(is_revoked(auth, &identity));
     for auth in [auth, &fixture.reopen().await] {
         assert_refused(auth.verify_access(&phone.access));
-        assert_refused(auth.refresh(&phone.refresh).await);
+        assert_refused(auth.refresh(&phone.refresh, HERE).await);
         auth.verify_access(&laptop.access).unwrap();
     }
 }
@@ -146,22 +170,24 @@ async fn a_new_password_ends_everything_that_the_old_one_opened() {
     let fixture = Fixture::new().await;
     let auth = &fixture.auth;
     let alice = uid("alice");
-    let tokens = auth.login(&alice, "correct horse").await.unwrap();
+    let tokens = auth.login(&alice, "correct horse", HERE).await.unwrap();
     assert_refused(
-        auth.change_password(&alice, "wrong horse", "battery staple")
+        auth.change_password(&alice, "wrong horse", "battery staple", HERE)
             .await,
     );
-    let short = auth.change_password(&alice, "correct horse", "short").await;
+    let short = auth
+        .change_password(&alice, "correct horse", "short", HERE)
+        .await;
     assert!(matches!(short, Err(AuthError::Invalid(_))));
     auth.verify_access(&tokens.access).unwrap();
 
-    auth.change_password(&alice, "correct horse", "battery staple")
+    auth.change_password(&alice, "correct horse", "battery staple", HERE)
         .await
         .unwrap();
     assert_refused(auth.verify_access(&tokens.access));
-    assert_refused(auth.refresh(&tokens.refresh).await);
-    assert_refused(auth.login(&alice, "correct horse").await);
-    auth.login(&alice, "battery staple").await.unwrap();
+    assert_refused(auth.refresh(&tokens.refresh, HERE).await);
+    assert_refused(auth.login(&alice, "correct horse", HERE).await);
+    auth.login(&alice, "battery staple", HERE).await.unwrap();
     assert_eq!(*fixture.kicks.lock(), [(alice, None)]);
 }
 
@@ -169,7 +195,10 @@ async fn a_new_password_ends_everything_that_the_old_one_opened() {
 async fn a_login_ended_by_another_process_is_learnt() {
     let fixture = Fixture::new().await;
     let auth = &fixture.auth;
-    let tokens = auth.login(&uid("alice"), "correct horse").await.unwrap();
+    let tokens = auth
+        .login(&uid("alice"), "correct horse", HERE)
+        .await
+        .unwrap();
     let command_line = fixture.reopen().await;
     command_line
         .set_password(&uid("alice"), "battery staple")
@@ -190,17 +219,21 @@ async fn a_password_checked_before_its_change_does_not_count_after_it() {
     let mut password = "correct horse".to_owned();
     // Faster than the clock ticks, perhaps.
     for round in 0..3 {
-        let before = auth.verify_password(&alice, password.as_bytes()).await;
+        let before = auth
+            .verify_password(&alice, password.as_bytes(), HERE)
+            .await;
         let before = before.unwrap();
         assert!(!is_revoked(auth, &before));
         let next = format!("battery staple {round}");
-        auth.change_password(&alice, &password, &next)
+        auth.change_password(&alice, &password, &next, HERE)
             .await
             .unwrap();
         password = next;
         assert!(is_revoked(auth, &before));
     }
-    let after = auth.verify_password(&alice, password.as_bytes()).await;
+    let after = auth
+        .verify_password(&alice, password.as_bytes(), HERE)
+        .await;
     assert!(!is_revoked(auth, &after.unwrap()));
     // Its own change is no news to it later.
     fixture.kicks.lock().clear();
@@ -220,7 +253,7 @@ async fn a_password_changed_by_another_process_ends_the_sessions_that_it_opened(
         "a new account is no change"
     );
     let old = auth
-        .verify_password(&alice, b"correct horse")
+        .verify_password(&alice, b"correct horse", HERE)
         .await
         .unwrap();
 
@@ -229,7 +262,7 @@ async fn a_password_changed_by_another_process_ends_the_sessions_that_it_opened(
         .await
         .unwrap();
     fixture.kicks.lock().clear();
-    let new = auth.verify_password(&alice, b"battery staple").await;
+    let new = auth.verify_password(&alice, b"battery staple", HERE).await;
     for _ in 0..2 {
         auth.load_revocations().await.unwrap();
     }
@@ -242,8 +275,8 @@ async fn of_two_changes_of_one_password_one_counts() {
     let fixture = Fixture::new().await;
     let (auth, alice) = (&fixture.auth, uid("alice"));
     let (one, other) = tokio::join!(
-        auth.change_password(&alice, "correct horse", "battery staple"),
-        auth.change_password(&alice, "correct horse", "wrong horse"),
+        auth.change_password(&alice, "correct horse", "battery staple", HERE),
+        auth.change_password(&alice, "correct horse", "wrong horse", HERE),
     );
     assert!(one.is_ok() != other.is_ok());
     let password = if one.is_ok() {
@@ -251,5 +284,72 @@ async fn of_two_changes_of_one_password_one_counts() {
     } else {
         "wrong horse"
     };
-    auth.login(&alice, password).await.unwrap();
+    auth.login(&alice, password, HERE).await.unwrap();
+}
+
+/// Its failures end with the right password only when the time has come to look at it.
+#[tokio::test]
+async fn wrong_passwords_make_the_right_one_wait() {
+    let fixture = Fixture::new().await;
+    let (auth, alice) = (&fixture.auth, uid("alice"));
+    let token = auth
+        .login(&alice, "correct horse", HERE)
+        .await
+        .unwrap()
+        .access;
+    // Through all doors together.
+    assert_refused(auth.login(&alice, "wrong horse", HERE).await);
+    assert_refused(auth.authenticate("alice", b"wrong horse", HERE).await);
+    let changed = auth.change_password(&alice, "wrong horse", "battery staple", HERE);
+    assert_refused(changed.await);
+    assert_refused(auth.login(&alice, "", HERE).await);
+    assert_refused(auth.authenticate("alice", b"\xff", HERE).await);
+
+    let password = auth.authenticate("alice", b"correct horse", HERE).await;
+    assert!(matches!(password, Err(AuthError::TooManyFailures(_))));
+    let changed = auth.change_password(&alice, "correct horse", "battery staple", HERE);
+    assert!(matches!(
+        changed.await,
+        Err(AuthError::TooManyFailures(TooManyFailures(wait))) if wait <= Duration::from_secs(1)
+    ));
+    auth.authenticate("alice", token.as_bytes(), HERE)
+        .await
+        .expect("tokens are not concerned");
+    let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+    auth.login(&alice, "correct horse", elsewhere)
+        .await
+        .expect("other addresses are not concerned");
+}
+
+#[tokio::test]
+async fn guessing_refresh_tokens_makes_an_address_wait() {
+    let fixture = Fixture::new().await;
+    let auth = &fixture.auth;
+    let tokens = auth.login(&uid("alice"), "correct horse", HERE).await;
+    let tokens = tokens.unwrap();
+    for number in 0..50 {
+        let guess = format!("{number:032x}.{number:064x}");
+        assert_refused(auth.refresh(&guess, HERE).await);
+    }
+    let refreshed = auth.refresh(&tokens.refresh, HERE).await;
+    assert!(matches!(refreshed, Err(AuthError::TooManyFailures(_))));
+    let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+    auth.refresh(&tokens.refresh, elsewhere).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_needs_an_account_and_no_password() {
+    let fixture = Fixture::new().await;
+    let auth = &fixture.auth;
+    let alice = auth.trust(&uid("alice")).await.unwrap();
+    assert_eq!((&alice.login, alice.admin), (&None, false));
+    auth.add_user(uid("root"), "correct horse", Role::Admin)
+        .await
+        .unwrap();
+    assert!(auth.trust(&uid("root")).await.unwrap().admin);
+    assert_refused(auth.trust(&uid("nobody")).await);
+    auth.set_password(&uid("alice"), "battery staple")
+        .await
+        .unwrap();
+    assert!(!is_revoked(auth, &alice));
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use schema::Uid;
 
-use crate::auth::{Auth, AuthError};
+use crate::auth::{Auth, AuthError, Sessions};
 use crate::data_dir;
 use crate::settings::Settings;
 use crate::store::Store;
@@ -96,15 +96,8 @@ impl Command {
 
 /// Accounts without sessions: those of a running server are its own to end.
 async fn open_auth(store: Store, settings: &Settings) -> anyhow::Result<Auth> {
-    let no_sessions = Arc::new(|_: &Uid, _: Option<&str>| ());
-    let opened = Auth::open(
-        store,
-        settings.auth.clone(),
-        &settings.data_dir,
-        no_sessions,
-    )
-    .await;
-    Ok(opened?)
+    let no_sessions = Arc::new(|_: &Uid, _: Sessions<'_>| ());
+    Ok(Auth::open(store, settings, no_sessions).await?)
 }
 
 async fn list(store: &Store) -> anyhow::Result<()> {

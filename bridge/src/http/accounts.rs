@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::bearer::Bearer;
 use super::problem::{Problem, ProblemBody};
+use super::remote::Remote;
 use super::{Api, private};
 use crate::auth::{AuthError, Tokens};
 use crate::code::Code;
@@ -103,15 +104,18 @@ pub(super) async fn register(
     responses(
         (status = 200, description = "Logged in.", body = TokensView),
         (status = 401, description = "Unknown user or wrong password.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many wrong passwords; this one was not looked at.", body = ProblemBody, content_type = "application/problem+json"),
         (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn login(
     State(api): State<Api>,
+    remote: Remote,
     Json(request): Json<Credentials>,
 ) -> Result<Response, Problem> {
     let uid: Uid = request.uid.parse().map_err(|_| AuthError::Refused)?;
-    let tokens = api.auth.login(&uid, &request.password).await?;
+    let password = &request.password;
+    let tokens = api.auth.login(&uid, password, remote.address).await?;
     Ok(private(TokensView::from(tokens)))
 }
 
@@ -126,10 +130,14 @@ pub(super) async fn login(
 )]
 pub(super) async fn refresh(
     State(api): State<Api>,
+    remote: Remote,
     Json(request): Json<RefreshRequest>,
 ) -> Result<Response, Problem> {
-    let tokens =
-        to_its_end(async move { api.auth.refresh(&request.refresh_token).await }).await??;
+    let refresh = async move {
+        let token = &request.refresh_token;
+        api.auth.refresh(token, remote.address).await
+    };
+    let tokens = to_its_end(refresh).await??;
     Ok(private(TokensView::from(tokens)))
 }
 
@@ -145,6 +153,7 @@ pub(super) async fn refresh(
 )]
 pub(super) async fn logout(
     State(api): State<Api>,
+    remote: Remote,
     caller: Result<Bearer, Problem>,
     request: Result<Json<RefreshRequest>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
@@ -157,7 +166,8 @@ pub(super) async fn logout(
             }
             (Err(_), Ok(Json(request))) => {
                 let token = &request.refresh_token;
-                api.auth.logout_by_refresh_token(token).await?;
+                let address = remote.address;
+                api.auth.logout_by_refresh_token(token, address).await?;
             }
             (Err(problem), Err(_)) => return Err(problem),
         }
@@ -173,17 +183,20 @@ pub(super) async fn logout(
     responses(
         (status = 204, description = "Changed; log in with the new password."),
         (status = 403, description = "The old password is wrong.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "It was wrong too often, and was not looked at.", body = ProblemBody, content_type = "application/problem+json"),
         (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn change_password(
     State(api): State<Api>,
     Bearer(caller): Bearer,
+    remote: Remote,
     Json(request): Json<PasswordChange>,
 ) -> Result<StatusCode, Problem> {
     let change = async move {
+        let (old, new) = (&request.old_password, &request.new_password);
         api.auth
-            .change_password(&caller.uid, &request.old_password, &request.new_password)
+            .change_password(&caller.uid, old, new, remote.address)
             .await
     };
     match to_its_end(change).await? {

@@ -10,7 +10,7 @@ use schema::v1;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::auth::AuthError;
+use crate::auth::{AuthError, TooManyFailures};
 use crate::code::Code;
 use crate::store::{self, chain};
 
@@ -76,6 +76,9 @@ pub struct ProblemBody {
     /// `rate_limited`, `conflict`, `unavailable` or `internal`.
     #[schema(example = "not_found")]
     code: &'static str,
+    /// When another try makes sense; left out: not without a change. `Retry-After` says the same in seconds.
+    #[serde(rename = "retryAfterMs", skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u32>,
 }
 
 impl Problem {
@@ -113,6 +116,7 @@ impl IntoResponse for Problem {
             status: self.status.as_u16(),
             detail: self.detail,
             code: self.code.as_str(),
+            retry_after_ms: (self.retry_after_ms > 0).then_some(self.retry_after_ms),
         };
         let mut response = (self.status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
@@ -154,6 +158,15 @@ impl From<store::Error> for Problem {
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
         let code = match error {
+            AuthError::TooManyFailures(TooManyFailures(wait)) => {
+                let problem = Problem::new(Code::RateLimited, error.to_string());
+                // Rounded up: 0 would mean that waiting does not help.
+                let millis = wait.as_nanos().div_ceil(1_000_000);
+                return Problem {
+                    retry_after_ms: u32::try_from(millis).unwrap_or(u32::MAX),
+                    ..problem
+                };
+            }
             AuthError::Refused => Code::Unauthenticated,
             AuthError::Invalid(_) => Code::InvalidArgument,
             AuthError::Exists => Code::AlreadyExists,
@@ -209,6 +222,8 @@ fn is_json(response: &Response) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     async fn body(response: Response) -> serde_json::Value {
@@ -259,6 +274,23 @@ mod tests {
                     "{name}"
                 );
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_has_to_wait_is_told_how_long() {
+        for (wait, millis, seconds) in [
+            (Duration::from_micros(1), 1, "1"),
+            (Duration::from_millis(2000), 2000, "2"),
+            (Duration::from_millis(2001), 2001, "3"),
+        ] {
+            let error = AuthError::TooManyFailures(TooManyFailures(wait));
+            let response = Problem::from(error).into_response();
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(response.headers()[RETRY_AFTER], seconds);
+            let body = body(response).await;
+            assert_eq!(body["code"], "rate_limited");
+            assert_eq!(body["retryAfterMs"], millis);
         }
     }
 

@@ -23,6 +23,7 @@ pub(super) struct UpDoc {
     group_add: Option<GroupMembersDoc>,
     group_remove: Option<GroupMembersDoc>,
     group_leave: Option<GroupLeaveDoc>,
+    grant: Option<GrantDoc>,
 }
 
 /// Sends one message.
@@ -102,6 +103,19 @@ struct GroupMembersDoc {
 #[schema(as = GroupLeave)]
 struct GroupLeaveDoc {
     gid: String,
+}
+
+/// Lets another user use topics of the caller's devices, `dev/{caller}/…`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Grant)]
+struct GrantDoc {
+    user: String,
+    /// A topic filter below `dev/{caller}/`; left out: `#`, all of them.
+    filter: Option<String>,
+    /// Whether the user may subscribe.
+    read: Option<bool>,
+    /// Whether the user may publish. Neither: the grant is taken back.
+    write: Option<bool>,
 }
 
 /// The answer to one command.

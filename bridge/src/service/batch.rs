@@ -14,10 +14,10 @@ use super::catalog::{Catalog, Conversation};
 use super::command::{Command, Send};
 use super::ids::MsgIds;
 use super::job::{Delivery, Job, Outcome};
+use super::notes::Notes;
 use super::refused::Refused;
 use crate::clock;
 use crate::code::Code;
-use crate::store::devices::{self, Cursor};
 use crate::store::members::Role;
 use crate::store::{self, Store, Transaction, answers, conversations, members, messages, users};
 
@@ -34,16 +34,16 @@ pub(super) struct Executor {
 type Answers = HashMap<(String, String), v1::Ok>;
 
 impl Executor {
-    /// Executes the jobs in their order and moves the cursors; returns an outcome for each job.
+    /// Stores the notes and executes the jobs in their order; returns an outcome for each job.
     ///
     /// # Errors
     /// [`store::Error`]; nothing was changed then, and the same call can be made again.
     pub(super) async fn run(
         &mut self,
         jobs: &[Job],
-        cursors: &[Cursor],
+        notes: &Notes,
     ) -> Result<Vec<Outcome>, store::Error> {
-        let outcomes = self.transact(jobs, cursors).await;
+        let outcomes = self.transact(jobs, notes).await;
         match &outcomes {
             Ok(_) => self.catalog.commit(),
             Err(_) => self.catalog.rollback(),
@@ -54,10 +54,10 @@ impl Executor {
     async fn transact(
         &mut self,
         jobs: &[Job],
-        cursors: &[Cursor],
+        notes: &Notes,
     ) -> Result<Vec<Outcome>, store::Error> {
         let tx = self.store.begin().await?;
-        devices::move_cursors(&tx, cursors).await?;
+        notes.store(&tx).await?;
         let mut answers = earlier_answers(&tx, jobs).await?;
         let mut outcomes = Vec::with_capacity(jobs.len());
         let both_send = |a: &Job, b: &Job| {
@@ -151,6 +151,7 @@ impl Executor {
                     members,
                     session,
                 )],
+                precondition: None,
             });
             stored.push((conversation.id, message));
         }

@@ -1,10 +1,12 @@
 //! The gate: an [`v1::Up`] from the network becomes a [`Command`] that holds, or is refused.
 
+use schema::topic::is_filter;
 use schema::{ConversationId, Gid, Uid, v1};
 
 use super::Limits;
 use super::refused::Refused;
 use crate::code::Code;
+use crate::store::grants::Grant;
 
 /// Longest `client_msg_id`, in characters.
 const CLIENT_MSG_ID_MAX: usize = 64;
@@ -44,6 +46,8 @@ pub enum Command {
     GroupRemove(Gid, Vec<Uid>),
     /// Leaves a group.
     GroupLeave(Gid),
+    /// Lets another user use topics of the caller's devices, or no longer.
+    Grant(Grant),
 }
 
 /// A message before it has its place.
@@ -101,7 +105,7 @@ pub fn check(caller: &Uid, up: v1::Up, limits: &Limits) -> Result<Command, Refus
             uids(&remove.members, limits)?,
         )),
         Some(Asked::GroupLeave(leave)) => Ok(Command::GroupLeave(gid(&leave.gid)?)),
-        Some(Asked::Grant(_)) => Err(Refused::invalid("grants are not there yet")),
+        Some(Asked::Grant(grant)) => check_grant(caller, grant, limits).map(Command::Grant),
     }
 }
 
@@ -220,6 +224,39 @@ fn check_group_create(
     })
 }
 
+fn check_grant(caller: &Uid, grant: v1::Grant, limits: &Limits) -> Result<Grant, Refused> {
+    let user = uid(&grant.user)?;
+    if user == *caller {
+        return Err(Refused::invalid("one's own devices need no grant"));
+    }
+    let filter = if grant.filter.is_empty() {
+        "#".to_owned()
+    } else {
+        grant.filter
+    };
+    // Shared subscriptions are about who gets a message, not about who may.
+    if !is_filter(&filter) || filter.split('/').next() == Some("$share") {
+        return Err(Refused::invalid("the filter is not an MQTT topic filter"));
+    }
+    // Whoever subscribes to it writes dev/{owner}/ before it.
+    let length = "dev//".len() + caller.as_str().len() + filter.len();
+    let levels = 2 + filter.split('/').count();
+    if length > limits.topic_length_max || levels > limits.topic_levels_max {
+        let reason = format!(
+            "with dev/{caller}/ a topic filter has at most {} bytes and {} levels",
+            limits.topic_length_max, limits.topic_levels_max
+        );
+        return Err(Refused::new(Code::TooLarge, reason));
+    }
+    Ok(Grant {
+        owner: caller.clone(),
+        user,
+        filter,
+        read: grant.read,
+        write: grant.write,
+    })
+}
+
 /// A list of users, each once, in the order of their names.
 fn uids(members: &[String], limits: &Limits) -> Result<Vec<Uid>, Refused> {
     if members.is_empty() {
@@ -240,6 +277,12 @@ fn uids(members: &[String], limits: &Limits) -> Result<Vec<Uid>, Refused> {
 /// The refusal of a group that would grow too large.
 pub fn too_many_members(limits: &Limits) -> Refused {
     let reason = format!("a group has at most {} members", limits.group_members_max);
+    Refused::new(Code::TooLarge, reason)
+}
+
+/// The refusal of a grant too many.
+pub fn too_many_grants(limits: &Limits) -> Refused {
+    let reason = format!("a user gives at most {} grants", limits.grants_max);
     Refused::new(Code::TooLarge, reason)
 }
 

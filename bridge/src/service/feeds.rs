@@ -30,8 +30,6 @@ pub(super) struct Feeds {
     catching_up: HashMap<u64, CatchingUp>,
     /// The devices of the sessions that receive; nameless ones have none.
     receiving: HashMap<u64, (Uid, String)>,
-    /// Devices that have gone since the last registration.
-    gone: Vec<(Uid, String)>,
     context: catch_up::Context,
     devices_max: u32,
     is_stalled: Arc<AtomicBool>,
@@ -77,7 +75,6 @@ impl Feeds {
         let feeds = Feeds {
             catching_up: HashMap::new(),
             receiving: HashMap::new(),
-            gone: Vec::new(),
             context,
             devices_max,
             is_stalled,
@@ -102,7 +99,7 @@ impl Feeds {
     /// The session no longer receives.
     pub(super) fn end(&mut self, session: u64) {
         self.reset(session);
-        self.gone.extend(self.receiving.remove(&session));
+        self.receiving.remove(&session);
     }
 
     /// Sessions have subscribed: those that miss nothing are live at once, the others begin to catch up.
@@ -138,9 +135,8 @@ impl Feeds {
         }
     }
 
-    /// Makes new devices known, and notes that those which have gone were here until now; returns where each target is
-    /// behind.
-    async fn register(&mut self, targets: &[Target]) -> Result<Vec<Vec<Behind>>, store::Error> {
+    /// Makes new devices known, and notes that the others are here; returns where each target is behind.
+    async fn register(&self, targets: &[Target]) -> Result<Vec<Vec<Behind>>, store::Error> {
         let named = |target: &&Target| !target.is_nameless;
         let device = |target: &Target| (target.uid.clone(), target.device.clone());
         let mut wanted: Vec<_> = targets.iter().filter(named).map(device).collect();
@@ -154,11 +150,7 @@ impl Feeds {
             |(uid, device): &Device<'_>| known.contains(&(uid.to_string(), (*device).to_owned()));
         let (old, new): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(is_known);
         let now = clock::millis(SystemTime::now());
-        let seen: Vec<Device<'_>> = old
-            .into_iter()
-            .chain(self.gone.iter().map(borrowed))
-            .collect();
-        devices::touch(&tx, &seen, now).await?;
+        devices::touch(&tx, &old, now).await?;
         let mut connected: HashMap<&Uid, Vec<&str>> =
             new.iter().map(|(uid, _)| (*uid, Vec::new())).collect();
         for (uid, device) in self.receiving.values() {
@@ -184,7 +176,6 @@ impl Feeds {
             });
         }
         tx.commit().await.map_err(store::Error::from)?;
-        self.gone.clear();
         Ok(found)
     }
 

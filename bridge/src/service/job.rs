@@ -1,7 +1,7 @@
 //! A command on its way through the pipeline, and what comes of it.
 
 use bytes::Bytes;
-use schema::link::{self, Position, to_edge};
+use schema::link::{self, Position, ToEdge, to_edge};
 use schema::{Uid, v1};
 use tokio::sync::oneshot;
 
@@ -53,7 +53,8 @@ impl Job {
             | Command::GroupCreate { .. }
             | Command::GroupAdd(..)
             | Command::GroupRemove(..)
-            | Command::GroupLeave(_) => true,
+            | Command::GroupLeave(_)
+            | Command::Grant(_) => true,
             Command::Ack(..) | Command::Read(..) | Command::Sync(_) => false,
         };
         (keeps_answer && !self.client_msg_id.is_empty())
@@ -67,6 +68,8 @@ pub(super) struct Outcome {
     pub(super) result: Result<v1::Ok, Refused>,
     /// What others get to know of it.
     pub(super) deliveries: Vec<Delivery>,
+    /// What the edge must have applied when the answer arrives.
+    pub(super) precondition: Option<ToEdge>,
 }
 
 impl Outcome {
@@ -74,6 +77,7 @@ impl Outcome {
         Outcome {
             result: Ok(ok),
             deliveries: Vec::new(),
+            precondition: None,
         }
     }
 }
@@ -83,6 +87,7 @@ impl From<Refused> for Outcome {
         Outcome {
             result: Err(refused),
             deliveries: Vec::new(),
+            precondition: None,
         }
     }
 }
@@ -128,8 +133,8 @@ impl Delivery {
         }
     }
 
-    pub(super) fn into_item(self) -> link::ToEdge {
-        link::ToEdge {
+    pub(super) fn into_item(self) -> ToEdge {
+        ToEdge {
             item: Some(to_edge::Item::Deliver(link::Deliver {
                 to: self.to,
                 except_session: self.except_session,

@@ -2,6 +2,7 @@
 //! answers, deliveries, and sessions that go live. While the database is away a round is repeated until it succeeds;
 //! meanwhile the link's window fills, and clients wait for their PUBACKs.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
@@ -20,13 +21,16 @@ use super::command::{self, Command};
 use super::cursors::Cursors;
 use super::feeds::{self, Feeds};
 use super::job::{Caller, Delivery, Door, Job, Outcome};
+use super::notes::Notes;
 use super::patience::Patience;
+use super::presence::Presence;
 use super::refused::Refused;
+use super::retains::Retains;
 use super::sync;
+use crate::clock;
 use crate::code::Code;
 use crate::store;
-use crate::store::answers;
-use crate::store::devices::Cursor;
+use crate::store::{answers, retained};
 
 /// Commands executed in one transaction.
 const BATCH_MAX: usize = 512;
@@ -34,7 +38,9 @@ const BATCH_MAX: usize = 512;
 const CONFLICTS_MAX: u32 = 5;
 /// Commands from HTTP that a round takes before those from the edge, so that neither door waits for the other.
 const HTTP_FIRST: usize = 64;
-/// How often answers that are no longer kept are looked for.
+/// Topics whose retained messages are stored in one transaction.
+const RETAINED_MAX: usize = 512;
+/// How often answers that are no longer kept, and retained messages that have run out, are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 /// Catch-ups and syncs that read at the same time; more wait.
 const READERS: usize = 16;
@@ -47,6 +53,7 @@ pub(super) struct Pipeline {
     sender: FrameSender<DownFrame>,
     is_stalled: Arc<AtomicBool>,
     cursors: Cursors,
+    presence: Presence,
     feeds: Feeds,
     steps: mpsc::Receiver<Step>,
     /// Bounds how many catch-ups and syncs read at the same time.
@@ -54,6 +61,8 @@ pub(super) struct Pipeline {
     /// Bounds how many syncs wait for their page.
     syncs: Arc<Semaphore>,
     answered: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
+    /// Answers to HTTP that leave when the edge is done with the frame of that number.
+    held: VecDeque<(u64, Answered)>,
 }
 
 /// A frame's number and items.
@@ -61,12 +70,13 @@ pub(super) type Taken = (u64, Vec<FromEdge>);
 
 /// What a round has to do.
 #[derive(Debug, Default)]
-struct Round {
+pub(super) struct Round {
     jobs: Vec<Job>,
     subscribed: Vec<Target>,
     /// Sessions that no longer receive.
     gone: Vec<u64>,
     steps: Vec<Step>,
+    retains: Retains,
     /// Answers that need no transaction.
     items: Vec<ToEdge>,
     last_frame: Option<u64>,
@@ -105,6 +115,7 @@ impl Pipeline {
     pub(super) fn new(
         executor: Executor,
         sender: FrameSender<DownFrame>,
+        presence: Presence,
         is_stalled: Arc<AtomicBool>,
     ) -> Self {
         let readers = Arc::new(Semaphore::new(READERS));
@@ -120,11 +131,13 @@ impl Pipeline {
             sender,
             is_stalled,
             cursors: Cursors::default(),
+            presence,
             feeds,
             steps,
             readers,
             syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
             answered: mpsc::channel(SYNCS_MAX),
+            held: VecDeque::new(),
         }
     }
 
@@ -139,13 +152,17 @@ impl Pipeline {
         let mut prune = tokio::time::interval(PRUNE_INTERVAL);
         loop {
             let mut round = Round::default();
-            let cursors_due = self.cursors.due_at();
+            let notes_due = self
+                .cursors
+                .due_at()
+                .into_iter()
+                .chain(self.presence.due_at());
             tokio::select! {
                 Some(frame) = frames.recv() => self.take_frame(frame, &mut round),
                 Some(job) = jobs.recv() => self.take_job(job, &mut round),
                 Some(step) = self.steps.recv() => round.steps.push(step),
                 Some(answered) = self.answered.1.recv() => answer(answered, &mut round.items),
-                () = sleep_until(cursors_due) => {}
+                () = sleep_until(notes_due.min()) => {}
                 () = flow.woken() => {}
                 _ = prune.tick() => self.prune().await,
                 () = stop.cancelled() => break,
@@ -161,8 +178,9 @@ impl Pipeline {
             }
             self.execute_round(rest).await?;
         }
-        let cursors = self.cursors.take();
-        self.execute(&[], cursors).await;
+        let notes = self.due_notes(true);
+        self.execute(&[], notes).await;
+        self.release_answers(u64::MAX);
         Ok(())
     }
 
@@ -178,7 +196,10 @@ impl Pipeline {
         {
             self.take_job(job, round);
         }
-        while round.jobs.len() < BATCH_MAX && round.subscribed.len() < BATCH_MAX {
+        while round.jobs.len() < BATCH_MAX
+            && round.subscribed.len() < BATCH_MAX
+            && round.retains.len() < RETAINED_MAX
+        {
             if let Ok(frame) = frames.try_recv() {
                 self.take_frame(frame, round);
             } else if let Ok(job) = jobs.try_recv() {
@@ -195,7 +216,7 @@ impl Pipeline {
         }
     }
 
-    fn take_frame(&mut self, (number, items): Taken, round: &mut Round) {
+    pub(super) fn take_frame(&mut self, (number, items): Taken, round: &mut Round) {
         round.last_frame = Some(number);
         for FromEdge { item } in items {
             match item {
@@ -212,12 +233,14 @@ impl Pipeline {
                     // One that has just subscribed still makes its device known, and ends after that.
                     round.gone.push(gone.session);
                 }
-                Some(
-                    from_edge::Item::Connected(_)
-                    | from_edge::Item::Disconnected(_)
-                    | from_edge::Item::Retain(_),
-                )
-                | None => {}
+                Some(from_edge::Item::Connected(connected)) => {
+                    self.presence.connected(connected, SystemTime::now());
+                }
+                Some(from_edge::Item::Disconnected(disconnected)) => {
+                    self.presence.disconnected(disconnected, SystemTime::now());
+                }
+                Some(from_edge::Item::Retain(retain)) => round.retains.note(retain),
+                None => {}
             }
         }
     }
@@ -259,7 +282,7 @@ impl Pipeline {
         }
     }
 
-    fn take_job(&mut self, job: Job, round: &mut Round) {
+    pub(super) fn take_job(&mut self, job: Job, round: &mut Round) {
         let Command::Sync(sync) = &job.command else {
             round.jobs.push(job);
             return;
@@ -297,41 +320,51 @@ impl Pipeline {
         });
     }
 
-    /// Drops answers that are no longer kept. That it fails once does no harm.
+    /// Drops what is no longer kept. That it fails once does no harm.
     async fn prune(&self) {
-        let oldest = SystemTime::now().checked_sub(self.executor.limits.answers_kept);
-        let Some(oldest) = oldest.map(MsgId::at) else {
-            return;
-        };
-        if let Err(error) = answers::forget_before(self.executor.store.writer(), oldest.0).await {
+        let (db, now) = (self.executor.store.writer(), SystemTime::now());
+        if let Some(oldest) = now.checked_sub(self.executor.limits.answers_kept)
+            && let Err(error) = answers::forget_before(db, MsgId::at(oldest).0).await
+        {
             warn!(error = %store::chain(&error), "old answers could not be dropped");
+        }
+        if let Err(error) = retained::forget_expired(db, clock::millis(now)).await {
+            warn!(error = %store::chain(&error), "old retained messages could not be dropped");
         }
     }
 
     /// Executes a round's jobs and announces everything that came of it.
-    async fn execute_round(&mut self, round: Round) -> Result<(), LinkClosed> {
+    pub(super) async fn execute_round(&mut self, round: Round) -> Result<(), LinkClosed> {
         let Round {
             jobs,
             subscribed,
             gone,
             steps,
+            mut retains,
             mut items,
             last_frame,
         } = round;
-        // Whoever asks where a cursor stands gets what has been acknowledged by now.
+        // Whoever asks where a cursor stands, or which device was seen last, gets what has been heard by now.
         let is_asked = !subscribed.is_empty()
             || steps.iter().any(|step| matches!(step, Step::End(..)))
             || jobs
                 .iter()
                 .any(|job| matches!(job.command, Command::Ack(..)));
-        let cursors = if is_asked || self.cursors.is_due() {
-            self.cursors.take()
-        } else {
-            Vec::new()
-        };
-        let outcomes = self.execute(&jobs, cursors).await;
-        for (job, outcome) in jobs.into_iter().zip(outcomes) {
-            answer((job.door, job.client_msg_id, outcome.result), &mut items);
+        let mut notes = self.due_notes(is_asked);
+        notes.retained = retains.take_messages();
+        let done = self.execute(&jobs, notes).await;
+        items.extend(retains.answers(&done.unstored));
+        let mut held = Vec::new();
+        for (job, outcome) in jobs.into_iter().zip(done.outcomes) {
+            // On the link it arrives before the answer; an answer to HTTP could overtake it.
+            let is_held = outcome.precondition.is_some() && matches!(job.door, Door::Http(_));
+            items.extend(outcome.precondition);
+            let answered = (job.door, job.client_msg_id, outcome.result);
+            if is_held {
+                held.push(answered);
+            } else {
+                answer(answered, &mut items);
+            }
             let deliveries = outcome.deliveries.into_iter();
             items.extend(deliveries.map(Delivery::into_item));
         }
@@ -354,22 +387,53 @@ impl Pipeline {
             self.sender.flow().done(number);
         }
         self.sender.send(items).await?;
+        if !held.is_empty() {
+            let number = self.sender.urge().await?;
+            let held = held.into_iter().map(|answered| (number, answered));
+            self.held.extend(held);
+        }
+        self.release_answers(self.sender.flow().peer_done());
         self.sender.report().await
     }
 
-    /// Executes jobs, however long the database is away.
-    async fn execute(&mut self, jobs: &[Job], cursors: Vec<Cursor>) -> Vec<Outcome> {
-        if jobs.is_empty() && cursors.is_empty() {
-            return Vec::new();
+    /// The cursors and departures that have waited for long enough, or all of them.
+    fn due_notes(&mut self, all: bool) -> Notes {
+        let mut notes = Notes::default();
+        if all || self.cursors.is_due() {
+            notes.cursors = self.cursors.take();
+        }
+        if all || self.presence.is_due() {
+            notes.departures = self.presence.take();
+        }
+        notes
+    }
+
+    /// Sends the answers that were held until the edge was done with that frame.
+    fn release_answers(&mut self, done: u64) {
+        while self.held.front().is_some_and(|(number, _)| *number <= done)
+            && let Some((_, answered)) = self.held.pop_front()
+        {
+            // Only HTTP's are held, which are no items.
+            answer(answered, &mut Vec::new());
+        }
+    }
+
+    /// Executes jobs and stores notes, however long the database is away.
+    async fn execute(&mut self, jobs: &[Job], notes: Notes) -> Done {
+        if jobs.is_empty() && notes.is_empty() {
+            return Done::default();
         }
         let is_stalled = self.is_stalled.clone();
         let mut patience = Patience::new(&is_stalled);
         let mut conflicts = 0;
         loop {
-            match self.executor.run(jobs, &cursors).await {
+            match self.executor.run(jobs, &notes).await {
                 Ok(outcomes) => {
                     patience.end();
-                    return outcomes;
+                    return Done {
+                        outcomes,
+                        unstored: HashSet::new(),
+                    };
                 }
                 Err(error @ store::Error::Unavailable(_)) => patience.wait_after(&error).await,
                 // Another node was faster with the same client_msg_id or conversation; it is found the next time.
@@ -379,30 +443,47 @@ impl Pipeline {
                 }
                 Err(error) => {
                     error!(error = %store::chain(&error), jobs = jobs.len(), "a batch failed");
-                    return self.execute_separately(jobs, cursors).await;
+                    return self.execute_separately(jobs, notes).await;
                 }
             }
         }
     }
 
     /// After a batch failed for a reason that waiting does not mend: the one command that is to blame is refused, the
-    /// others are executed. Cursors that can't be written are given up: what they stand for is delivered again.
-    async fn execute_separately(&mut self, jobs: &[Job], cursors: Vec<Cursor>) -> Vec<Outcome> {
+    /// others are executed, and so it is with notes. Cursors that can't be written are given up: what they stand for is
+    /// delivered again.
+    async fn execute_separately(&mut self, jobs: &[Job], notes: Notes) -> Done {
         let refused = || Refused::new(Code::Internal, "the command could not be executed");
-        if cursors.is_empty() && jobs.len() == 1 {
-            return vec![refused().into()];
+        let mut parts = notes.apart();
+        if jobs.len() + parts.len() == 1 {
+            let unstored = parts.pop().into_iter().flat_map(|part| part.retained);
+            return Done {
+                outcomes: jobs.iter().map(|_| refused().into()).collect(),
+                unstored: unstored.map(|message| message.topic).collect(),
+            };
         }
-        let mut outcomes = Vec::with_capacity(jobs.len());
+        let mut done = Done::default();
+        for part in parts {
+            let alone = Box::pin(self.execute(&[], part)).await;
+            done.unstored.extend(alone.unstored);
+        }
         for job in jobs {
-            let alone = Box::pin(self.execute(std::slice::from_ref(job), Vec::new()));
-            let outcome = alone.await.pop();
-            outcomes.push(outcome.unwrap_or_else(|| refused().into()));
+            let alone = Box::pin(self.execute(std::slice::from_ref(job), Notes::default()));
+            let outcome = alone.await.outcomes.pop();
+            done.outcomes
+                .push(outcome.unwrap_or_else(|| refused().into()));
         }
-        if !jobs.is_empty() {
-            Box::pin(self.execute(&[], cursors)).await;
-        }
-        outcomes
+        done
     }
+}
+
+/// What came of a round's transaction.
+#[derive(Debug, Default)]
+struct Done {
+    /// One for each job.
+    outcomes: Vec<Outcome>,
+    /// Topics whose retained message could not be stored.
+    unstored: HashSet<String>,
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

@@ -1,13 +1,15 @@
-//! The commands that are executed one by one: positions and groups.
+//! The commands that are executed one by one: positions, groups and grants.
 
 use schema::{ConversationId, Gid, Uid, v1};
 
 use super::batch::Executor;
-use super::command::{Command, too_many_members};
+use super::briefing;
+use super::command::{Command, too_many_grants, too_many_members};
 use super::job::{Caller, Delivery, Job, Outcome};
 use super::refused::Refused;
 use crate::code::Code;
 use crate::store::devices::{self, Cursor};
+use crate::store::grants::{self, Grant};
 use crate::store::members::{self, Role};
 use crate::store::views::{self, Membership};
 use crate::store::{self, Transaction, conversations, messages, users};
@@ -50,6 +52,7 @@ impl Executor {
             Command::GroupAdd(gid, uids) => self.add_members(tx, caller, gid, uids).await,
             Command::GroupRemove(gid, uids) => self.remove_members(tx, caller, gid, uids).await,
             Command::GroupLeave(gid) => self.leave(tx, caller, gid).await,
+            Command::Grant(grant) => self.grant(tx, grant).await,
             Command::Send(_) | Command::Sync(_) => {
                 unreachable!("sends go together, and a sync is answered without a transaction")
             }
@@ -155,6 +158,20 @@ impl Executor {
         self.announce(tx, gid, gone).await
     }
 
+    async fn grant(&self, tx: &Transaction, grant: &Grant) -> Result<Outcome, Failed> {
+        check_existence(tx, std::slice::from_ref(&grant.user)).await?;
+        let others = grants::count_others(tx, &grant.owner, &grant.user, &grant.filter).await?;
+        let is_taken_back = !grant.read && !grant.write;
+        if !is_taken_back && others >= self.limits.grants_max.into() {
+            return Err(too_many_grants(&self.limits).into());
+        }
+        grants::set(tx, grant).await?;
+        Ok(Outcome {
+            precondition: Some(briefing::grant(grant.clone())),
+            ..Outcome::ok(v1::Ok::default())
+        })
+    }
+
     /// Answers with the group as it stands now, and tells its members and those who are out.
     async fn announce(
         &mut self,
@@ -174,6 +191,7 @@ impl Executor {
         let event = v1::event::Event::Group(group);
         Ok(Outcome {
             deliveries: vec![Delivery::event(event, everybody, 0)],
+            precondition: None,
             result: Ok(ok),
         })
     }
@@ -249,6 +267,7 @@ async fn read(
     Ok(Outcome {
         result: Ok(ok(&after)),
         deliveries: vec![Delivery::event(event, [&caller.uid], session)],
+        precondition: None,
     })
 }
 

@@ -1,11 +1,13 @@
 //! The devices that receive, and how far each is in each conversation.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use schema::Uid;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
 use super::{Error, sql};
+use crate::clock;
 
 /// A user's device: its client id.
 pub type Device<'a> = (&'a Uid, &'a str);
@@ -54,11 +56,80 @@ pub async fn add<C: ConnectionTrait>(
     Ok(())
 }
 
-async fn forget<C: ConnectionTrait>(db: &C, (uid, device): Device<'_>) -> Result<(), Error> {
-    for table in ["cursors", "devices"] {
-        let text = format!("DELETE FROM {table} WHERE uid = ? AND device = ?");
-        sql::execute(db, &text, [uid.as_str().into(), device.into()]).await?;
+/// Forgets a device and how far it is; tells whether it was known. Call it in a transaction.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn forget<C: ConnectionTrait>(db: &C, (uid, device): Device<'_>) -> Result<bool, Error> {
+    let key = || [uid.as_str().into(), device.into()];
+    let cursors = "DELETE FROM cursors WHERE uid = ? AND device = ?";
+    sql::execute(db, cursors, key()).await?;
+    let devices = "DELETE FROM devices WHERE uid = ? AND device = ?";
+    Ok(sql::execute(db, devices, key()).await? > 0)
+}
+
+/// A device that has received at least once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its client id.
+    pub device: String,
+    /// When it last began to receive, or its last connection ended.
+    pub seen_at: SystemTime,
+    /// Why that connection ended, in a word.
+    pub last_reason: Option<String>,
+}
+
+/// A user's devices, by name.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn list<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Vec<Known>, Error> {
+    let text = "SELECT device, seen_at, last_reason FROM devices WHERE uid = ? ORDER BY device";
+    let known = |row: &QueryResult| {
+        Ok(Known {
+            device: row.try_get("", "device")?,
+            seen_at: clock::from_millis(row.try_get("", "seen_at")?),
+            last_reason: row.try_get("", "last_reason")?,
+        })
+    };
+    let rows = sql::query(db, text, [uid.as_str().into()]).await?;
+    let devices: Result<_, DbErr> = rows.iter().map(known).collect();
+    Ok(devices?)
+}
+
+/// The end of a device's connection.
+#[derive(Clone, Debug)]
+pub struct Departure {
+    /// The device's user.
+    pub uid: Uid,
+    /// Its client id.
+    pub device: String,
+    /// When it was.
+    pub at: SystemTime,
+    /// Why, in a word.
+    pub reason: String,
+}
+
+/// Notes for those of the devices that are known when and why they left. Each may be there once.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn leave<C: ConnectionTrait>(db: &C, departures: &[Departure]) -> Result<(), Error> {
+    let mut rows = sql::Rows::new(4);
+    for departure in departures {
+        // The column is as long as this; the edge's words are shorter.
+        let reason: String = departure.reason.chars().take(64).collect();
+        rows.push([
+            departure.uid.as_str().into(),
+            departure.device.as_str().into(),
+            clock::millis(departure.at).into(),
+            reason.into(),
+        ]);
     }
+    let columns = ["uid", "device", "seen_at", "last_reason"];
+    let on = "devices.uid = v.uid AND devices.device = v.device";
+    let set = "seen_at = v.seen_at, last_reason = v.last_reason";
+    sql::update_rows(db, "devices", &columns, set, on, rows).await?;
     Ok(())
 }
 
@@ -256,6 +327,48 @@ mod tests {
     use super::*;
     use crate::store::members::Role;
     use crate::store::{Store, conversations, members};
+
+    /// Only known devices have a row to note it in; forgetting one takes its cursors with it.
+    #[tokio::test]
+    async fn a_known_device_leaves_and_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::connect(&Store::sqlite_url(folder.path()))
+            .await
+            .unwrap();
+        store.migrate().await.unwrap();
+        let db = store.writer();
+        let bob: Uid = "bob".parse().unwrap();
+        conversations::add(db, 1, "g:1", 0).await.unwrap();
+        members::add(db, 1, 3, [(&bob, Role::Member)])
+            .await
+            .unwrap();
+        for device in ["phone", "laptop"] {
+            add(db, (&bob, device), &[], 1000, 10).await.unwrap();
+        }
+        let departures = ["phone", "stranger"].map(|device| Departure {
+            uid: bob.clone(),
+            device: device.to_owned(),
+            at: clock::from_millis(2000),
+            reason: "lost".to_owned(),
+        });
+        leave(db, &departures).await.unwrap();
+        let known = |device: &str, seen_at: i64, reason: Option<&str>| Known {
+            device: device.to_owned(),
+            seen_at: clock::from_millis(seen_at),
+            last_reason: reason.map(str::to_owned),
+        };
+        let (laptop, phone) = (
+            known("laptop", 1000, None),
+            known("phone", 2000, Some("lost")),
+        );
+        assert_eq!(list(db, &bob).await.unwrap(), [laptop.clone(), phone]);
+
+        assert!(!forget(db, (&bob, "stranger")).await.unwrap());
+        assert!(forget(db, (&bob, "phone")).await.unwrap());
+        assert_eq!(list(db, &bob).await.unwrap(), [laptop]);
+        let cursors = sql::query(db, "SELECT device FROM cursors", []).await;
+        assert_eq!(cursors.unwrap().len(), 1);
+    }
 
     /// Two devices of a user acknowledge in one go: the member stands where the furthest one does, in whichever order
     /// they come. Nothing moves for what was sent before the member came in.

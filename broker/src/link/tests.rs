@@ -327,3 +327,33 @@ async fn without_its_watch_the_link_ends() {
     let ended = edge.sender.send(vec![gone(1)]).await;
     assert!(matches!(ended, Err(LinkClosed::Unwatched)));
 }
+
+/// A peer that is done with a single frame says so only when it is urged.
+#[tokio::test]
+async fn an_urged_peer_says_that_it_is_done() {
+    let (edge, bridge, _) = start();
+    let (mut edge_sender, mut edge_receiver) = (edge.sender, edge.receiver);
+    let (mut sender, mut receiver) = (bridge.sender, bridge.receiver);
+    let flow = sender.flow().clone();
+    sender.send(vec![ToEdge::default()]).await.unwrap();
+    let number = sender.urge().await.unwrap();
+    let edge = async {
+        let flow = edge_sender.flow().clone();
+        loop {
+            let (number, _) = edge_receiver.recv().await.unwrap();
+            flow.done(number);
+            edge_sender.report().await.unwrap();
+        }
+    };
+    let told = async {
+        while flow.peer_done() < number {
+            flow.woken().await;
+        }
+    };
+    tokio::select! {
+        () = told => {}
+        () = edge => {}
+        _ = receiver.recv() => {}
+    }
+    assert!(flow.peer_done() >= number && number > 0);
+}

@@ -1,0 +1,57 @@
+//! What a transaction stores beside the commands, and nobody gets an outcome of his own for.
+
+use std::time::SystemTime;
+
+use schema::link::PlainMessage;
+
+use crate::clock;
+use crate::store::devices::{self, Cursor, Departure};
+use crate::store::{self, Transaction, retained};
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// How far devices have acknowledged.
+    pub(super) cursors: Vec<Cursor>,
+    /// Devices that have left.
+    pub(super) departures: Vec<Departure>,
+    /// At most one for each topic.
+    pub(super) retained: Vec<PlainMessage>,
+}
+
+impl Notes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.cursors.is_empty() && self.departures.is_empty() && self.retained.is_empty()
+    }
+
+    /// # Errors
+    /// [`store::Error`] when the database can't do it.
+    pub(super) async fn store(&self, tx: &Transaction) -> Result<(), store::Error> {
+        devices::move_cursors(tx, &self.cursors).await?;
+        devices::leave(tx, &self.departures).await?;
+        let now = clock::millis(SystemTime::now());
+        retained::set(tx, &self.retained, now).await
+    }
+
+    /// The parts that are stored one by one when all together failed: cursors, departures, each retained message.
+    pub(super) fn apart(self) -> Vec<Notes> {
+        let mut parts = Vec::new();
+        if !self.cursors.is_empty() {
+            parts.push(Notes {
+                cursors: self.cursors,
+                ..Notes::default()
+            });
+        }
+        if !self.departures.is_empty() {
+            parts.push(Notes {
+                departures: self.departures,
+                ..Notes::default()
+            });
+        }
+        parts.extend(self.retained.into_iter().map(|message| Notes {
+            retained: vec![message],
+            ..Notes::default()
+        }));
+        parts
+    }
+}

@@ -1,0 +1,237 @@
+//! Who is connected, and whose connection has ended without the database knowing it yet.
+//!
+//! The edge says both, once and in order. Like cursors, ends are written a little later than they come; a crash takes
+//! some of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use schema::Uid;
+use schema::link::{Connected, Disconnected};
+use tokio::time::Instant;
+use tracing::error;
+
+use crate::store::devices::Departure;
+
+/// How long an end may wait for others.
+const DELAY: Duration = Duration::from_secs(1);
+/// How many may wait.
+const PENDING_MAX: usize = 4096;
+
+/// A device that is connected now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    session: u64,
+    /// Its client id, or the one that it was given.
+    pub device: String,
+    /// Since when.
+    pub connected_at: SystemTime,
+    /// The client's IP address.
+    pub address: String,
+    /// `mqtt`, `mqtts`, `ws` or `wss`.
+    pub listener: String,
+}
+
+/// See the module's documentation. Cheap to clone; the pipeline writes, others read.
+#[derive(Clone, Debug, Default)]
+pub struct Presence {
+    state: Arc<Mutex<State>>,
+}
+
+/// There is one entry for each of the edge's connections, which bounds both maps together with `PENDING_MAX`.
+#[derive(Debug, Default)]
+struct State {
+    connections: HashMap<Uid, Vec<Connection>>,
+    departures: HashMap<(Uid, String), (SystemTime, String)>,
+    /// When the first of the departures came.
+    since: Option<Instant>,
+}
+
+impl Presence {
+    /// The user's connections, oldest first.
+    #[must_use]
+    pub fn of(&self, uid: &Uid) -> Vec<Connection> {
+        let connections = &self.state.lock().connections;
+        connections.get(uid).cloned().unwrap_or_default()
+    }
+
+    /// When and why the device's last connection ended, if the database does not know it yet.
+    #[must_use]
+    pub fn departure(&self, uid: &Uid, device: &str) -> Option<(SystemTime, String)> {
+        let key = (uid.clone(), device.to_owned());
+        self.state.lock().departures.get(&key).cloned()
+    }
+
+    pub(crate) fn connected(&self, connected: Connected, now: SystemTime) {
+        let Some(uid) = user(&connected.uid) else {
+            return;
+        };
+        let connection = Connection {
+            session: connected.session,
+            device: connected.device,
+            connected_at: now,
+            address: connected.address,
+            listener: connected.listener,
+        };
+        let mut state = self.state.lock();
+        state.connections.entry(uid).or_default().push(connection);
+    }
+
+    pub(crate) fn disconnected(&self, disconnected: Disconnected, now: SystemTime) {
+        let Some(uid) = user(&disconnected.uid) else {
+            return;
+        };
+        let mut state = self.state.lock();
+        if let Some(connections) = state.connections.get_mut(&uid) {
+            connections.retain(|connection| connection.session != disconnected.session);
+            if connections.is_empty() {
+                state.connections.remove(&uid);
+            }
+        }
+        if !disconnected.nameless {
+            let departure = (now, disconnected.reason);
+            let device = (uid, disconnected.device);
+            state.departures.insert(device, departure);
+            state.since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// When the departures have to be written; `None`: nothing is waiting.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        self.state.lock().since.map(|since| since + DELAY)
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        let is_full = self.state.lock().departures.len() >= PENDING_MAX;
+        is_full || self.due_at().is_some_and(|at| at <= Instant::now())
+    }
+
+    pub(super) fn take(&self) -> Vec<Departure> {
+        let mut state = self.state.lock();
+        state.since = None;
+        let departure = |((uid, device), (at, reason))| Departure {
+            uid,
+            device,
+            at,
+            reason,
+        };
+        let mut departures: Vec<Departure> = state.departures.drain().map(departure).collect();
+        drop(state);
+        // In one order on all nodes, so that two transactions don't wait for each other.
+        departures.sort_unstable_by(|a, b| (&a.uid, &a.device).cmp(&(&b.uid, &b.device)));
+        departures
+    }
+}
+
+/// Whose connection it is; of anonymous ones nothing is kept.
+fn user(name: &str) -> Option<Uid> {
+    if name.starts_with('$') {
+        return None;
+    }
+    let uid = name.parse().ok();
+    if uid.is_none() {
+        error!("the edge spoke of a user who can't exist");
+    }
+    uid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(secs)
+    }
+
+    fn connect(presence: &Presence, session: u64, uid: &str, device: &str) {
+        let connected = Connected {
+            session,
+            uid: uid.to_owned(),
+            device: device.to_owned(),
+            nameless: device.starts_with("auto-"),
+            address: "192.0.2.1".to_owned(),
+            listener: "mqtt".to_owned(),
+        };
+        presence.connected(connected, at(session));
+    }
+
+    fn disconnect(presence: &Presence, session: u64, uid: &str, device: &str, reason: &str) {
+        let disconnected = Disconnected {
+            session,
+            uid: uid.to_owned(),
+            device: device.to_owned(),
+            nameless: device.starts_with("auto-"),
+            reason: reason.to_owned(),
+        };
+        presence.disconnected(disconnected, at(100 + session));
+    }
+
+    fn sessions(presence: &Presence, uid: &str) -> Vec<u64> {
+        let connections = presence.of(&uid.parse().unwrap());
+        let sessions = connections.iter().map(|connection| connection.session);
+        sessions.collect()
+    }
+
+    /// The end of a connection that was taken over says nothing of the one that took it over.
+    #[test]
+    fn a_device_is_there_until_its_last_connection_ends() {
+        let presence = Presence::default();
+        connect(&presence, 1, "alice", "phone");
+        connect(&presence, 2, "alice", "laptop");
+        disconnect(&presence, 1, "alice", "phone", "taken_over");
+        connect(&presence, 3, "alice", "phone");
+        connect(&presence, 4, "bob", "phone");
+        assert_eq!(sessions(&presence, "alice"), [2, 3]);
+        let alice: Uid = "alice".parse().unwrap();
+        assert_eq!(presence.of(&alice)[1].connected_at, at(3));
+        let taken_over = Some((at(101), "taken_over".to_owned()));
+        assert_eq!(presence.departure(&alice, "phone"), taken_over);
+
+        disconnect(&presence, 3, "alice", "phone", "by_client");
+        disconnect(&presence, 2, "alice", "laptop", "lost");
+        assert!(sessions(&presence, "alice").is_empty());
+        assert_eq!(sessions(&presence, "bob"), [4]);
+        let departures: Vec<(String, SystemTime, String)> = presence
+            .take()
+            .into_iter()
+            .map(|departure| (departure.device, departure.at, departure.reason))
+            .collect();
+        let expected = [
+            ("laptop".to_owned(), at(102), "lost".to_owned()),
+            ("phone".to_owned(), at(103), "by_client".to_owned()),
+        ];
+        assert_eq!(departures, expected);
+        assert_eq!((presence.due_at(), presence.take().len()), (None, 0));
+        assert_eq!(presence.departure(&alice, "phone"), None);
+        disconnect(&presence, 4, "bob", "phone", "lost");
+        assert!(presence.state.lock().connections.is_empty());
+    }
+
+    #[test]
+    fn nameless_and_anonymous_clients_are_not_stored() {
+        let presence = Presence::default();
+        connect(&presence, 1, "$anonymous", "sensor");
+        connect(&presence, 2, "alice", "auto-1");
+        assert_eq!(sessions(&presence, "alice"), [2]);
+        disconnect(&presence, 1, "$anonymous", "sensor", "lost");
+        disconnect(&presence, 2, "alice", "auto-1", "lost");
+        assert!(presence.state.lock().connections.is_empty());
+        assert_eq!(presence.take().len(), 0);
+    }
+
+    #[test]
+    fn departures_wait_for_each_other() {
+        let presence = Presence::default();
+        connect(&presence, 1, "alice", "phone");
+        assert_eq!(presence.due_at(), None);
+        disconnect(&presence, 1, "alice", "phone", "lost");
+        let due_at = presence.due_at().unwrap();
+        for number in 2..=PENDING_MAX as u64 {
+            disconnect(&presence, number, "alice", &format!("d{number}"), "lost");
+        }
+        assert_eq!(presence.due_at(), Some(due_at));
+        assert!(presence.is_due());
+    }
+}
