@@ -12,6 +12,7 @@ mod health;
 pub mod problem;
 mod schema_docs;
 mod server;
+mod websocket;
 mod write_limit;
 
 use axum::Router;
@@ -19,6 +20,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use broker::BrokerHandle;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -30,7 +32,7 @@ use crate::code::Code;
 use crate::service::Service;
 use crate::store::Store;
 
-pub use server::{BindError, bind, serve};
+pub use server::{BindError, Port, Remote, bind, serve};
 
 /// The largest body of a request, in bytes: a large group's list of members fits.
 const BODY_MAX: usize = 1024 * 1024;
@@ -86,8 +88,8 @@ impl Modify for BearerScheme {
     }
 }
 
-/// All routes, with errors as problem details wherever they come from.
-pub fn router(api: Api) -> Router {
+/// All routes, with errors as problem details wherever they come from. `broker` takes the WebSockets.
+pub fn router(api: Api, broker: BrokerHandle) -> Router {
     let for_strangers = OpenApiRouter::new()
         .routes(routes!(accounts::register))
         .routes(routes!(accounts::login))
@@ -109,6 +111,7 @@ pub fn router(api: Api) -> Router {
         .split_for_parts();
     let document = axum::Json(document);
     routes
+        .merge(websocket::router(broker))
         .route("/openapi.json", get(async move || document.clone()))
         .fallback(async || Problem::new(Code::NotFound, "there is nothing at this address"))
         .layer(DefaultBodyLimit::max(BODY_MAX))

@@ -7,18 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schema::Uid;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::closed::Closed;
+use crate::connection;
 use crate::dispatch;
 use crate::identity::Authenticate;
 use crate::link::{BridgeLink, LinkClosed, start_router};
-use crate::listener;
+use crate::listener::{self, Slots};
+use crate::net::{Entrance, Pass, Tls};
 use crate::options::Options;
+use crate::peer::Peer;
 use crate::registry::Registry;
 use crate::uplinks::Uplinks;
 
@@ -48,8 +51,10 @@ pub(crate) struct Edge {
     pub(crate) authenticate: Arc<dyn Authenticate>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) uplinks: Arc<Uplinks>,
-    /// One for each connection that may still come.
-    pub(crate) slots: Arc<Semaphore>,
+    /// Limits per address.
+    pub(crate) entrance: Entrance,
+    /// Limit of all connections together.
+    pub(crate) slots: Slots,
 }
 
 /// A running edge.
@@ -60,16 +65,46 @@ pub struct Broker {
     stop: CancellationToken,
 }
 
-/// Ends sessions from outside. Cheap to clone.
+/// Ends sessions from outside, and brings connections that came in by another door. Cheap to clone.
 #[derive(Clone)]
 pub struct BrokerHandle {
-    registry: Arc<Registry>,
+    edge: Arc<Edge>,
+    connections: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl BrokerHandle {
     /// Ends a user's sessions: those that a login's tokens opened, or all.
     pub fn kick(&self, uid: &Uid, login: Option<&str>) {
-        self.registry.kick(uid, login);
+        self.edge.registry.kick(uid, login);
+    }
+
+    /// What other doors let in by, so that an address has the same limits everywhere.
+    #[must_use]
+    pub fn entrance(&self) -> Entrance {
+        self.edge.entrance.clone()
+    }
+
+    /// The longest packet that a client may send, in bytes.
+    #[must_use]
+    pub fn max_packet_size(&self) -> usize {
+        self.edge.options.max_packet_size
+    }
+
+    /// Serves a client that came in by another door, to its end. It counts as one of [`Options::max_connections`], and
+    /// [`Broker::stop`] waits for it.
+    pub async fn serve<S>(&self, stream: S, peer: Peer, pass: Pass)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Some(slot) = self.edge.slots.take() else {
+            return;
+        };
+        let refusal = peer.refusal.or(slot.refusal);
+        let peer = Peer { refusal, ..peer };
+        let serving = connection::serve(stream, peer, slot.deadline, &self.edge, &self.stop);
+        self.connections.track_future(serving).await;
+        drop((slot, pass));
     }
 }
 
@@ -91,7 +126,8 @@ impl Broker {
         pumps.spawn(dispatch::run(registry.clone(), flow, link.receiver));
         let broker = Broker {
             edge: Arc::new(Edge {
-                slots: Arc::new(Semaphore::new(options.max_connections)),
+                entrance: Entrance::new(&options.network),
+                slots: Slots::new(&options),
                 options,
                 authenticate,
                 registry,
@@ -108,20 +144,23 @@ impl Broker {
     #[must_use]
     pub fn handle(&self) -> BrokerHandle {
         BrokerHandle {
-            registry: self.edge.registry.clone(),
+            edge: self.edge.clone(),
+            connections: self.connections.clone(),
+            stop: self.stop.clone(),
         }
     }
 
-    /// Listens for plain MQTT; returns the address, with the port that the system chose for port 0.
+    /// Listens for MQTT, over TLS if there is one; returns the address, with the port that the system chose for port 0.
     ///
     /// # Errors
     /// [`Error::Listen`] when the address is taken or not ours.
-    pub async fn listen(&self, address: SocketAddr) -> Result<SocketAddr, Error> {
+    pub async fn listen(&self, address: SocketAddr, tls: Option<Tls>) -> Result<SocketAddr, Error> {
         let on_error = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(on_error)?;
         let local = listener.local_addr().map_err(on_error)?;
         self.connections.spawn(listener::run(
             listener,
+            tls,
             self.edge.clone(),
             self.connections.clone(),
             self.stop.clone(),

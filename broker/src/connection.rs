@@ -14,7 +14,7 @@ use bytes::{Buf as _, BytesMut};
 use schema::Topic;
 use schema::link::FromEdge;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -39,15 +39,20 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// A deadline that is never reached, for keep-alive 0.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Serves a client from its first byte to its last.
-pub(crate) async fn serve<S>(mut socket: S, peer: Peer, edge: &Edge, stop: &CancellationToken)
-where
+/// Serves a client from its first byte to its last. By `deadline` it has to be known who it is.
+pub(crate) async fn serve<S>(
+    mut socket: S,
+    peer: Peer,
+    deadline: Instant,
+    edge: &Edge,
+    stop: &CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut input = BytesMut::new();
     let identified = tokio::select! {
         () = stop.cancelled() => return,
-        identified = timeout(edge.options.connect_timeout, identify(&mut socket, &peer, &mut input, edge)) => identified,
+        identified = timeout_at(deadline, identify(&mut socket, &peer, &mut input, edge)) => identified,
     };
     if let Ok(Some(identified)) = identified {
         let connection = {
@@ -104,6 +109,11 @@ where
             return None;
         }
     };
+    if let Some(reason) = peer.refusal {
+        debug!(?reason, "connection refused");
+        refuse(socket, connect.version, reason).await;
+        return None;
+    }
     let mut connect = Box::new(connect);
     let outcome = match check_connect(&connect) {
         Ok(()) => authenticate(&connect, peer, edge).await,
@@ -404,7 +414,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         self.out = BytesMut::new();
-        Ok(())
+        // TLS and WebSocket take a little more than the socket does, and forget it unless they are asked.
+        match timeout(limit, self.socket.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Closed::Lost),
+            Err(_) => Err(Closed::NotReading),
+        }
     }
 
     /// Takes what has arrived without waiting for more. A session that always has something to write hears its client
