@@ -44,8 +44,14 @@ pub enum DemoError {
 /// # Errors
 /// [`DemoError::Exposed`] with its address.
 pub fn check_loopback(settings: &Settings) -> Result<(), DemoError> {
-    let mut listeners = settings.mqtt.listen.iter().chain(&settings.http.listen);
-    match listeners.find(|address| !address.ip().is_loopback()) {
+    let listeners = [
+        &settings.mqtt.listen,
+        &settings.mqtts.listen,
+        &settings.http.listen,
+        &settings.https.listen,
+    ];
+    let mut addresses = listeners.into_iter().flatten();
+    match addresses.find(|address| !address.ip().is_loopback()) {
         Some(address) => Err(DemoError::Exposed(*address)),
         None => Ok(()),
     }

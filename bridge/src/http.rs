@@ -16,6 +16,7 @@ pub mod problem;
 mod remote;
 mod schema_docs;
 mod server;
+mod websocket;
 mod write_limit;
 
 use std::sync::Arc;
@@ -39,7 +40,7 @@ use crate::service::Service;
 use crate::store::Store;
 
 pub use remote::Remote;
-pub use server::{BindError, bind, serve};
+pub use server::{BindError, Port, bind, serve};
 
 /// The largest body of a request, in bytes: a large group's list of members fits.
 const BODY_MAX: usize = 1024 * 1024;
@@ -55,7 +56,7 @@ pub struct Api {
     auth: Auth,
     /// Takes all commands.
     service: Service,
-    /// Tells how the edge is.
+    /// Takes WebSockets, and tells how the edge is.
     broker: BrokerHandle,
     /// Who may read the metrics without being an administrator.
     metrics_from: Arc<[IpNet]>,
@@ -134,6 +135,7 @@ pub fn router(api: Api) -> Router {
         .split_for_parts();
     let document = axum::Json(document);
     routes
+        .merge(websocket::router(api.broker.clone()))
         .route("/openapi.json", get(async move || document.clone()))
         .fallback(async || Problem::new(Code::NotFound, "there is nothing at this address"))
         .layer(DefaultBodyLimit::max(BODY_MAX))

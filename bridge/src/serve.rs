@@ -8,23 +8,24 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use broker::net::{Tls, TlsSettings};
 use broker::{Broker, BrokerHandle, Refusal};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::auth::{self, Auth, AuthError, Kick, Sessions};
 use crate::http::{self, Api};
 use crate::service::{self, Service};
-use crate::settings::{self, Settings};
+use crate::settings::{self, ClientCert, Settings};
+use crate::store::chain;
 use crate::{data_dir, demo};
 
 /// How long answers to commands other than sends are kept: longer than a phone is off between two tries.
 const ANSWERS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. SIGHUP reads the certificates again.
 ///
 /// # Errors
 /// What keeps the server from starting, or ends it.
@@ -33,12 +34,16 @@ pub async fn serve(settings: Settings, is_demo: bool) -> anyhow::Result<()> {
         demo::check_loopback(&settings)?;
     }
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("SIGHUP can't be handled")?;
     let mut server = Server::start(&settings, is_demo).await?;
-    announce(&server.mqtt_addresses, &server.http_addresses, is_demo);
-    let outcome = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = tokio::signal::ctrl_c() => Ok(()),
-        error = server.failed() => Err(error),
+    announce(&server.addresses, is_demo);
+    let outcome = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = tokio::signal::ctrl_c() => break Ok(()),
+            _ = hang_up.recv() => server.reload_certificates(),
+            error = server.failed() => break Err(error),
+        }
     };
     info!("stopping");
     let limit = settings.shutdown.timeout;
@@ -52,17 +57,29 @@ pub async fn serve(settings: Settings, is_demo: bool) -> anyhow::Result<()> {
 /// The running parts.
 struct Server {
     broker: Broker,
-    mqtt_addresses: Vec<SocketAddr>,
     service: service::Running,
     http: JoinHandle<io::Result<()>>,
-    http_addresses: Vec<SocketAddr>,
     stop_http: CancellationToken,
+    addresses: Addresses,
+    certificates: Vec<Tls>,
     /// Learns of logins that other processes have ended.
     follower: JoinHandle<()>,
+    /// Look whether certificates were replaced; they end with this.
+    _watchers: JoinSet<()>,
+}
+
+/// Where the server listens.
+#[derive(Default)]
+struct Addresses {
+    mqtt: Vec<SocketAddr>,
+    mqtts: Vec<SocketAddr>,
+    http: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
 }
 
 impl Server {
     async fn start(settings: &Settings, is_demo: bool) -> anyhow::Result<Self> {
+        let (mqtts, https) = (mqtts_certificate(settings)?, https_certificate(settings)?);
         let store = data_dir::open_store(settings).await?;
         let sessions: Arc<OnceLock<BrokerHandle>> = Arc::default();
         let kick = kick(sessions.clone());
@@ -77,28 +94,52 @@ impl Server {
             demo::seed(&store, &auth, &service).await?;
         }
 
-        let mut mqtt_addresses = Vec::new();
+        let mut addresses = Addresses::default();
         for address in &settings.mqtt.listen {
-            mqtt_addresses.push(broker.listen(*address).await?);
+            addresses.mqtt.push(broker.listen(*address, None).await?);
         }
-        let listeners = http::bind(&settings.http.listen).await?;
-        let http_addresses = listeners.iter().map(TcpListener::local_addr);
-        let http_addresses = http_addresses.collect::<Result<_, _>>()?;
+        for address in &settings.mqtts.listen {
+            let bound = broker.listen(*address, mqtts.clone()).await?;
+            addresses.mqtts.push(bound);
+        }
+        let mut ports = http::bind(&settings.http.listen, None).await?;
+        let secure = http::bind(&settings.https.listen, https.as_ref()).await?;
+        addresses.http = local_addresses(&ports)?;
+        addresses.https = local_addresses(&secure)?;
+        ports.extend(secure);
+
         let stop_http = CancellationToken::new();
+        let sessions = broker.handle();
+        let entrance = sessions.entrance();
         let metrics_from = &settings.http.metrics_from;
-        let api = Api::new(store, auth, service, broker.handle(), metrics_from);
-        let router = http::router(api);
+        let router = http::router(Api::new(store, auth, service, sessions, metrics_from));
         let connections_max = settings.http.max_connections;
-        let http = http::serve(listeners, router, connections_max, stop_http.clone());
+        let http = http::serve(ports, router, entrance, connections_max, stop_http.clone());
+        let certificates: Vec<Tls> = mqtts.into_iter().chain(https).collect();
         Ok(Server {
             broker,
-            mqtt_addresses,
             service: running,
             http: tokio::spawn(http),
-            http_addresses,
             stop_http,
+            addresses,
             follower,
+            _watchers: certificates
+                .iter()
+                .cloned()
+                .map(Tls::follow_files)
+                .collect(),
+            certificates,
         })
+    }
+
+    /// What can't be used is logged, and what was there before stays.
+    fn reload_certificates(&self) {
+        for tls in &self.certificates {
+            match tls.reload() {
+                Ok(()) => info!("the certificate was read again"),
+                Err(error) => error!(error = %chain(&error), "the old certificate stays in use"),
+            }
+        }
     }
 
     /// Returns when a part can't go on.
@@ -141,19 +182,69 @@ fn kick(sessions: Arc<OnceLock<BrokerHandle>>) -> Kick {
     })
 }
 
-fn announce(mqtt: &[SocketAddr], http: &[SocketAddr], is_demo: bool) {
-    for address in mqtt {
-        println!("listening mqtt {address}");
+/// `None` where nobody listens.
+fn mqtts_certificate(settings: &Settings) -> anyhow::Result<Option<Tls>> {
+    let mqtts = &settings.mqtts;
+    if mqtts.listen.is_empty() {
+        return Ok(None);
     }
-    for address in http {
-        println!("listening http {address}");
+    let client_ca = Some(&mqtts.client_ca).filter(|file| !file.as_os_str().is_empty());
+    let tls = Tls::load(TlsSettings {
+        cert: mqtts.cert.clone(),
+        key: mqtts.key.clone(),
+        client_ca: client_ca.cloned(),
+        client_cert_required: mqtts.client_cert == ClientCert::Required,
+        protocol: "mqtt",
+    })?;
+    Ok(Some(tls))
+}
+
+/// The same for HTTPS, whose certificate is that of MQTTS unless it has its own.
+fn https_certificate(settings: &Settings) -> anyhow::Result<Option<Tls>> {
+    let (https, mqtts) = (&settings.https, &settings.mqtts);
+    if https.listen.is_empty() {
+        return Ok(None);
+    }
+    let (cert, key) = if https.cert.as_os_str().is_empty() {
+        (&mqtts.cert, &mqtts.key)
+    } else {
+        (&https.cert, &https.key)
+    };
+    let tls = Tls::load(TlsSettings {
+        cert: cert.clone(),
+        key: key.clone(),
+        client_ca: None,
+        client_cert_required: false,
+        protocol: "http/1.1",
+    })?;
+    Ok(Some(tls))
+}
+
+fn local_addresses(ports: &[http::Port]) -> io::Result<Vec<SocketAddr>> {
+    ports.iter().map(http::Port::local_addr).collect()
+}
+
+fn announce(addresses: &Addresses, is_demo: bool) {
+    let Addresses {
+        mqtt,
+        mqtts,
+        http,
+        https,
+    } = addresses;
+    for (door, addresses) in [
+        ("mqtt", mqtt),
+        ("mqtts", mqtts),
+        ("http", http),
+        ("https", https),
+    ] {
+        for address in addresses {
+            println!("listening {door} {address}");
+        }
     }
     println!("ready");
     if is_demo {
-        println!(
-            "{}",
-            demo::hint(mqtt.first().copied(), http.first().copied())
-        );
+        let hint = demo::hint(mqtt.first().copied(), http.first().copied());
+        println!("{hint}");
     }
 }
 

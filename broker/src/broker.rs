@@ -7,29 +7,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schema::Uid;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::closed::Closed;
-use crate::codec::Will;
+use crate::connection;
 use crate::dispatch;
+use crate::edge::Edge;
 use crate::identity::Authenticate;
 use crate::link::{BridgeLink, LinkClosed, RouterHealth, start_router};
-use crate::listener;
+use crate::listener::{self, Slots};
+use crate::net::{Entrance, Pass, Tls};
 use crate::options::Options;
-use crate::parking::{Parked, Parking};
+use crate::parking::Parking;
+use crate::peer::Peer;
 use crate::plain::exchange::Exchange;
 use crate::plain::policy::Rules;
-use crate::registry::{Handle, Newcomer, Registry};
-use crate::session::Lasting;
+use crate::registry::{Newcomer, Registry};
 use crate::stats::{Snapshot, Stats};
-use crate::sys::sys_messages;
 use crate::uplinks::Uplinks;
-use crate::will;
 
 /// Why the edge can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -51,106 +51,6 @@ pub enum Error {
     Panicked(#[source] tokio::task::JoinError),
 }
 
-/// What all connections share.
-pub(crate) struct Edge {
-    pub(crate) options: Options,
-    pub(crate) authenticate: Arc<dyn Authenticate>,
-    pub(crate) registry: Arc<Registry>,
-    pub(crate) uplinks: Arc<Uplinks>,
-    pub(crate) exchange: Arc<Exchange>,
-    pub(crate) parking: Parking,
-    pub(crate) stats: Arc<Stats>,
-    /// One for each connection that may still come.
-    pub(crate) slots: Arc<Semaphore>,
-    pub(crate) router_health: RouterHealth,
-}
-
-impl Edge {
-    /// What an earlier session of the client has left, unless the client wants to begin anew.
-    pub(crate) fn take_up(&self, handle: &Handle, is_clean: bool) -> Option<Lasting> {
-        let parked = self.parking.take(&handle.uid, &handle.device)?;
-        if is_clean || parked.lasting.is_lost() {
-            self.end(parked);
-            return None;
-        }
-        // [MQTT-3.1.3-9] A will that waits for the client's return is not published.
-        Some(parked.lasting)
-    }
-
-    /// Keeps a session for its client's return.
-    pub(crate) fn park(&self, parked: Parked) {
-        for evicted in self.parking.park(parked) {
-            self.end(evicted);
-        }
-    }
-
-    /// Ends a session that has no connection. Its will is due then, if it was not before (MQTT 5, 3.1.3.2.2).
-    fn end(&self, parked: Parked) {
-        if let Some((will, _)) = parked.will {
-            self.publish_will(&parked.handle, will);
-        }
-        parked.lasting.end(&self.exchange);
-    }
-
-    fn publish_will(&self, handle: &Handle, will: Will) {
-        let mut items = Vec::new();
-        will::publish(&self.exchange, handle, will, &mut items);
-        self.uplinks.push(&mut items);
-    }
-
-    /// Does what is due for sessions without a connection and for retained messages.
-    async fn keep_house(self: Arc<Self>) -> Result<Infallible, LinkClosed> {
-        loop {
-            let round = Instant::now() + HOUSEKEEPING_INTERVAL;
-            let next = self.parking.next_due().map_or(round, |due| due.min(round));
-            tokio::select! {
-                () = sleep_until(next) => {}
-                () = self.parking.changed() => {}
-            }
-            let (wills, ended) = self.parking.take_due(Instant::now());
-            for (handle, will) in wills {
-                self.publish_will(&handle, will);
-            }
-            let lost = self.exchange.take_lost();
-            for parked in ended.into_iter().chain(self.parking.take_lost(&lost)) {
-                self.end(parked);
-            }
-            self.exchange.purge();
-        }
-    }
-}
-
-impl Edge {
-    /// Publishes `$SYS/#`.
-    async fn announce(self: Arc<Self>, interval: Duration) -> Result<Infallible, LinkClosed> {
-        loop {
-            for (topic, value) in sys_messages(&self.snapshot()) {
-                self.exchange.announce(topic, value);
-            }
-            sleep(interval).await;
-        }
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let (retained_messages, retained_bytes) = self.exchange.retained_size();
-        Snapshot {
-            sessions_connected: self.registry.read().count() as u64,
-            sessions_parked: self.parking.count() as u64,
-            subscriptions: self.exchange.subscription_count() as u64,
-            retained_messages: retained_messages as u64,
-            retained_bytes: retained_bytes as u64,
-            uplink_queue_bytes: self.uplinks.queued_bytes() as u64,
-            frames_ahead: self.uplinks.frames_ahead(),
-            is_router_healthy: self.router_health.is_healthy(),
-            router_restarts: self.router_health.restarts(),
-            ..self.stats.snapshot()
-        }
-    }
-}
-
-/// How often expired messages, and sessions that have been lost, are looked for.
-const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
-
 /// A running edge.
 pub struct Broker {
     edge: Arc<Edge>,
@@ -161,10 +61,13 @@ pub struct Broker {
     stop: CancellationToken,
 }
 
-/// Ends sessions from outside, and tells how the edge is. Cheap to clone.
+/// Ends sessions from outside, brings connections that came in by another door, and tells how the edge is. Cheap to
+/// clone.
 #[derive(Clone)]
 pub struct BrokerHandle {
     edge: Arc<Edge>,
+    connections: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl BrokerHandle {
@@ -197,6 +100,34 @@ impl BrokerHandle {
     pub fn snapshot(&self) -> Snapshot {
         self.edge.snapshot()
     }
+
+    /// What other doors let in by, so that an address has the same limits everywhere.
+    #[must_use]
+    pub fn entrance(&self) -> Entrance {
+        self.edge.entrance.clone()
+    }
+
+    /// The longest packet that a client may send, in bytes.
+    #[must_use]
+    pub fn max_packet_size(&self) -> usize {
+        self.edge.options.max_packet_size
+    }
+
+    /// Serves a client that came in by another door, to its end. It counts as one of [`Options::max_connections`], and
+    /// [`Broker::stop`] waits for it.
+    pub async fn serve<S>(&self, stream: S, peer: Peer, pass: Pass)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Some(slot) = self.edge.slots.take() else {
+            return self.edge.stats.turned_away();
+        };
+        let refusal = peer.refusal.or(slot.refusal);
+        let peer = Peer { refusal, ..peer };
+        let serving = connection::serve(stream, peer, slot.deadline, &self.edge, &self.stop);
+        self.connections.track_future(serving).await;
+        drop((slot, pass));
+    }
 }
 
 impl Broker {
@@ -219,7 +150,8 @@ impl Broker {
             exchange: Arc::new(Exchange::new(&options, rules, stats.clone())),
             stats,
             parking: Parking::new(options.sessions_max, options.sessions_per_user_max),
-            slots: Arc::new(Semaphore::new(options.max_connections)),
+            entrance: Entrance::new(&options.network),
+            slots: Slots::new(&options),
             router_health: watch.health(),
             options,
             authenticate,
@@ -253,6 +185,8 @@ impl Broker {
     pub fn handle(&self) -> BrokerHandle {
         BrokerHandle {
             edge: self.edge.clone(),
+            connections: self.connections.clone(),
+            stop: self.stop.clone(),
         }
     }
 
@@ -262,16 +196,17 @@ impl Broker {
         self.ready.cancelled().await;
     }
 
-    /// Listens for plain MQTT; returns the address, with the port that the system chose for port 0.
+    /// Listens for MQTT, over TLS if there is one; returns the address, with the port that the system chose for port 0.
     ///
     /// # Errors
     /// [`Error::Listen`] when the address is taken or not ours.
-    pub async fn listen(&self, address: SocketAddr) -> Result<SocketAddr, Error> {
+    pub async fn listen(&self, address: SocketAddr, tls: Option<Tls>) -> Result<SocketAddr, Error> {
         let on_error = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(on_error)?;
         let local = listener.local_addr().map_err(on_error)?;
         self.connections.spawn(listener::run(
             listener,
+            tls,
             self.edge.clone(),
             self.connections.clone(),
             self.stop.clone(),

@@ -18,12 +18,12 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::broker::Edge;
 use crate::closed::Closed;
 use crate::codec::{
     ConnAck, ConnAckProperties, Connect, Disconnect, Packet, PacketType, ReasonCode, Version,
     connect_version, decode, decode_connect,
 };
+use crate::edge::Edge;
 use crate::identity::{Credentials, Identity, Refusal};
 use crate::outbox::Outbox;
 use crate::peer::Peer;
@@ -43,15 +43,20 @@ const HEAR_OUT_MAX: usize = 1024 * 1024;
 /// A deadline that is never reached, for keep-alive 0.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Serves a client from its first byte to its last.
-pub(crate) async fn serve<S>(mut socket: S, peer: Peer, edge: &Edge, stop: &CancellationToken)
-where
+/// Serves a client from its first byte to its last. By `deadline` it has to be known who it is.
+pub(crate) async fn serve<S>(
+    mut socket: S,
+    peer: Peer,
+    deadline: Instant,
+    edge: &Edge,
+    stop: &CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut input = BytesMut::new();
     let identified = tokio::select! {
         () = stop.cancelled() => return,
-        identified = timeout(edge.options.connect_timeout, identify(&mut socket, &peer, &mut input, edge)) => identified,
+        identified = timeout_at(deadline, identify(&mut socket, &peer, &mut input, edge)) => identified,
     };
     if let Ok(Some(identified)) = identified {
         // On the heap, once it is known to be a client: the task of one that never says CONNECT stays small.
@@ -118,6 +123,11 @@ where
             return None;
         }
     };
+    if let Some(reason) = peer.refusal {
+        debug!(?reason, "connection refused");
+        refuse(socket, connect.version, reason, edge).await;
+        return None;
+    }
     let mut connect = Box::new(connect);
     let outcome = match check_connect(&connect) {
         Ok(()) => authenticate(&connect, peer, edge).await,
@@ -528,7 +538,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.handle.outbox.check()?;
         }
         self.out = BytesMut::new();
-        Ok(())
+        // TLS and WebSocket take a little more than the socket does, and forget it unless they are asked.
+        match timeout(limit, self.socket.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Closed::Lost),
+            Err(_) => Err(Closed::NotReading),
+        }
     }
 
     /// Takes what has arrived without waiting for more. A session that always has something to write hears its client

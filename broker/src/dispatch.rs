@@ -7,9 +7,9 @@ use schema::link::{CatchUp, Deliver, DownFrame, ToEdge, to_edge};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Edge;
 use crate::closed::Closed;
 use crate::codec::ReasonCode;
+use crate::edge::Edge;
 use crate::link::{Flow, FrameReceiver, LinkClosed};
 use crate::outbox::{Answer, Delivery};
 use crate::payload::Payload;

@@ -4,10 +4,11 @@
 //! `im/{uid}/up`, hands it to the bridge, and withholds the PUBACK until the bridge has answered; what the bridge
 //! sends to a user, it writes to that user's subscribed sessions, each with its own window of unacknowledged packets.
 //!
-//! Reading order: [`Broker`] (the whole), `listener` → `connection` (one socket) → `session` (one client's protocol
-//! state, no I/O) with `outbox` (what waits for it); `registry` (who is connected); `uplinks` and `dispatch` (the two
-//! directions between sessions and the bridge); [`link`] (frames over rumqttd's router); [`codec`] (bytes of MQTT);
-//! `stats` and `sys` (what is counted, and told).
+//! Reading order: [`Broker`] (the whole), `listener` with [`net`] (who may come in) → `connection` (one socket) →
+//! `session` (one client's protocol state, no I/O) with `outbox` (what waits for it); `registry` and `parking` (who is
+//! connected, and who may come back); `plain` (topics other than chat's); `uplinks` and `dispatch` (the two directions
+//! between sessions and the bridge); [`link`] (frames over rumqttd's router); [`codec`] (bytes of MQTT); `stats` and `sys`
+//! (what is counted, and told).
 //!
 //! Invariants: the router sees only frames that this crate has built, never a byte or a topic from the network; a
 //! session never touches a socket; what a session may grow to is bounded by [`Options`].
@@ -19,11 +20,13 @@ mod closed;
 pub mod codec;
 mod connection;
 mod dispatch;
+mod edge;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod identity;
 pub mod link;
 mod listener;
+pub mod net;
 mod options;
 mod outbox;
 mod parking;

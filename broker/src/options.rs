@@ -51,8 +51,8 @@ pub struct Options {
     pub sys_interval: Option<Duration>,
 }
 
-/// Limits per address, and who stands in front of us.
-#[derive(Clone, Debug)]
+/// Limits per address, and who stands in front of us. By default there are none.
+#[derive(Clone, Debug, Default)]
 pub struct NetworkOptions {
     /// Load balancers, whose connections begin with a PROXY header.
     pub proxy_from: Vec<IpNet>,
@@ -93,13 +93,7 @@ impl Options {
     /// Wide enough not to be met by chance.
     pub(crate) fn for_tests() -> Self {
         Options {
-            network: NetworkOptions {
-                proxy_from: Vec::new(),
-                trusted: Vec::new(),
-                connections_per_address: 0,
-                connects_per_second: 0,
-                connects_burst: 0,
-            },
+            network: NetworkOptions::default(),
             max_packet_size: 1 << 20,
             connect_timeout: Duration::from_secs(5),
             keep_alive_max_secs: 0,
