@@ -15,3 +15,4 @@ mod offline;
 mod slow_readers;
 mod storage;
 mod support;
+mod vanilla;
