@@ -18,6 +18,8 @@ mod closed;
 pub mod codec;
 mod connection;
 mod dispatch;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod identity;
 pub mod link;
 mod listener;
