@@ -7,7 +7,7 @@
 mod key;
 mod password;
 mod revocations;
-mod token;
+pub(crate) mod token;
 
 use std::io;
 use std::path::Path;
