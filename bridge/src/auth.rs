@@ -8,7 +8,7 @@ mod backoff;
 mod key;
 mod password;
 mod revocations;
-mod token;
+pub(crate) mod token;
 
 use std::io;
 use std::net::IpAddr;

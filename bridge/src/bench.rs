@@ -6,7 +6,8 @@
 //!
 //! Reading order: `ChatOptions::run` (the recipe), `server` and `accounts` (what must be there first), `connection`
 //! → `client` (one user), `stamp`, `template` and `down` (what the messages hold), `schedule` (when they are sent),
-//! `check` and `report` (what is made of it).
+//! `check` and `report` (what is made of it). `connect`, `idle` and `users` measure other things with the same parts;
+//! `limits` is what the operating system allows them.
 //!
 //! The generator often shares its cores with the server, so it spends as little as it can: a PUBLISH is a copy of a
 //! prepared packet, and packets are read and written as many at a time as there are. Its own CPU time is in the report.
@@ -14,16 +15,21 @@
 mod accounts;
 mod check;
 mod client;
+mod connect;
 mod connection;
 mod down;
 mod http;
+mod idle;
+mod limits;
 mod process;
 mod report;
 mod schedule;
 mod server;
 mod stamp;
 mod template;
+mod users;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,11 +44,14 @@ use tokio::task::JoinSet;
 use self::accounts::Account;
 use self::check::{Checked, View};
 use self::client::Client;
+use self::connect::ConnectOptions;
 use self::connection::Connection;
+use self::idle::IdleOptions;
 use self::report::{Report, Tally};
 use self::schedule::{Clock, Pace, Phases};
 use self::server::Server;
 use self::template::Template;
+use self::users::UsersOptions;
 
 /// Connections that are opened at the same time.
 const CONNECTING_MAX: usize = 32;
@@ -56,6 +65,12 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub enum Command {
     /// Pairs of users who send each other messages
     Chat(ChatOptions),
+    /// How many clients a second are let in, and what that costs
+    Connect(ConnectOptions),
+    /// The memory of connections that do nothing
+    Idle(IdleOptions),
+    /// Whether a message costs more when many users are connected
+    Users(UsersOptions),
 }
 
 /// Pairs of users who send each other messages.
@@ -117,9 +132,16 @@ impl Command {
     /// # Errors
     /// What kept it from measuring, or that the server broke a promise.
     pub async fn run(self, config: Option<&Path>) -> anyhow::Result<()> {
-        let Command::Chat(options) = self;
+        let run = async {
+            match self {
+                Command::Chat(options) => options.run(config).await,
+                Command::Connect(options) => options.run(config).await,
+                Command::Idle(options) => options.run(config).await,
+                Command::Users(options) => options.run(config).await,
+            }
+        };
         tokio::select! {
-            outcome = options.run(config) => outcome,
+            outcome = run => outcome,
             // Returning ends the server and removes its folder.
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
         }
@@ -141,24 +163,9 @@ impl ChatOptions {
         let (server, target) = self.find_server(config).await?;
         eprintln!("making {} accounts", self.users);
         let accounts = accounts::make(&target.http, self.users).await?;
-        let connections = self.connect(&target, &accounts).await?;
-
-        let clock = Clock::starting_in(SETTLE);
-        let phases = Phases::new(self.warmup, self.seconds);
         let pid = server.as_ref().map(Server::pid);
-        eprintln!("chatting");
-        let usage = tokio::spawn(process::sample(clock, phases, pid));
-        let tally = Arc::new(Mutex::new(Tally::default()));
-        let views = self
-            .chat(connections, &accounts, clock, phases, &tally)
-            .await?;
-        let usage = usage.await.context("sampling")?;
-
-        let mut checked = check::conversations(&views);
-        confirm(&target, &accounts, &views, &mut checked).await;
-        let tally = std::mem::take(&mut *tally.lock());
-        let report = Report::new(&self, &tally, usage, checked);
-        report.write(self.json.as_deref())?;
+        let report = self.measure_at(&target, pid, &accounts).await?;
+        report::write(&report, self.json.as_deref())?;
         if let Some(server) = server {
             server.stop().await;
         }
@@ -170,6 +177,35 @@ impl ChatOptions {
         Ok(())
     }
 
+    /// Lets `accounts`, who have not chatted before, chat on a server of our own.
+    async fn measure(&self, server: &Server, accounts: &[Account]) -> anyhow::Result<Report> {
+        self.measure_at(server.target(), Some(server.pid()), accounts)
+            .await
+    }
+
+    async fn measure_at(
+        &self,
+        target: &Target,
+        pid: Option<u32>,
+        accounts: &[Account],
+    ) -> anyhow::Result<Report> {
+        let connections = open_all(&target.mqtt, accounts, self.format.into()).await?;
+        let clock = Clock::starting_in(SETTLE);
+        let phases = Phases::new(self.warmup, self.seconds);
+        eprintln!("chatting");
+        let usage = tokio::spawn(process::sample(clock, phases, pid));
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let views = self
+            .chat(connections, accounts, clock, phases, &tally)
+            .await?;
+        let usage = usage.await.context("sampling")?;
+
+        let mut checked = check::conversations(&views);
+        confirm(target, accounts, &views, &mut checked).await;
+        let tally = std::mem::take(&mut *tally.lock());
+        Ok(Report::new(self, &tally, usage, checked))
+    }
+
     async fn find_server(&self, config: Option<&Path>) -> anyhow::Result<(Option<Server>, Target)> {
         if let (Some(mqtt), Some(http)) = (self.mqtt.clone(), self.http.clone()) {
             return Ok((None, Target { mqtt, http }));
@@ -178,35 +214,6 @@ impl ChatOptions {
         eprintln!("server started: pid {}", server.pid());
         let target = server.target().clone();
         Ok((Some(server), target))
-    }
-
-    /// Connects and subscribes everyone; the result has the order of `accounts`.
-    async fn connect(
-        &self,
-        target: &Target,
-        accounts: &[Account],
-    ) -> anyhow::Result<Vec<Connection>> {
-        let mut opening = JoinSet::new();
-        let mut opened = Vec::with_capacity(accounts.len());
-        for (index, account) in accounts.iter().cloned().enumerate() {
-            if opening.len() == CONNECTING_MAX {
-                opened.extend(opening.join_next().await.transpose()?);
-            }
-            let (address, format) = (target.mqtt.clone(), self.format.into());
-            opening.spawn(async move {
-                let connection = Connection::open(&address, &account, format).await;
-                (
-                    index,
-                    connection.with_context(|| format!("connecting {}", account.uid)),
-                )
-            });
-        }
-        opened.extend(opening.join_all().await);
-        opened.sort_unstable_by_key(|(index, _)| *index);
-        opened
-            .into_iter()
-            .map(|(_, connection)| connection)
-            .collect()
     }
 
     /// Lets everyone chat until the end; the result has the order of `accounts`.
@@ -227,15 +234,16 @@ impl ChatOptions {
         let mut tasks = Vec::with_capacity(accounts.len());
         for (index, (connection, peer_total)) in ends.enumerate() {
             let peer = index ^ 1;
+            let place = schedule::place(index, accounts.len());
             let (uid, peer_uid) = (&accounts[index].uid, &accounts[peer].uid);
             let client = Client {
                 connection,
                 template: Template::new(self.format.into(), uid, peer_uid, self.size as usize),
-                pace: Pace::new(self.rate, self.users, index as u32),
+                pace: Pace::new(self.rate, self.users, place as u32),
                 window: usize::from(self.window),
                 clock,
                 phases,
-                wake: wakes[index].clone(),
+                wake: wakes[place].clone(),
                 tally: tally.clone(),
                 total: totals[peer].take(),
                 peer_total,
@@ -251,6 +259,42 @@ impl ChatOptions {
         }
         Ok(views)
     }
+}
+
+/// Connects and subscribes everyone; the result has the order of `accounts`.
+async fn open_all(
+    address: &str,
+    accounts: &[Account],
+    format: Format,
+) -> anyhow::Result<Vec<Connection>> {
+    let mut opening = JoinSet::new();
+    let mut opened = Vec::with_capacity(accounts.len());
+    for (index, account) in (0..).zip(accounts.iter().cloned()) {
+        if opening.len() == CONNECTING_MAX {
+            opened.extend(opening.join_next().await.transpose()?);
+        }
+        let address = address.to_owned();
+        opening.spawn(async move {
+            let source = source(&address, index);
+            let connection = Connection::open(&address, &account, format, source).await;
+            (
+                index,
+                connection.with_context(|| format!("connecting {}", account.uid)),
+            )
+        });
+    }
+    opened.extend(opening.join_all().await);
+    opened.sort_unstable_by_key(|(index, _)| *index);
+    opened
+        .into_iter()
+        .map(|(_, connection)| connection)
+        .collect()
+}
+
+/// Where a connection comes from: on this machine from many addresses, otherwise from where the system likes.
+fn source(address: &str, index: u32) -> Option<IpAddr> {
+    let server: SocketAddr = address.parse().ok()?;
+    (server.ip() == Ipv4Addr::LOCALHOST).then(|| limits::source(index))
 }
 
 /// Asks the server what it has stored of some conversations.
@@ -286,7 +330,9 @@ mod tests {
     #[test]
     fn nonsense_is_refused_before_the_run() {
         let parse = |line: &str| Line::try_parse_from(line.split(' '));
-        assert!(parse("bench chat").is_ok());
+        for measure in ["chat", "connect", "idle", "users"] {
+            assert!(parse(&format!("bench {measure}")).is_ok(), "{measure}");
+        }
         assert!(
             parse("bench chat --mqtt 127.0.0.1:1 --http 127.0.0.1:2 --rate 5 --json -").is_ok()
         );
@@ -298,6 +344,9 @@ mod tests {
             "bench chat --window 0",
             "bench chat --users 0",
             "bench chat --format xml",
+            "bench connect --in-flight 0",
+            "bench idle --connections 0",
+            "bench users --few 1",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -1,201 +1,128 @@
-//! What the fuzzers drive: `fuzz/` with arbitrary bytes, and a test with the corpus that is kept there.
+//! What must hold for any bytes from the network. `fuzz/` looks for bytes for which it does not: `cargo +nightly fuzz run
+//! codec` in this crate's folder. A test calls the same functions with `fuzz/corpus/`, where inputs that have found
+//! something stay, under a name that says what.
+
+mod session;
 
 use bytes::BytesMut;
-use schema::link::Position;
 
-use crate::closed::Closed;
-use crate::codec::{Connect, ConnectProperties, Packet, ReasonCode, Version, Will, decode};
-use crate::options::{Options, RetainedOptions};
-use crate::outbox::Delivery;
-use crate::payload::Payload;
-use crate::plain::policy::Rules;
-use crate::session::Lasting;
-use crate::session::rig::{Client, Rig, connect};
+use crate::codec::{DecodeError, Packet, Version, decode, decode_connect};
 
-/// Packets that one client may have pending before it takes what it was sent.
-const ANSWERS_MAX: u32 = 8;
+pub use session::session;
 
-/// Two users, mallory (who sends whatever the bytes say) and bob (who has subscribed to all that is his), against the
-/// session's state machine and the exchange: nothing panics, whatever is written can be decoded, and neither sees
-/// anything of the other's topics.
+/// Longest packet taken, in bytes.
+const PACKET_MAX: usize = 64 * 1024;
+
+/// A stream of packets means the same however it is cut into pieces; and what was understood can be written, in the size
+/// that was foretold, and is read again as the same.
 ///
-/// # Panics
-/// When one of these does not hold.
-pub fn session(data: &[u8]) {
-    let Some((&flags, mut data)) = data.split_first() else {
+/// The first byte chooses: its lowest bit the version (0: MQTT 3.1.1), the next one whether the stream begins with
+/// CONNECT, the others the size of the pieces.
+pub fn codec(data: &[u8]) {
+    let Some((choice, stream)) = data.split_first() else {
         return;
     };
-    let rig = Rig::new(
-        Options {
-            receive_maximum: 4,
-            delivery_window: 4,
-            session_queue: 4096,
-            subscriptions_max: 4,
-            topic_alias_max: 2,
-            retained: RetainedOptions {
-                messages_max: 4,
-                bytes_max: 4096,
-                per_user_max: 2,
-            },
-            ..Options::for_tests()
-        },
-        Rules::default(),
-    );
-    let version = match flags & 1 {
+    let version = match choice & 1 {
         0 => Version::V4,
         _ => Version::V5,
     };
-    let mut bob = rig.connect("bob", connect(Version::V5), None);
-    let mut mallory = Some(rig.connect("mallory", hello(version, flags), None));
-    let mut lasting: Option<Lasting> = None;
-    while let Some((&step, rest)) = data.split_first() {
-        data = rest;
-        let mut client = mallory
-            .take()
-            .unwrap_or_else(|| rig.connect("mallory", hello(version, flags), lasting.take()));
-        let outcome = match step {
-            0..=15 => answer(&mut client, step.into()),
-            16..=31 => deliver(&mut client, step),
-            32 => {
-                client.handle.outbox.go_live(1);
-                client.look()
+    let reader = Reader {
+        version,
+        is_beginning: choice & 2 != 0,
+    };
+    let whole = reader.read(stream.chunks(stream.len().max(1)));
+    let pieces = reader.read(stream.chunks(1 + usize::from(choice >> 2)));
+    assert_eq!(whole.packets, pieces.packets, "cut into pieces");
+    assert_eq!(whole.error.is_some(), pieces.error.is_some());
+    for (version, packet) in &whole.packets {
+        check_round_trip(*version, packet);
+    }
+}
+
+fn check_round_trip(version: Version, packet: &Packet) {
+    let mut bytes = BytesMut::new();
+    packet.encode(version, &mut bytes);
+    assert_eq!(bytes.len(), packet.size(version), "size of {packet:?}");
+    let again = decode(version, &mut bytes, usize::MAX);
+    assert_eq!(again.as_ref(), Ok(&Some(packet.clone())), "read again");
+    assert!(bytes.is_empty(), "more than {packet:?}");
+}
+
+/// Reads a stream as a connection does.
+#[derive(Clone, Copy)]
+struct Reader {
+    version: Version,
+    /// Whether the first packet has to be CONNECT.
+    is_beginning: bool,
+}
+
+/// The packets of a stream, each with the version that it is in, and what ended it.
+#[derive(Default)]
+struct Read {
+    packets: Vec<(Version, Packet)>,
+    error: Option<DecodeError>,
+}
+
+impl Reader {
+    fn read<'a>(mut self, pieces: impl Iterator<Item = &'a [u8]>) -> Read {
+        let mut read = Read::default();
+        let mut buf = BytesMut::new();
+        for piece in pieces {
+            buf.extend_from_slice(piece);
+            loop {
+                match self.next(&mut buf) {
+                    Ok(Some(packet)) => read.packets.push((self.version, packet)),
+                    Ok(None) => break,
+                    Err(error) => {
+                        read.error = Some(error);
+                        return read;
+                    }
+                }
             }
-            33 => Err(Closed::Lost),
-            34 => bob_speaks(&mut bob).and_then(|()| client.look()),
-            _ => take_packets(&mut client, version, &mut data),
-        };
-        check(&mut client, "mallory", "bob");
-        bob.look().expect("nobody ends bob's session");
-        check(&mut bob, "bob", "mallory");
-        match outcome {
-            Ok(()) => mallory = Some(client),
-            Err(reason) => lasting = client.leave(reason),
         }
+        read
     }
-}
 
-fn hello(version: Version, flags: u8) -> Connect {
-    let mut hello = connect(version);
-    hello.clean_start = flags & 2 == 0;
-    if flags & 4 != 0 {
-        hello.will = Some(Will {
-            qos: Default::default(),
-            retain: flags & 8 != 0,
-            topic: "dev/mallory/will".into(),
-            payload: b"gone".as_slice().into(),
-            properties: None,
-        });
-    }
-    if version == Version::V5 {
-        hello.properties = Some(Box::new(ConnectProperties {
-            session_expiry_interval: Some(u32::from(flags & 2) * 30),
-            topic_alias_maximum: Some(u16::from(flags >> 4)),
-            ..ConnectProperties::default()
-        }));
-    }
-    hello
-}
-
-/// The bridge answers a publish, or says nonsense.
-fn answer(client: &mut Client, token: u32) -> Result<(), Closed> {
-    let reason = match token % 3 {
-        0 => ReasonCode::NotAuthorized,
-        _ => ReasonCode::Success,
-    };
-    client.answer(token % ANSWERS_MAX, reason)
-}
-
-/// The bridge delivers a message of a chat.
-fn deliver(client: &mut Client, seq: u8) -> Result<(), Closed> {
-    let position = Position {
-        conversation: 1,
-        seq: seq.into(),
-        msg_id: seq.into(),
-    };
-    let payload = std::sync::Arc::new(Payload::new(b"\x12\x00"));
-    client
-        .handle
-        .outbox
-        .deliver_live(&Delivery::Message(payload, position));
-    client.look()
-}
-
-fn bob_speaks(bob: &mut Client) -> Result<(), Closed> {
-    let mut speech = BytesMut::new();
-    for packet in [
-        subscribe("dev/bob/#"),
-        publish("dev/bob/door", true),
-        publish("dev/bob/door", false),
-    ] {
-        packet.encode(Version::V5, &mut speech);
-    }
-    while let Ok(Some(packet)) = decode(Version::V5, &mut speech, usize::MAX) {
-        bob.send(packet)?;
-    }
-    Ok(())
-}
-
-fn subscribe(filter: &str) -> Packet {
-    use crate::codec::{Qos, Subscribe, SubscribeFilter};
-    Packet::Subscribe(Subscribe {
-        packet_id: std::num::NonZeroU16::MIN,
-        filters: vec![SubscribeFilter::new(filter, Qos::AtMostOnce)],
-        subscription_identifier: None,
-        user_properties: Vec::new(),
-    })
-}
-
-fn publish(topic: &str, retain: bool) -> Packet {
-    Packet::Publish(crate::codec::Publish {
-        topic: topic.into(),
-        retain,
-        payload: b"open".as_slice().into(),
-        ..Default::default()
-    })
-}
-
-/// The bytes up to the next packet that can't be decoded are mallory's.
-fn take_packets(client: &mut Client, version: Version, data: &mut &[u8]) -> Result<(), Closed> {
-    let mut input = BytesMut::from(*data);
-    let before = input.len();
-    let outcome = loop {
-        match decode(version, &mut input, 1024) {
-            Ok(Some(packet)) => client.send(packet)?,
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(Closed::from(error)),
+    fn next(&mut self, buf: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
+        if !self.is_beginning {
+            return decode(self.version, buf, PACKET_MAX);
         }
-        if !client.session.has_room() {
-            break Ok(());
-        }
-    };
-    *data = &data[before - input.len()..];
-    outcome
-}
-
-/// Everything written is a packet, and nothing of another's topics is among it.
-fn check(client: &mut Client, own: &str, other: &str) {
-    for packet in client.packets() {
-        if let Packet::Publish(publish) = packet {
-            assert!(
-                !publish.topic.contains(other),
-                "{own} has got {:?}",
-                publish.topic
-            );
-        }
+        let connect = decode_connect(buf, PACKET_MAX)?;
+        Ok(connect.map(|connect| {
+            self.is_beginning = false;
+            self.version = connect.version;
+            Packet::Connect(Box::new(connect))
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    /// What fuzzing has found worth keeping.
-    #[test]
-    fn the_corpus_is_harmless() {
-        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/session");
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Calls `check` with each input of a target; a failure tells which.
+    fn replay(target: &str, check: fn(&[u8])) {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
         let mut count = 0;
-        for entry in std::fs::read_dir(corpus).expect("the corpus is there") {
-            super::session(&std::fs::read(entry.unwrap().path()).unwrap());
+        for input in fs::read_dir(corpus.join(target)).unwrap() {
+            let path = input.unwrap().path();
+            println!("{}", path.display());
+            check(&fs::read(&path).unwrap());
             count += 1;
         }
-        assert!(count > 0);
+        assert!(count > 0, "no inputs for {target}");
+    }
+
+    #[test]
+    fn the_codec_withstands_its_corpus() {
+        replay("codec", codec);
+    }
+
+    #[test]
+    fn the_session_withstands_its_corpus() {
+        replay("session", session);
     }
 }

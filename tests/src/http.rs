@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::http::Request;
 
+use crate::tunnel::Tunnel;
 use crate::wait::PATIENCE;
 
 /// One person's access to the API, or a stranger's.
@@ -32,6 +33,8 @@ pub struct Answer {
     pub request: String,
     pub status: u16,
     pub content_type: String,
+    /// Seconds after which to ask again.
+    pub retry_after: Option<u64>,
     /// The JSON, or the text when it is none.
     pub body: Value,
 }
@@ -90,6 +93,14 @@ impl Api {
         self.tokens.as_ref().context("nobody is logged in")
     }
 
+    /// The same through a tunnel.
+    pub fn through(&self, tunnel: &Tunnel) -> Self {
+        Api {
+            base: format!("http://{}", tunnel.address()),
+            ..self.clone()
+        }
+    }
+
     pub async fn get(&self, path: &str) -> Result<Answer> {
         self.call("GET", path, None).await
     }
@@ -101,6 +112,10 @@ impl Api {
     /// Posts what need not be JSON as JSON.
     pub async fn post_text(&self, path: &str, body: &str) -> Result<Answer> {
         self.call("POST", path, Some(body.to_owned())).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Answer> {
+        self.call("PUT", path, Some(body.to_string())).await
     }
 
     pub async fn delete(&self, path: &str) -> Result<Answer> {
@@ -195,15 +210,19 @@ impl Api {
 }
 
 fn read_answer(request: String, mut response: ureq::http::Response<ureq::Body>) -> Result<Answer> {
-    let content_type = response.headers().get("content-type");
-    let content_type = content_type.map_or("", |value| value.to_str().unwrap_or("?"));
-    let content_type = content_type.to_owned();
+    let header = |name| {
+        let value = response.headers().get(name);
+        value.map(|value| value.to_str().unwrap_or("?").to_owned())
+    };
+    let content_type = header("content-type").unwrap_or_default();
+    let retry_after = header("retry-after").and_then(|seconds| seconds.parse().ok());
     let body = response.body_mut().with_config().limit(BODY_BYTES_MAX);
     let text = body.read_to_string()?;
     Ok(Answer {
         request,
         status: response.status().as_u16(),
         content_type,
+        retry_after,
         body: serde_json::from_str(&text).unwrap_or(Value::String(text)),
     })
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -139,22 +139,27 @@ impl Raw {
 
     /// One packet: first byte and what follows the length; `None` at the end.
     pub async fn read_packet(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
-        let mut first = [0];
-        if self.socket.read(&mut first).await? == 0 {
-            return Ok(None);
-        }
-        let mut length = 0;
-        for shift in [0, 7, 14, 21] {
-            let byte = self.socket.read_u8().await?;
-            length |= usize::from(byte & 0x7F) << shift;
-            if byte & 0x80 == 0 {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        self.socket.read_exact(&mut body).await?;
-        Ok(Some((first[0], body)))
+        read_packet(&mut self.socket).await
     }
+}
+
+/// Reads one packet: first byte and what follows the length; `None` at the end.
+pub async fn read_packet<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<(u8, Vec<u8>)>> {
+    let mut first = [0];
+    if stream.read(&mut first).await? == 0 {
+        return Ok(None);
+    }
+    let mut length = 0;
+    for shift in [0, 7, 14, 21] {
+        let byte = stream.read_u8().await?;
+        length |= usize::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok(Some((first[0], body)))
 }
 
 // === impl Connect ===
@@ -188,18 +193,20 @@ impl Connect<'_> {
 
 /// A packet of this first byte with its length written before `body`.
 pub fn packet(first_byte: u8, body: &[u8]) -> Vec<u8> {
-    let mut packet = vec![first_byte];
-    let mut length = body.len();
+    [&[first_byte], &varint(body.len())[..], body].concat()
+}
+
+/// A length as MQTT writes it: seven bits per byte, the lowest first.
+pub fn varint(mut value: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
     loop {
-        let byte = (length & 0x7F) as u8;
-        length >>= 7;
-        packet.push(if length > 0 { byte | 0x80 } else { byte });
-        if length == 0 {
-            break;
+        let byte = (value & 0x7F) as u8;
+        value >>= 7;
+        bytes.push(if value > 0 { byte | 0x80 } else { byte });
+        if value == 0 {
+            return bytes;
         }
     }
-    packet.extend(body);
-    packet
 }
 
 /// A string as MQTT writes it: two bytes of length, then its bytes.

@@ -1,5 +1,6 @@
 //! The `tidings` binary as a child process, with a data folder of its own.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,11 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::client::Builder;
+use crate::device;
 use crate::disk::SmallDisk;
 use crate::http::Api;
+use crate::tls::Authority;
+use crate::tunnel::{Through, Tunnel};
 use crate::wait::PATIENCE;
 
 /// Lines of the server's log that a failing test shows.
@@ -36,15 +40,27 @@ pub struct Folder {
     root: TempDir,
     /// Environment variables of the server, at each of its starts.
     settings: Vec<(String, String)>,
+    /// Who signed the server's certificate, when it has one.
+    authority: Option<Authority>,
 }
+
+/// The kinds of port that a server may have, as its `listening` lines name them, with their settings.
+const DOORS: [(&str, &str); 4] = [
+    ("mqtt", "TIDINGS__MQTT__LISTEN"),
+    ("http", "TIDINGS__HTTP__LISTEN"),
+    ("mqtts", "TIDINGS__MQTTS__LISTEN"),
+    ("https", "TIDINGS__HTTPS__LISTEN"),
+];
+
+/// Where a server listens, by kind of port.
+type Listeners = BTreeMap<String, SocketAddr>;
 
 /// One life of the server.
 struct Process {
     child: Child,
     /// Kept open, or the server's next line to it would fail.
     _stdout: Lines<BufReader<ChildStdout>>,
-    mqtt: SocketAddr,
-    http: SocketAddr,
+    listeners: Listeners,
 }
 
 // === impl Server ===
@@ -57,9 +73,8 @@ impl Server {
 
     /// The same in a folder that the test has prepared.
     pub async fn start_in(folder: Folder, uids: &[&str]) -> Result<Self> {
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server {
-            process: Process::start(&folder, any_port, any_port).await?,
+            process: Process::start(&folder, &folder.doors()).await?,
             folder,
             finished: false,
         };
@@ -83,17 +98,100 @@ impl Server {
 
     /// HTTP without a login.
     pub fn api(&self) -> Api {
-        Api::anonymous(self.process.http)
+        Api::anonymous(self.process.listener("http"))
+    }
+
+    /// Adds a user as the operator does it: by the program itself, not over the network.
+    pub async fn add_user_by_program(&self, uid: &str) -> Result<()> {
+        self.run_user_add(uid, &[]).await
+    }
+
+    /// The same for an administrator.
+    pub async fn add_admin(&self, uid: &str) -> Result<()> {
+        self.run_user_add(uid, &["--admin"]).await
+    }
+
+    async fn run_user_add(&self, uid: &str, more: &[&str]) -> Result<()> {
+        let mut command = Command::new(binary()?);
+        isolate(&mut command);
+        command
+            .args(["user", "add", uid, "--password", &password_of(uid)])
+            .args(more)
+            .env("TIDINGS__DATA_DIR", self.data_dir());
+        let output = command.output().await?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "tidings user add: {stderr}");
+        Ok(())
     }
 
     /// A device of `uid`, to be described and then connected.
     pub fn client(&self, uid: &str) -> Builder {
-        Builder::new(self.process.mqtt, uid)
+        Builder::new(self.mqtt(), uid)
+    }
+
+    /// A device of `uid` that uses plain topics, to be described and then connected.
+    pub fn device(&self, uid: &str) -> device::Builder {
+        device::Builder::new(self.mqtt(), Some((uid, &password_of(uid))))
+    }
+
+    /// A device without user name.
+    pub fn stranger(&self) -> device::Builder {
+        device::Builder::new(self.mqtt(), None)
     }
 
     /// Where MQTT is.
     pub fn mqtt(&self) -> SocketAddr {
-        self.process.mqtt
+        self.process.listener("mqtt")
+    }
+
+    /// Where MQTT over TLS is.
+    pub fn mqtts(&self) -> SocketAddr {
+        self.process.listener("mqtts")
+    }
+
+    /// Where the HTTP API is, and WebSocket.
+    pub fn http(&self) -> SocketAddr {
+        self.process.listener("http")
+    }
+
+    /// The same over TLS.
+    pub fn https(&self) -> SocketAddr {
+        self.process.listener("https")
+    }
+
+    /// Who signed the server's certificate; for a folder made [`Folder::with_tls`].
+    pub fn authority(&self) -> &Authority {
+        let authority = self.folder.authority.as_ref();
+        authority.expect("this server's folder was made with TLS")
+    }
+
+    /// A way to this server for clients that know TCP only.
+    pub async fn tunnel(&self, through: Through) -> Result<Tunnel> {
+        let address = match &through {
+            Through::Tls(_) => self.mqtts(),
+            Through::Ws => self.http(),
+            Through::Https | Through::Wss => self.https(),
+        };
+        let trust = self.folder.authority.as_ref().map(Authority::trust);
+        Tunnel::open(address, through, trust).await
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> Result<u32> {
+        self.process
+            .child
+            .id()
+            .context("the server has already ended")
+    }
+
+    /// Where it keeps its things.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// What the server has written to its log.
+    pub fn log(&self) -> String {
+        self.folder.log()
     }
 
     /// The folder that `TIDINGS__DATA_DIR` names.
@@ -113,10 +211,14 @@ impl Server {
         Ok(started.elapsed())
     }
 
+    /// Waits until the process has left well by itself, after a SIGTERM of the test.
+    pub async fn wait(&mut self) -> Result<()> {
+        self.process.wait().await
+    }
+
     /// Starts the program again after [`Server::kill`] or [`Server::shut_down`]: same data, same ports.
     pub async fn restart(&mut self) -> Result<()> {
-        let (mqtt, http) = (self.process.mqtt, self.process.http);
-        self.process = Process::start(&self.folder, mqtt, http).await?;
+        self.process = Process::start(&self.folder, &self.process.listeners).await?;
         Ok(())
     }
 
@@ -172,7 +274,65 @@ impl Folder {
             disk: None,
             root,
             settings: Vec::new(),
+            authority: None,
         })
+    }
+
+    /// One whose server also listens for MQTT and HTTP over TLS, with a certificate for 127.0.0.1 and localhost.
+    pub fn with_tls() -> Result<Self> {
+        let mut folder = Self::new()?;
+        let authority = Authority::new()?;
+        folder.write_certificate(&authority)?;
+        folder.authority = Some(authority);
+        let [cert, key] = folder.certificate_files();
+        let path = |path: PathBuf| path.display().to_string();
+        Ok(folder
+            .setting("TIDINGS__MQTTS__CERT", &path(cert))
+            .setting("TIDINGS__MQTTS__KEY", &path(key)))
+    }
+
+    /// Puts a new certificate for the server, signed by this authority, into the files that it reads.
+    pub fn write_certificate(&self, authority: &Authority) -> Result<()> {
+        let server = authority.server()?;
+        let [cert, key] = self.certificate_files();
+        // The key first: whoever reads in between has a pair that does not match, and tries again.
+        fs::write(key, server.key_pem())?;
+        fs::write(cert, server.cert_pem())?;
+        Ok(())
+    }
+
+    fn certificate_files(&self) -> [PathBuf; 2] {
+        ["server.pem", "server.key"].map(|name| self.root.path().join(name))
+    }
+
+    /// Asks clients for a certificate that the folder's authority has signed; `how` is "optional" or "required".
+    pub fn client_certificates(self, how: &str) -> Result<Self> {
+        let authority = self.authority.as_ref().context("it has no TLS")?;
+        let path = self.root.path().join("clients.pem");
+        fs::write(&path, authority.cert_pem())?;
+        Ok(self
+            .setting("TIDINGS__MQTTS__CLIENT_CA", &path.display().to_string())
+            .setting("TIDINGS__MQTTS__CLIENT_CERT", how))
+    }
+
+    /// What stands in the file of `--config`.
+    pub fn config(self, toml: &str) -> Result<Self> {
+        fs::write(self.config_file(), toml)?;
+        Ok(self)
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.root.path().join("tidings.toml")
+    }
+
+    /// Which ports a server here has, at first any.
+    fn doors(&self) -> Listeners {
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let count = if self.authority.is_some() { 4 } else { 2 };
+        let doors = DOORS[..count].iter();
+        doors
+            .map(|(door, _)| ((*door).to_owned(), any_port))
+            .collect()
     }
 
     /// A setting that differs from the default, such as `TIDINGS__SHUTDOWN__TIMEOUT`.
@@ -207,24 +367,34 @@ impl Folder {
 
 impl Process {
     /// Starts `tidings serve`, and waits until it says where it listens and that it is ready.
-    async fn start(folder: &Folder, mqtt: SocketAddr, http: SocketAddr) -> Result<Self> {
+    async fn start(folder: &Folder, doors: &Listeners) -> Result<Self> {
         let binary = binary()?;
-        let mut child = command(&binary, folder, mqtt, http)?
+        let mut child = command(&binary, folder, doors)?
             .spawn()
             .with_context(|| format!("starting {}", binary.display()))?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         let mut stdout = BufReader::new(stdout).lines();
 
-        let [mqtt, http] = timeout(PATIENCE, read_listeners(&mut stdout))
+        let listeners = timeout(PATIENCE, read_listeners(&mut stdout))
             .await
             .with_context(|| format!("not ready within {PATIENCE:?}"))?
             .with_context(|| format!("the server did not start; its log:\n{}", folder.log()))?;
+        for door in doors.keys() {
+            ensure!(
+                listeners.contains_key(door),
+                "ready without a listener for {door}"
+            );
+        }
         Ok(Process {
             child,
             _stdout: stdout,
-            mqtt,
-            http,
+            listeners,
         })
+    }
+
+    fn listener(&self, door: &str) -> SocketAddr {
+        let address = self.listeners.get(door);
+        *address.unwrap_or_else(|| panic!("this server does not listen for {door}"))
     }
 
     /// SIGTERM, and a good end.
@@ -233,6 +403,10 @@ impl Process {
         let kill = format!("kill -TERM {pid}");
         let sent = Command::new("sh").args(["-c", &kill]).status().await?;
         ensure!(sent.success(), "kill -TERM {pid}: {sent}");
+        self.wait().await
+    }
+
+    async fn wait(&mut self) -> Result<()> {
         let status = timeout(PATIENCE, self.child.wait())
             .await
             .with_context(|| format!("still running {PATIENCE:?} after SIGTERM"))??;
@@ -241,20 +415,23 @@ impl Process {
     }
 }
 
-fn command(binary: &Path, folder: &Folder, mqtt: SocketAddr, http: SocketAddr) -> Result<Command> {
+fn command(binary: &Path, folder: &Folder, doors: &Listeners) -> Result<Command> {
     let log = File::options()
         .create(true)
         .append(true)
         .open(folder.log_file())?;
     let mut command = Command::new(binary);
-    // Settings of the developer's own shell must not reach the test.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TIDINGS_")) {
-        command.env_remove(name);
+    isolate(&mut command);
+    for (door, setting) in DOORS {
+        if let Some(address) = doors.get(door) {
+            command.env(setting, address.to_string());
+        }
+    }
+    if folder.config_file().exists() {
+        command.arg("--config").arg(folder.config_file());
     }
     command
         .arg("serve")
-        .env("TIDINGS__MQTT__LISTEN", mqtt.to_string())
-        .env("TIDINGS__HTTP__LISTEN", http.to_string())
         .env("TIDINGS__DATA_DIR", folder.data_dir())
         .env("TIDINGS__LOG", "info")
         .envs(folder.settings.iter().cloned())
@@ -266,6 +443,13 @@ fn command(binary: &Path, folder: &Folder, mqtt: SocketAddr, http: SocketAddr) -
         .stderr(log)
         .kill_on_drop(true);
     Ok(command)
+}
+
+/// Settings of the developer's own shell must not reach the test.
+fn isolate(command: &mut Command) {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TIDINGS_")) {
+        command.env_remove(name);
+    }
 }
 
 /// `TIDINGS_BIN`, or the binary that cargo put beside this test's own folder.
@@ -286,19 +470,16 @@ fn binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Reads `listening mqtt 127.0.0.1:40001`, the same for `http`, and `ready`.
-async fn read_listeners(stdout: &mut Lines<BufReader<ChildStdout>>) -> Result<[SocketAddr; 2]> {
-    let (mut mqtt, mut http) = (None, None);
+/// Reads `listening mqtt 127.0.0.1:40001`, the same for the other kinds of port, and `ready`. Of several addresses of a
+/// kind the first one counts.
+async fn read_listeners(stdout: &mut Lines<BufReader<ChildStdout>>) -> Result<Listeners> {
+    let mut listeners = Listeners::new();
     while let Some(line) = stdout.next_line().await? {
         match line.split(' ').collect::<Vec<_>>()[..] {
-            ["listening", "mqtt", address] => mqtt = Some(address.parse()?),
-            ["listening", "http", address] => http = Some(address.parse()?),
-            ["ready"] => {
-                return Ok([
-                    mqtt.context("ready without an mqtt listener")?,
-                    http.context("ready without an http listener")?,
-                ]);
+            ["listening", door, address] => {
+                listeners.entry(door.to_owned()).or_insert(address.parse()?);
             }
+            ["ready"] => return Ok(listeners),
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schema::v1::{
-    Ack, GroupAdd, GroupCreate, GroupLeave, GroupRemove, Read, Send, Sync, To, Up, send, to,
+    Ack, Grant, GroupAdd, GroupCreate, GroupLeave, GroupRemove, Read, Send, Sync, To, Up, send, to,
     up::Command,
 };
 
@@ -99,6 +99,16 @@ pub fn group_remove(gid: &str, members: &[&str]) -> Command {
 /// Out by one's own choice.
 pub fn group_leave(gid: &str) -> Command {
     Command::GroupLeave(GroupLeave { gid: gid.into() })
+}
+
+/// Rights of `user` on the caller's devices' topics.
+pub fn grant(user: &str, filter: &str, read: bool, write: bool) -> Command {
+    Command::Grant(Grant {
+        user: user.into(),
+        filter: filter.into(),
+        read,
+        write,
+    })
 }
 
 fn owned(uids: &[&str]) -> Vec<String> {

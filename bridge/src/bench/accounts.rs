@@ -1,11 +1,20 @@
 //! The users of a run: new ones each time, so that every conversation begins at 1.
 
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
 use anyhow::Context as _;
 use schema::Uid;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::http;
+use crate::auth::token::AccessTokens;
+use crate::store::Store;
+use crate::store::users::{self, Role, User};
+
+/// Longer than a run.
+const SEEDED_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// Accounts that are made at the same time. The server hashes one password per core at a time.
 const MAKING_MAX: usize = 8;
@@ -47,6 +56,35 @@ async fn make_one(address: &str, uid: Uid) -> anyhow::Result<Account> {
     let token = tokens["accessToken"].as_str();
     let token = token.context("the login has no access token")?.to_owned();
     Ok(Account { uid, token })
+}
+
+/// Puts `count` users into the database of a data folder that no server uses yet. Nobody can log in as them; their tokens
+/// are signed with `key`.
+pub(super) async fn seed(data_dir: &Path, key: &str, count: u32) -> anyhow::Result<Vec<Account>> {
+    let store = Store::connect(&Store::sqlite_url(data_dir)).await?;
+    store.migrate().await?;
+    let tokens = AccessTokens::new(key.as_bytes(), SEEDED_TOKEN_TTL);
+    let now = SystemTime::now();
+    let run = random()?;
+    let mut seeded = Vec::with_capacity(count as usize);
+    let tx = store.begin().await?;
+    for index in 0..count {
+        let uid: Uid = format!("bench-{run:08x}-{index:06}").parse()?;
+        let user = User {
+            uid: uid.clone(),
+            kind: "person".to_owned(),
+            role: Role::User,
+            // No password has this hash.
+            password_hash: "!".to_owned(),
+            created_at: now,
+            password_changed_at: None,
+        };
+        users::add(&tx, &user).await?;
+        let token = tokens.issue(uid.as_str(), &format!("{run:08x}-{index}"), false, now);
+        seeded.push(Account { uid, token });
+    }
+    tx.commit().await?;
+    Ok(seeded)
 }
 
 /// How many messages the server has stored in the user's only conversation.

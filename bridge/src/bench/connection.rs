@@ -1,18 +1,19 @@
 //! A client's end of an MQTT 3.1.1 connection: bytes in, bytes out, as many at a time as there are.
 
 use std::io;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use broker::codec::{
-    Connect, DecodeError, Packet, Qos, ReasonCode, RetainHandling, Subscribe, SubscribeFilter,
-    Version, decode,
+    Connect, DecodeError, Disconnect, Packet, Qos, ReasonCode, RetainHandling, Subscribe,
+    SubscribeFilter, Version, decode,
 };
 use bytes::{Buf as _, BytesMut};
 use schema::{Format, Topic};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::accounts::Account;
 
@@ -24,6 +25,8 @@ const PACKET_MAX: usize = 1024 * 1024;
 const READ_MAX: usize = 64 * 1024;
 /// How long the server may take to let a client in.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it may take to close after a DISCONNECT.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a connection can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -51,25 +54,51 @@ impl Connection {
         address: &str,
         account: &Account,
         format: Format,
+        source: Option<IpAddr>,
     ) -> anyhow::Result<Connection> {
         let opening = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let mut connection = Connection {
-                stream,
-                inbox: BytesMut::with_capacity(READ_MAX),
-                out: BytesMut::new(),
-                format,
-            };
-            connection.log_in(account).await?;
+            let mut connection = Self::connect(address, account, format, source).await?;
             connection.subscribe(account).await?;
             anyhow::Ok(connection)
         };
-        let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
-        opened.context("the server did not answer in time")?
+        in_time(opening).await
     }
 
-    async fn log_in(&mut self, account: &Account) -> anyhow::Result<()> {
+    /// Connects with the access token only.
+    pub(super) async fn log_in(
+        address: &str,
+        account: &Account,
+        source: Option<IpAddr>,
+    ) -> anyhow::Result<Connection> {
+        in_time(Self::connect(address, account, Format::Protobuf, source)).await
+    }
+
+    async fn connect(
+        address: &str,
+        account: &Account,
+        format: Format,
+        source: Option<IpAddr>,
+    ) -> anyhow::Result<Connection> {
+        let stream = match source {
+            None => TcpStream::connect(address).await?,
+            Some(source) => {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind((source, 0).into())?;
+                socket.connect(address.parse()?).await?
+            }
+        };
+        stream.set_nodelay(true)?;
+        let mut connection = Connection {
+            stream,
+            inbox: BytesMut::new(),
+            out: BytesMut::new(),
+            format,
+        };
+        connection.say_connect(account).await?;
+        Ok(connection)
+    }
+
+    async fn say_connect(&mut self, account: &Account) -> anyhow::Result<()> {
         let connect = Connect {
             version: Version::V4,
             client_id: DEVICE.into(),
@@ -129,6 +158,24 @@ impl Connection {
         }
     }
 
+    /// Says DISCONNECT, and waits until the server has closed: then it is the one that has to remember the port.
+    pub(super) async fn close(mut self) {
+        let goodbye = Disconnect {
+            reason: ReasonCode::Success,
+            properties: None,
+        };
+        Packet::Disconnect(goodbye).encode(Version::V4, &mut self.out);
+        let closing = async { while self.exchange().await.is_ok() {} };
+        // Then it is closed from here.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+    }
+
+    /// Whether the server has not closed, and said nothing.
+    pub(super) fn is_open(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// The next packet of what has been read.
     pub(super) fn next(&mut self) -> Result<Option<Packet>, Broken> {
         Ok(decode(Version::V4, &mut self.inbox, PACKET_MAX)?)
@@ -182,4 +229,11 @@ impl Connection {
         }
         Ok(self.inbox.len() > before)
     }
+}
+
+async fn in_time(
+    opening: impl Future<Output = anyhow::Result<Connection>>,
+) -> anyhow::Result<Connection> {
+    let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
+    opened.context("the server did not answer in time")?
 }

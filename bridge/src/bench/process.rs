@@ -42,12 +42,25 @@ pub(super) async fn sample(clock: Clock, phases: Phases, server: Option<u32>) ->
     }
 }
 
-fn cpu_time(pid: u32) -> Option<Duration> {
+/// CPU time that a process has used until now.
+pub(super) fn cpu_time(pid: u32) -> Option<Duration> {
     parse_cpu_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// Memory that a process has now, in bytes.
+pub(super) fn rss(pid: u32) -> Option<u64> {
+    memory(pid, "VmRSS:")
+}
+
 fn rss_peak(pid: u32) -> Option<u64> {
-    parse_rss_peak(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, name: &str) -> Option<u64> {
+    parse_memory(
+        &fs::read_to_string(format!("/proc/{pid}/status")).ok()?,
+        name,
+    )
 }
 
 /// Lets the peak begin anew at the present size.
@@ -64,10 +77,8 @@ fn parse_cpu_time(stat: &str) -> Option<Duration> {
     Some(TICK * user.checked_add(system)?)
 }
 
-fn parse_rss_peak(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn parse_memory(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     Some(kib * 1024)
 }
@@ -82,8 +93,9 @@ mod tests {
         assert_eq!(parse_cpu_time(stat), Some(Duration::from_millis(3250)));
         assert_eq!(parse_cpu_time("12 (x) S 1"), None);
         let status = "Name:\tx\nVmHWM:\t   85124 kB\nVmRSS:\t   80000 kB\n";
-        assert_eq!(parse_rss_peak(status), Some(85124 * 1024));
-        assert_eq!(parse_rss_peak("Name:\tx\n"), None);
+        assert_eq!(parse_memory(status, "VmHWM:"), Some(85124 * 1024));
+        assert_eq!(parse_memory(status, "VmRSS:"), Some(80000 * 1024));
+        assert_eq!(parse_memory("Name:\tx\n", "VmRSS:"), None);
     }
 
     #[cfg(target_os = "linux")]

@@ -68,16 +68,12 @@ pub(super) struct Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        let histogram = || {
-            Histogram::new_with_max(LATENCY_MAX, 3)
-                .expect("three digits up to minutes are possible")
-        };
         Tally {
             sent: 0,
             stored: 0,
             delivered: 0,
-            stored_in: histogram(),
-            delivered_in: histogram(),
+            stored_in: latencies(),
+            delivered_in: latencies(),
         }
     }
 }
@@ -135,7 +131,7 @@ struct Load {
 /// Latencies in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Quantiles {
+pub(super) struct Quantiles {
     count: u64,
     p50_micros: u64,
     p99_micros: u64,
@@ -210,21 +206,34 @@ impl Report {
         self.ok
     }
 
-    /// Prints the report, and writes it as JSON to `json` (`-`: the standard output, which is then free of text).
-    pub(super) fn write(&self, json: Option<&Path>) -> anyhow::Result<()> {
-        let Some(path) = json else {
-            print!("{self}");
-            return Ok(());
-        };
-        let text = serde_json::to_string_pretty(self)? + "\n";
-        if path == Path::new("-") {
-            eprint!("{self}");
-            let written = std::io::stdout().write_all(text.as_bytes());
-            return written.context("writing the report");
-        }
-        print!("{self}");
-        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+    /// Microseconds of the server's CPU time.
+    pub(super) fn server_cpu_per_message(&self) -> Option<f64> {
+        self.server.map(|cpu| cpu.micros_per_message)
     }
+}
+
+/// Prints a report, and writes it as JSON to `json` (`-`: the standard output, which is then free of text).
+pub(super) fn write<R: fmt::Display + Serialize>(
+    report: &R,
+    json: Option<&Path>,
+) -> anyhow::Result<()> {
+    let Some(path) = json else {
+        print!("{report}");
+        return Ok(());
+    };
+    let text = serde_json::to_string_pretty(report)? + "\n";
+    if path == Path::new("-") {
+        eprint!("{report}");
+        let written = std::io::stdout().write_all(text.as_bytes());
+        return written.context("writing the report");
+    }
+    print!("{report}");
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// For microseconds.
+pub(super) fn latencies() -> Histogram<u64> {
+    Histogram::new_with_max(LATENCY_MAX, 3).expect("three digits up to minutes are possible")
 }
 
 impl From<&ChatOptions> for Load {
@@ -264,9 +273,7 @@ impl fmt::Display for Report {
         if let Some(peak) = self.server_rss_peak_bytes {
             write!(f, "           {} peak RSS", Mib(peak))?;
             match self.server_rss_peak_before_bytes {
-                Some(before) => {
-                    writeln!(f, " (before the run, hashing passwords: {})", Mib(before))?
-                }
+                Some(before) => writeln!(f, " (before the run: {})", Mib(before))?,
                 None => writeln!(f)?,
             }
         }
@@ -322,7 +329,8 @@ impl fmt::Display for Cpu {
     }
 }
 
-struct Mib(u64);
+/// Bytes for people.
+pub(super) struct Mib(pub(super) u64);
 
 impl fmt::Display for Mib {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -103,6 +103,17 @@ impl Pace {
     }
 }
 
+/// The place of the `index`th of `users` in the timetable. Those who send one after the other are far apart in the
+/// server's tables; and a run too short for everyone's turn still has its senders all over them.
+pub(super) fn place(index: usize, users: usize) -> usize {
+    /// A prime number: where it does not divide the number of users, everyone has another place.
+    const STRIDE: usize = 7919;
+    if users.is_multiple_of(STRIDE) {
+        return index;
+    }
+    index * STRIDE % users
+}
+
 /// When the `index`th message of all is due.
 fn due(rate: u32, index: u64) -> u64 {
     (u128::from(index) * NANOS / u128::from(rate)) as u64
@@ -159,6 +170,15 @@ mod tests {
         assert_eq!(pace.next(3, 3_000_000_000, end), Next::Due(3_000_000_000));
         assert_eq!(pace.next(3, 20_000_000_000, end), Next::Due(3_000_000_000));
         assert_eq!(pace.next(10, 20_000_000_000, end), Next::Never);
+    }
+
+    #[test]
+    fn everyone_has_a_place() {
+        for users in [2, 10, 1000, 7919 * 2, 50_000] {
+            let mut places: Vec<usize> = (0..users).map(|index| place(index, users)).collect();
+            places.sort_unstable();
+            assert!(places.into_iter().eq(0..users), "{users}");
+        }
     }
 
     #[test]

@@ -9,6 +9,16 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use super::Target;
+use super::accounts::{self, Account};
+use crate::auth::token;
+
+/// Settings that the environment may have otherwise: a user of the load sends more than a person.
+const UNLESS_SET: [(&str, &str); 4] = [
+    ("TIDINGS__LOG", "warn"),
+    ("TIDINGS__MQTT__PUBLISH_RATE", "0"),
+    ("TIDINGS__MQTT__BYTE_RATE", "0"),
+    ("TIDINGS__MQTT__MAX_CONNECTIONS", "1000000"),
+];
 
 /// Ends with this value, and takes its folder along.
 pub(super) struct Server {
@@ -23,9 +33,37 @@ pub(super) struct Server {
 
 impl Server {
     /// Starts the server and waits until it is ready. What the environment and `config` say goes for it too, except
-    /// for the listeners and the data folder.
+    /// for the listeners, the data folder and, unless the environment has them, limits that the load would meet.
     pub(super) async fn start(config: Option<&Path>) -> anyhow::Result<Server> {
+        Self::start_in(Folder::make()?, config, &[]).await
+    }
+
+    /// The same with so many users, who are in its database before it starts: making them over HTTP would take a password's
+    /// time for each.
+    pub(super) async fn start_with_users(
+        config: Option<&Path>,
+        count: u32,
+    ) -> anyhow::Result<(Server, Vec<Account>)> {
         let folder = Folder::make()?;
+        eprintln!("making {count} accounts");
+        let key = token::random_hex();
+        let accounts = accounts::seed(&folder.0, &key, count).await?;
+        let settings = [
+            ("TIDINGS__AUTH__JWT_KEY", key.as_str()),
+            // The one in the data folder.
+            ("TIDINGS__DATABASE__URL", ""),
+        ];
+        let server = Self::start_in(folder, config, &settings).await;
+        let server = server.context("starting a server")?;
+        eprintln!("server started: pid {}", server.pid);
+        Ok((server, accounts))
+    }
+
+    async fn start_in(
+        folder: Folder,
+        config: Option<&Path>,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Server> {
         let mut command = Command::new(std::env::current_exe()?);
         if let Some(config) = config {
             command.arg("--config").arg(config);
@@ -35,11 +73,14 @@ impl Server {
             .env("TIDINGS__DATA_DIR", &folder.0)
             .env("TIDINGS__MQTT__LISTEN", "127.0.0.1:0")
             .env("TIDINGS__HTTP__LISTEN", "127.0.0.1:0")
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
-        if std::env::var_os("TIDINGS__LOG").is_none() {
-            command.env("TIDINGS__LOG", "warn");
+        for (name, value) in UNLESS_SET {
+            if std::env::var_os(name).is_none() {
+                command.env(name, value);
+            }
         }
         let mut child = command.spawn()?;
         let pid = child.id().context("it ended at once")?;

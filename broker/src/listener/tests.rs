@@ -16,6 +16,7 @@ use crate::identity::{Authenticate, Credentials, Identity, Refusal};
 use crate::link::BridgeLink;
 use crate::net::tests_tls::Authority;
 use crate::options::NetworkOptions;
+use crate::plain::policy::Rules;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -44,7 +45,7 @@ impl Authenticate for Anybody {
 }
 
 fn start(options: Options) -> (Broker, BridgeLink) {
-    Broker::start(options, Arc::new(Anybody)).unwrap()
+    Broker::start(options, Rules::default(), Arc::new(Anybody)).unwrap()
 }
 
 async fn listen(broker: &Broker, tls: Option<Tls>) -> SocketAddr {

@@ -10,6 +10,7 @@ use super::Client;
 use super::mail::Mail;
 use crate::link::{Acks, Dial, Link, Opened, Session, Version, Will};
 use crate::server::password_of;
+use crate::tunnel::Tunnel;
 
 /// A device that is still to connect.
 #[derive(Clone, Debug)]
@@ -39,6 +40,12 @@ impl Builder {
     /// The device's name, which is its MQTT client id.
     pub fn device(mut self, client_id: &str) -> Self {
         self.dial.client_id = client_id.into();
+        self
+    }
+
+    /// Not to the server itself, but into a tunnel that leads there.
+    pub fn through(mut self, tunnel: &Tunnel) -> Self {
+        self.dial.address = tunnel.address();
         self
     }
 

@@ -1,0 +1,120 @@
+//! SIGTERM: clients are told, what was acknowledged is kept, and the end comes in time.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tidings_tests::device::End;
+use tidings_tests::link::Version::{V4, V5};
+use tidings_tests::server::Folder;
+use tidings_tests::tunnel::Through;
+use tidings_tests::wire::Publish;
+use tidings_tests::{Server, up};
+
+use crate::support::text_of;
+
+/// Far below `shutdown.timeout`: nobody here is slow.
+const SOON: Duration = Duration::from_secs(8);
+
+/// In MQTT 5 a client is told why, whatever way it came in; in 3.1.1 it is closed. It can come back at once.
+#[tokio::test]
+async fn clients_are_told() -> Result<()> {
+    let mut server = Server::start_in(Folder::with_tls()?, &["alice"]).await?;
+    let tunnels = [
+        server.tunnel(Through::Tls(None)).await?,
+        server.tunnel(Through::Ws).await?,
+        server.tunnel(Through::Wss).await?,
+    ];
+    let mut devices = Vec::new();
+    for (version, end) in [(V4, End::Closed), (V5, End::Disconnect(0x8B))] {
+        let device = |id: String| server.device("alice").version(version).id(&id);
+        let plain = device(format!("{version:?}")).connect().await?;
+        devices.push((plain, end));
+        for (number, tunnel) in tunnels.iter().enumerate() {
+            let device = device(format!("{version:?}-{number}")).through(tunnel);
+            devices.push((device.connect().await?, end));
+        }
+    }
+    let took = server.shut_down().await?;
+    assert!(took < SOON, "{took:?}");
+    for (mut device, end) in devices {
+        assert_eq!(device.closed().await?, end);
+    }
+    server.restart().await?;
+    server.device("alice").connect().await?.disconnect().await?;
+    server.finish().await
+}
+
+/// SIGTERM in the middle of publishing: each chat message and each retained one that was acknowledged is there
+/// afterwards.
+#[tokio::test]
+async fn what_was_acknowledged_is_stored() -> Result<()> {
+    const ENOUGH: usize = 100;
+    let mut server = Server::with_users(&["alice", "bob"]).await?;
+    let mut chat = server.device("alice").id("chat").connect().await?;
+    let mut lamp = server.device("alice").id("lamp").connect().await?;
+    let mut kept = Vec::new();
+    let mut said = Vec::new();
+    for number in 0..10 * ENOUGH {
+        let text = format!("m{number}");
+        let up = format!(r#"{{"send":{{"to":{{"user":"bob"}},"text":"{text}"}}}}"#);
+        let up = Publish::new("imj/alice/up", up, 1);
+        let state = Publish::new(&format!("dev/alice/{number}"), &text, 1).retained();
+        if number == ENOUGH {
+            let pid = server.pid()?.to_string();
+            let kill = tokio::process::Command::new("kill")
+                .args(["-TERM", &pid])
+                .status();
+            assert!(kill.await?.success());
+        }
+        // From here on either may fail: then it was not acknowledged.
+        if chat.put(up).await.is_ok() {
+            said.push(text.clone());
+        }
+        match lamp.put(state).await {
+            Ok(0) => kept.push(text),
+            _ => break,
+        }
+    }
+    assert!(said.len() >= ENOUGH, "{} were acknowledged", said.len());
+    server.wait().await?;
+    server.restart().await?;
+
+    let history = server.login("bob").await?.history("u:alice:bob").await?;
+    for text in &said {
+        assert!(
+            history.iter().any(|message| text_of(message) == text),
+            "{text}"
+        );
+    }
+    let mut viewer = server.device("alice").id("viewer").connect().await?;
+    viewer.subscribe("dev/alice/+", 1).await?;
+    let mut found = viewer.texts(kept.len()).await?;
+    found.sort();
+    for text in &kept {
+        assert!(found.binary_search(text).is_ok(), "{text} is not retained");
+    }
+    let mut bob = server.client("bob").online().await?;
+    bob.say(up::user("alice"), "hello again").await?;
+    server.finish().await
+}
+
+/// A client that does not read delays the end only as long as `shutdown.timeout` says.
+#[tokio::test]
+async fn who_does_not_read_is_not_waited_for() -> Result<()> {
+    let folder = Folder::new()?.setting("TIDINGS__SHUTDOWN__TIMEOUT", "2s");
+    let mut server = Server::start_in(folder, &["alice"]).await?;
+    let deaf = server.device("alice").v5().id("deaf").manual_acks();
+    let mut deaf = deaf.connect().await?;
+    deaf.subscribe("dev/alice/#", 0).await?;
+    let mut lamp = server.device("alice").v5().connect().await?;
+    // More than the sockets on the way can hold.
+    let text = "x".repeat(100_000);
+    for _ in 0..100 {
+        lamp.publish("dev/alice/x", &text, 1).await?;
+    }
+    let took = server.shut_down().await?;
+    assert!(took < SOON, "{took:?}");
+    assert_eq!(lamp.closed().await?, End::Disconnect(0x8B));
+    server.restart().await?;
+    server.finish().await
+}
