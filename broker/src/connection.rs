@@ -34,6 +34,8 @@ use crate::will;
 
 /// Bytes read at once. The buffer is on the stack while reading, so that an idle connection has none.
 const READ_BYTES: usize = 8 * 1024;
+/// Publishes that are taken before their rate is looked at.
+const PUBLISHES_PAID_AT_ONCE: u32 = 16;
 /// Longest client id, in characters.
 const CLIENT_ID_MAX: usize = 64;
 /// How long the last packet may take to be sent.
@@ -493,6 +495,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let is_open = loop {
             if !self.has_room(edge) {
                 break false;
+            }
+            if publishes == PUBLISHES_PAID_AT_ONCE {
+                self.throttle
+                    .charge_publishes(std::mem::take(&mut publishes));
+                if !self.throttle.settle(&edge.stats)? {
+                    return Ok(false);
+                }
             }
             let length = self.input.len();
             let packet = decode(self.version, &mut self.input, edge.options.max_packet_size)?;

@@ -512,6 +512,8 @@ impl Device {
     pub async fn leave(mut self, reason: u8, properties: &Properties) -> Result<()> {
         let disconnect = wire::disconnect(self.version, reason, properties);
         self.send(&disconnect).await?;
+        // [MQTT-3.14.4-2] Nothing more is sent.
+        self.acks = Acks::ByTest;
         self.closed().await.map(drop)
     }
 

@@ -347,7 +347,10 @@ async fn a_will_can_wait() -> Result<()> {
 /// A session that is away and gets more than it may hold ends; it does not hold a part in secret.
 #[tokio::test]
 async fn a_session_that_holds_too_much_ends() -> Result<()> {
-    let folder = Folder::new()?.setting("TIDINGS__MQTT__SESSION_QUEUE", "64 KiB");
+    let folder = Folder::new()?
+        .setting("TIDINGS__MESSAGES__TEXT_MAX", "16 KiB")
+        .setting("TIDINGS__MQTT__MAX_PACKET_SIZE", "32 KiB")
+        .setting("TIDINGS__MQTT__SESSION_QUEUE", "64 KiB");
     let server = Server::start_in(folder, &["alice"]).await?;
     for version in VERSIONS {
         let keeper = || server.device("alice").version(version).id("keeper").kept();

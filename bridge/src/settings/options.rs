@@ -83,7 +83,7 @@ const MQTT_PACKET_MAX: usize = 268_435_455;
 const TOPIC_LEVELS_MAX: usize = 128;
 
 impl MqttOptions {
-    pub(super) fn checks(&self) -> [Check; 12] {
+    pub(super) fn checks(&self) -> [Check; 11] {
         [
             (
                 !(1024..=MQTT_PACKET_MAX).contains(&self.max_packet_size),
@@ -130,10 +130,6 @@ impl MqttOptions {
             (
                 self.topic_levels_max > TOPIC_LEVELS_MAX,
                 "mqtt.topic_levels_max is more than 128",
-            ),
-            (
-                self.byte_rate > 0 && self.byte_rate * 2 < self.max_packet_size,
-                "mqtt.byte_rate is less than half of mqtt.max_packet_size: such a packet could never be sent",
             ),
         ]
     }
