@@ -45,7 +45,9 @@ const HEAR_OUT_MAX: usize = 1024 * 1024;
 /// A deadline that is never reached, for keep-alive 0.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Serves a client from its first byte to its last. By `deadline` it has to be known who it is.
+/// Serves a client from its first byte to its last. Who it is has to be known at `deadline`.
+///
+/// Each phase has a place on the heap for as long as it lasts: an idle connection holds no more than idling needs.
 pub(crate) async fn serve<S>(
     mut socket: S,
     peer: Peer,
@@ -56,42 +58,27 @@ pub(crate) async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut input = BytesMut::new();
-    let identified = tokio::select! {
-        () = stop.cancelled() => return,
-        identified = timeout_at(deadline, identify(&mut socket, &peer, &mut input, edge)) => identified,
+    let identified = {
+        let identifying = identify(&mut socket, peer, &mut input, edge);
+        let identifying = Box::pin(timeout_at(deadline, identifying));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            identified = identifying => identified,
+        }
     };
-    if let Ok(Some(identified)) = identified {
-        // On the heap, once it is known to be a client: the task of one that never says CONNECT stays small.
-        Box::pin(run(socket, input, &peer, edge, stop, identified)).await;
-    }
-}
-
-async fn run<S>(
-    socket: S,
-    input: BytesMut,
-    peer: &Peer,
-    edge: &Edge,
-    stop: &CancellationToken,
-    identified: Identified,
-) where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let identity = identified.identity.clone();
-    let connection = Connection::open(socket, input, peer, edge, identified).await;
-    let outbox = &connection.handle.outbox;
-    if edge.authenticate.is_revoked(&identity) {
-        outbox.close(Closed::Kicked);
-    }
-    if stop.is_cancelled() {
-        // It came in after all others were told.
-        outbox.close(Closed::ServerShutdown);
-    }
-    connection.run(edge).await;
+    let Ok(Some(identified)) = identified else {
+        return;
+    };
+    let opening = Connection::open(socket, input, edge, stop, identified);
+    let mut connection = Box::pin(opening).await;
+    let reason = Box::pin(connection.run(edge)).await;
+    Box::pin(connection.end(reason, edge)).await;
 }
 
 /// A client that may come in, and what CONNACK will say. What the server grants is written into `connect`.
 struct Identified {
-    connect: Box<Connect>,
+    who: Newcomer,
+    connect: Connect,
     identity: Identity,
     connack: ConnAckProperties,
 }
@@ -99,15 +86,15 @@ struct Identified {
 /// Reads CONNECT and checks who it is; answers a refusal itself.
 async fn identify<S>(
     socket: &mut S,
-    peer: &Peer,
+    peer: Peer,
     input: &mut BytesMut,
     edge: &Edge,
-) -> Option<Identified>
+) -> Option<Box<Identified>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut version = None;
-    let connect = loop {
+    let mut connect = loop {
         version = version.or_else(|| connect_version(input));
         match decode_connect(input, edge.options.max_packet_size) {
             Ok(Some(connect)) => break connect,
@@ -130,9 +117,8 @@ where
         refuse(socket, connect.version, reason, edge).await;
         return None;
     }
-    let mut connect = Box::new(connect);
     let outcome = match check_connect(&connect) {
-        Ok(()) => authenticate(&connect, peer, edge).await,
+        Ok(()) => authenticate(&connect, &peer, edge).await,
         Err(reason) => Err(reason),
     };
     match outcome {
@@ -140,17 +126,18 @@ where
             // The bridge is told of whoever comes in: nobody does while it has too much to hear already.
             edge.uplinks.room().await;
             let connack = grant(&mut connect, &identity, edge);
+            let who = newcomer(&connect, &identity, &connack, &peer);
             let will = connect.will.as_ref();
-            let who = newcomer(&connect, &identity, &connack, peer);
             if will.is_some_and(|will| !will::is_allowed(&edge.exchange, &who, &will.topic)) {
                 refuse(socket, connect.version, ReasonCode::NotAuthorized, edge).await;
                 return None;
             }
-            Some(Identified {
+            Some(Box::new(Identified {
+                who,
                 connect,
                 identity,
                 connack,
-            })
+            }))
         }
         Err(reason) => {
             debug!(?reason, "connection refused");
@@ -354,16 +341,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn open(
         socket: S,
         input: BytesMut,
-        peer: &Peer,
         edge: &Edge,
-        identified: Identified,
-    ) -> Self {
+        stop: &CancellationToken,
+        identified: Box<Identified>,
+    ) -> Box<Self> {
         let Identified {
+            who,
             mut connect,
             identity,
             connack,
-        } = identified;
-        let who = newcomer(&connect, &identity, &connack, peer);
+        } = *identified;
         let outbox = Outbox::new(edge.options.session_queue);
         let (handle, earlier) = edge.registry.add(who, outbox);
         let registered = Registered {
@@ -396,7 +383,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         );
         let mut items = Vec::new();
         session.resume(&mut items);
-        Connection {
+        // Whoever is thrown out, or told that the server stops, from now on can be found.
+        if edge.authenticate.is_revoked(&identity) {
+            handle.outbox.close(Closed::Kicked);
+        }
+        if stop.is_cancelled() {
+            handle.outbox.close(Closed::ServerShutdown);
+        }
+        Box::new(Connection {
             socket,
             version: connect.version,
             input,
@@ -409,16 +403,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             session,
             registered,
             handle,
+        })
+    }
+
+    /// Runs until the session has a reason to end.
+    async fn run(&mut self, edge: &Edge) -> Closed {
+        let mut timer = Box::pin(sleep_until(self.deadline()));
+        loop {
+            if let Err(reason) = self.step(edge, timer.as_mut()).await {
+                return reason;
+            }
         }
     }
 
-    async fn run(mut self, edge: &Edge) {
-        let mut timer = Box::pin(sleep_until(self.deadline()));
-        let reason = loop {
-            if let Err(reason) = self.step(edge, timer.as_mut()).await {
-                break reason;
-            }
-        };
+    /// Leaves everything in order, and says goodbye.
+    async fn end(mut self, reason: Closed, edge: &Edge) {
         debug!(session = self.handle.id, %reason, "session ended");
         if let Some(parked) = self.session.close(reason, &mut self.items) {
             edge.park(parked);

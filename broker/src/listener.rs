@@ -72,7 +72,8 @@ async fn receive(
         warn!(%error, "TCP_NODELAY could not be set");
     }
     let admitting = edge.entrance.admit(&mut socket, address);
-    let Some(Visitor { address, pass }) = in_time(admitting, slot.deadline, stop).await else {
+    let admitted = Box::pin(in_time(admitting, slot.deadline, stop)).await;
+    let Some(Visitor { address, pass }) = admitted else {
         return;
     };
     if let Err(turned) = &pass {
