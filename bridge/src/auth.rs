@@ -32,8 +32,8 @@ const PASSWORD_MAX: usize = 1024;
 /// How often [`Auth::follow_revocations`] looks for logins and passwords that another process has ended.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Ends live sessions of a user.
-pub type Kick = Arc<dyn Fn(&Uid, Sessions<'_>) + Send + Sync>;
+/// Ends sessions of a user; tells whether there were any.
+pub type Kick = Arc<dyn Fn(&Uid, Sessions<'_>) -> bool + Send + Sync>;
 
 /// Which sessions of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,18 +330,12 @@ impl Auth {
     /// the login.
     ///
     /// # Errors
-    /// [`AuthError::Refused`] when the token is not the valid one of a living login, [`AuthError::TooManyFailures`]
-    /// when the address has guessed too much.
-    pub async fn refresh(&self, token: &str, address: IpAddr) -> Result<Tokens, AuthError> {
-        self.backoff.check(None, address)?;
-        let garbage = || {
-            self.backoff.count(address);
-            AuthError::Refused
-        };
-        let old = RefreshToken::parse(token).ok_or_else(garbage)?;
+    /// [`AuthError::Refused`] when the token is not the valid one of a living login.
+    pub async fn refresh(&self, token: &str) -> Result<Tokens, AuthError> {
+        let old = RefreshToken::parse(token).ok_or(AuthError::Refused)?;
         let now = SystemTime::now();
         let login = logins::lookup(self.store.reader(), old.login()).await?;
-        let login = login.ok_or_else(garbage)?;
+        let login = login.ok_or(AuthError::Refused)?;
         if login.is_revoked || login.expires_at <= now {
             return Err(AuthError::Refused);
         }
@@ -373,13 +367,9 @@ impl Auth {
     ///
     /// # Errors
     /// As [`Auth::refresh`] has them.
-    pub async fn logout_by_refresh_token(
-        &self,
-        token: &str,
-        address: IpAddr,
-    ) -> Result<(), AuthError> {
+    pub async fn logout_by_refresh_token(&self, token: &str) -> Result<(), AuthError> {
         // The token is used up first, which checks it.
-        let tokens = self.refresh(token, address).await?;
+        let tokens = self.refresh(token).await?;
         let identity = self.verify_access(&tokens.access)?;
         match identity.login {
             Some(login) => self.logout(&identity.uid, &login).await,
@@ -387,9 +377,9 @@ impl Auth {
         }
     }
 
-    /// Ends the sessions of a user's device; with a valid password or token it can come back.
-    pub fn end_sessions_of(&self, uid: &Uid, device: &str) {
-        (self.kick)(uid, Sessions::OfDevice(device));
+    /// Ends the session of a user's device; with a valid password or token it can come back. Tells whether there was one.
+    pub fn end_session_of(&self, uid: &Uid, device: &str) -> bool {
+        (self.kick)(uid, Sessions::OfDevice(device))
     }
 
     fn next<'a>(&self, hash: &'a [u8], now: SystemTime) -> Refresh<'a> {
@@ -528,7 +518,7 @@ impl Auth {
             return Err(AuthError::Refused);
         }
         // Who has to wait takes nobody's turn.
-        self.backoff.check(Some(uid), address)?;
+        self.backoff.check(uid, address)?;
         let user = users::lookup(self.store.reader(), uid).await?;
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let turn = self.passwords.turn().await?;

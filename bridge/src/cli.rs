@@ -62,8 +62,9 @@ impl Cli {
         match self.command {
             Command::Serve { demo } => serve(settings, demo).await,
             Command::Migrate(command) => command.run(&settings).await,
-            // They have been checked when they were loaded.
+            // All but this was checked when they were loaded.
             Command::Config(ConfigCommand::Check) => {
+                crate::serve::rules(&settings)?;
                 println!("the settings are fine");
                 Ok(())
             }

@@ -35,7 +35,11 @@ pub async fn serve(settings: Settings, is_demo: bool) -> anyhow::Result<()> {
     }
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
     let mut hang_up = signal(SignalKind::hangup()).context("SIGHUP can't be handled")?;
-    let mut server = Server::start(&settings, is_demo).await?;
+    let mut server = tokio::select! {
+        started = Server::start(&settings, is_demo) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+    };
     announce(&server.addresses, is_demo);
     let outcome = loop {
         tokio::select! {
@@ -80,21 +84,31 @@ struct Addresses {
 impl Server {
     async fn start(settings: &Settings, is_demo: bool) -> anyhow::Result<Self> {
         let (mqtts, https) = (mqtts_certificate(settings)?, https_certificate(settings)?);
+        let rules = rules(settings)?;
         let store = data_dir::open_store(settings).await?;
         let sessions: Arc<OnceLock<BrokerHandle>> = Arc::default();
         let kick = kick(sessions.clone());
         let auth = Auth::open(store.clone(), settings, kick).await?;
         let accounts = Arc::new(Accounts(auth.clone()));
-        let (broker, link) = Broker::start(broker_options(settings), rules(settings)?, accounts)?;
+        let (mut broker, link) = Broker::start(broker_options(settings), rules, accounts)?;
         sessions.get_or_init(|| broker.handle());
-        let (service, running) = Service::start(store.clone(), link, limits(settings)).await?;
-        broker.ready().await;
+        let (service, running) = tokio::select! {
+            started = Service::start(store.clone(), link, limits(settings)) => started?,
+            error = broker.failed() => return Err(error.into()),
+        };
+        broker.ready().await?;
         let follower = tokio::spawn(auth.clone().follow_revocations());
         if is_demo {
             demo::seed(&store, &auth, &service).await?;
         }
 
+        // Clients may come in once every address is ours: HTTP's wait until it serves.
         let mut addresses = Addresses::default();
+        let mut ports = http::bind(&settings.http.listen, None).await?;
+        let secure = http::bind(&settings.https.listen, https.as_ref()).await?;
+        addresses.http = local_addresses(&ports)?;
+        addresses.https = local_addresses(&secure)?;
+        ports.extend(secure);
         for address in &settings.mqtt.listen {
             addresses.mqtt.push(broker.listen(*address, None).await?);
         }
@@ -102,11 +116,6 @@ impl Server {
             let bound = broker.listen(*address, mqtts.clone()).await?;
             addresses.mqtts.push(bound);
         }
-        let mut ports = http::bind(&settings.http.listen, None).await?;
-        let secure = http::bind(&settings.https.listen, https.as_ref()).await?;
-        addresses.http = local_addresses(&ports)?;
-        addresses.https = local_addresses(&secure)?;
-        ports.extend(secure);
 
         let stop_http = CancellationToken::new();
         let sessions = broker.handle();
@@ -172,7 +181,7 @@ impl Server {
 fn kick(sessions: Arc<OnceLock<BrokerHandle>>) -> Kick {
     Arc::new(move |uid, which| {
         let Some(sessions) = sessions.get() else {
-            return;
+            return false;
         };
         match which {
             Sessions::All => sessions.kick(uid, None),
@@ -267,6 +276,7 @@ pub(crate) fn broker_options(settings: &Settings) -> broker::Options {
         delivery_window: mqtt.delivery_window,
         session_queue: mqtt.session_queue,
         max_connections: mqtt.max_connections,
+        connections_per_user_max: mqtt.connections_per_user_max,
         write_timeout: mqtt.write_timeout,
         session_expiry_max_secs: mqtt
             .session_expiry_max
@@ -287,13 +297,17 @@ pub(crate) fn broker_options(settings: &Settings) -> broker::Options {
             messages_max: topics.retained_max,
             bytes_max: topics.retained_bytes_max,
             per_user_max: topics.retained_per_user_max,
+            bytes_per_user_max: topics.retained_bytes_per_user_max,
         },
         sys_interval: topics.sys_interval,
     }
 }
 
 /// The operator's rules, as the edge knows them.
-fn rules(settings: &Settings) -> anyhow::Result<broker::Rules> {
+///
+/// # Errors
+/// A rule that can't be used.
+pub(crate) fn rules(settings: &Settings) -> anyhow::Result<broker::Rules> {
     use settings::{Action, Effect, Who};
     let rule = |rule: &settings::RuleOptions| broker::Rule {
         effect: match rule.effect {
@@ -397,7 +411,7 @@ mod tests {
         store.migrate().await.unwrap();
         let mut settings = Settings::defaults();
         settings.data_dir = folder.path().to_owned();
-        let auth = Auth::open(store, &settings, Arc::new(|_, _| ()));
+        let auth = Auth::open(store, &settings, Arc::new(|_, _| false));
         let accounts = Accounts(auth.await.unwrap());
         let (alice, nobody): (Uid, Uid) = ("alice".parse().unwrap(), "nobody".parse().unwrap());
         let registered = accounts.0.register(alice.clone(), "correct horse");

@@ -71,22 +71,25 @@ pub struct BrokerHandle {
 }
 
 impl BrokerHandle {
-    /// Ends a user's sessions, with or without a connection: those that a login's tokens opened, or all.
-    pub fn kick(&self, uid: &Uid, login: Option<&str>) {
-        self.kick_where(uid, |who| login.is_none() || who.login.as_deref() == login);
+    /// Ends a user's sessions, with or without a connection: those that a login's tokens opened, or all. Tells whether
+    /// there were any.
+    pub fn kick(&self, uid: &Uid, login: Option<&str>) -> bool {
+        self.kick_where(uid, |who| login.is_none() || who.login.as_deref() == login)
     }
 
-    /// Ends the session of one of a user's devices.
-    pub fn kick_device(&self, uid: &Uid, device: &str) {
-        self.kick_where(uid, |who| who.device == device);
+    /// Ends the session of one of a user's devices; tells whether there was one.
+    pub fn kick_device(&self, uid: &Uid, device: &str) -> bool {
+        self.kick_where(uid, |who| who.device == device)
     }
 
-    fn kick_where(&self, uid: &Uid, is_meant: impl Fn(&Newcomer) -> bool) {
-        self.edge.registry.kick(uid, &is_meant);
-        for parked in self.edge.parking.take_where(uid, &is_meant) {
-            // Whoever is shown the door leaves no will.
-            parked.lasting.end(&self.edge.exchange);
+    fn kick_where(&self, uid: &Uid, is_meant: impl Fn(&Newcomer) -> bool) -> bool {
+        let was_connected = self.edge.registry.kick(uid, &is_meant);
+        let parked = self.edge.parking.take_where(uid, &is_meant);
+        let was_parked = !parked.is_empty();
+        for parked in parked {
+            self.edge.throw_out(parked);
         }
+        was_connected || was_parked
     }
 
     /// Tells whether the router works.
@@ -147,7 +150,12 @@ impl Broker {
         let edge = Arc::new(Edge {
             registry: Arc::new(Registry::new(uplinks.clone())),
             uplinks: uplinks.clone(),
-            exchange: Arc::new(Exchange::new(&options, rules, stats.clone())),
+            exchange: Arc::new(Exchange::new(
+                &options,
+                rules,
+                uplinks.clone(),
+                stats.clone(),
+            )),
             stats,
             parking: Parking::new(options.sessions_max, options.sessions_per_user_max),
             entrance: Entrance::new(&options.network),
@@ -192,8 +200,15 @@ impl Broker {
 
     /// Waits until the bridge has sent the grants and retained messages that it has stored. Clients that come before
     /// that would not find what is theirs.
-    pub async fn ready(&self) {
-        self.ready.cancelled().await;
+    ///
+    /// # Errors
+    /// As [`Broker::failed`], when that comes first.
+    pub async fn ready(&mut self) -> Result<(), Error> {
+        let ready = self.ready.clone();
+        tokio::select! {
+            () = ready.cancelled() => Ok(()),
+            error = self.failed() => Err(error),
+        }
     }
 
     /// Listens for MQTT, over TLS if there is one; returns the address, with the port that the system chose for port 0.
@@ -224,20 +239,24 @@ impl Broker {
         }
     }
 
-    /// Stops accepting and reading, lets the clients have the answers to what they have sent, tells them, and waits until
-    /// their connections are closed, but no longer than `limit`.
+    /// Stops accepting and reading, lets the clients have the answers to what they have sent, tells them, waits until their
+    /// connections are closed and the bridge has heard of it all, but no longer than `limit`.
     pub async fn stop(&self, limit: Duration) {
         self.stop.cancel();
         self.connections.close();
         self.edge.registry.drain_all();
         // The last ones are told without waiting for their answers: they have no PUBACK, and will send again.
-        let (answering, closing) = (limit * 3 / 4, limit / 4);
-        if timeout(answering, self.connections.wait()).await.is_ok() {
-            return;
+        let (answering, closing) = (limit / 2, limit / 4);
+        if timeout(answering, self.connections.wait()).await.is_err() {
+            self.edge.registry.close_all(Closed::ServerShutdown);
+            if timeout(closing, self.connections.wait()).await.is_err() {
+                tracing::warn!("some connections did not close in time");
+            }
         }
-        self.edge.registry.close_all(Closed::ServerShutdown);
-        if timeout(closing, self.connections.wait()).await.is_err() {
-            tracing::warn!("some connections did not close in time");
+        // Sessions end with the process. Their wills, and who has left, are among what the bridge has to hear.
+        self.edge.end_all_parked();
+        if timeout(closing, self.edge.uplinks.flushed()).await.is_err() {
+            tracing::warn!("the bridge did not hear everything in time");
         }
     }
 }

@@ -102,10 +102,11 @@ impl Closed {
         }
     }
 
-    /// Whether the session ends with its connection, whatever the client asked for: what let it in is no longer valid.
+    /// Whether the session ends with its connection, whatever the client asked for: what let it in is no longer valid, or
+    /// what it needs is not there.
     #[must_use]
     pub fn ends_session(self) -> bool {
-        matches!(self, Closed::Kicked)
+        matches!(self, Closed::Kicked | Closed::Unserved)
     }
 
     /// [MQTT-3.14.4-3] A normal DISCONNECT takes the will back. Where the user's right to be here has ended, so has the

@@ -25,6 +25,7 @@ use crate::codec::{
 };
 use crate::edge::Edge;
 use crate::identity::{Credentials, Identity, Refusal};
+use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::peer::Peer;
 use crate::registry::{Handle, Newcomer, Registry};
@@ -34,7 +35,7 @@ use crate::will;
 
 /// Bytes read at once. The buffer is on the stack while reading, so that an idle connection has none.
 const READ_BYTES: usize = 8 * 1024;
-/// Publishes that are taken before their rate is looked at.
+/// Publishes, and what costs as much, that are taken before their rate is looked at.
 const PUBLISHES_PAID_AT_ONCE: u32 = 16;
 /// Longest client id, in characters.
 const CLIENT_ID_MAX: usize = 64;
@@ -125,11 +126,18 @@ where
         Ok(identity) => {
             // The bridge is told of whoever comes in: nobody does while it has too much to hear already.
             edge.uplinks.room().await;
-            let connack = grant(&mut connect, &identity, edge);
-            let who = newcomer(&connect, &identity, &connack, &peer);
+            let connack = concede(&mut connect, &identity, edge);
+            let who = newcomer(&connect, &identity, &connack, &peer, &edge.options);
             let will = connect.will.as_ref();
-            if will.is_some_and(|will| !will::is_allowed(&edge.exchange, &who, &will.topic)) {
-                refuse(socket, connect.version, ReasonCode::NotAuthorized, edge).await;
+            let checked = will.map(|will| will::check(&edge.exchange, &who, &will.topic));
+            let checked = checked.unwrap_or(Ok(()));
+            let per_user_max = edge.options.connections_per_user_max;
+            let checked = checked.and_then(|()| match edge.registry.has_room(&who, per_user_max) {
+                true => Ok(()),
+                false => Err(ReasonCode::QuotaExceeded),
+            });
+            if let Err(reason) = checked {
+                refuse(socket, connect.version, reason, edge).await;
                 return None;
             }
             Some(Box::new(Identified {
@@ -195,7 +203,7 @@ async fn authenticate(connect: &Connect, peer: &Peer, edge: &Edge) -> Result<Ide
 }
 
 /// Decides what the session gets of what it asked for, and says so.
-fn grant(connect: &mut Connect, identity: &Identity, edge: &Edge) -> ConnAckProperties {
+fn concede(connect: &mut Connect, identity: &Identity, edge: &Edge) -> ConnAckProperties {
     let options = &edge.options;
     let asked = connect.properties.as_deref();
     let asked_expiry = asked.and_then(|set| set.session_expiry_interval);
@@ -230,12 +238,17 @@ fn newcomer(
     identity: &Identity,
     connack: &ConnAckProperties,
     peer: &Peer,
+    options: &Options,
 ) -> Newcomer {
+    let properties = connect.properties.as_deref();
+    let asked = properties.and_then(|set| set.session_expiry_interval);
+    let expiry_secs = session_expiry(connect, asked, options);
     Newcomer {
         uid: identity.uid.clone(),
         // A slice would keep the whole CONNECT alive.
         device: String::from(&*connect.client_id).into(),
-        is_nameless: connack.assigned_client_identifier.is_some(),
+        // A session that is kept comes back under the name that it was given.
+        is_nameless: connack.assigned_client_identifier.is_some() && expiry_secs == 0,
         login: identity.login.clone(),
         is_admin: identity.is_admin,
         address: peer.address,
@@ -298,6 +311,21 @@ async fn read<S: AsyncRead + Unpin>(socket: &mut S, buffer: &mut BytesMut) -> io
     .await
 }
 
+/// Writes some of `out`, or where nothing is left makes sure that it leaves: TLS and WebSocket take a little more than the
+/// socket does, and forget it unless they are asked. Tells whether that is done.
+async fn push<S: AsyncWrite + Unpin>(socket: &mut S, out: &mut BytesMut) -> io::Result<bool> {
+    if out.is_empty() {
+        socket.flush().await?;
+        return Ok(true);
+    }
+    let written = socket.write(out).await?;
+    out.advance(written);
+    match written {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        _ => Ok(false),
+    }
+}
+
 /// A session's place in the registry, given up however its task ends.
 struct Registered {
     registry: Arc<Registry>,
@@ -351,7 +379,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             identity,
             connack,
         } = *identified;
-        let outbox = Outbox::new(edge.options.session_queue);
+        let outbox = Outbox::new(edge.options.session_queue, who.is_nameless);
         let (handle, earlier) = edge.registry.add(who, outbox);
         let registered = Registered {
             registry: edge.registry.clone(),
@@ -421,6 +449,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         debug!(session = self.handle.id, %reason, "session ended");
         if let Some(parked) = self.session.close(reason, &mut self.items) {
             edge.park(parked);
+            // Thrown out while it was leaving by itself.
+            if self.handle.outbox.check() == Err(Closed::Kicked)
+                && let Some(parked) = edge.parking.take(&self.handle.uid, &self.handle.device)
+            {
+                edge.throw_out(parked);
+            }
         }
         edge.uplinks.push(&mut self.items);
         self.registered.leave(reason);
@@ -455,7 +489,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if is_draining && self.session.is_settled() {
             return Err(Closed::ServerShutdown);
         }
-        let slowed_until = self.throttle.until();
+        let slowed_until = self.throttle.until().filter(|_| !is_draining);
         let is_blocked = !is_open && slowed_until.is_none() && !is_draining;
         if is_blocked && self.has_room(edge) {
             return Ok(());
@@ -495,7 +529,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if !self.has_room(edge) {
                 break false;
             }
-            if publishes == PUBLISHES_PAID_AT_ONCE {
+            if publishes >= PUBLISHES_PAID_AT_ONCE {
                 self.throttle
                     .charge_publishes(std::mem::take(&mut publishes));
                 if !self.throttle.settle(&edge.stats)? {
@@ -516,6 +550,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             publishes += u32::from(kind == PacketType::Publish);
             self.session
                 .on_packet(packet, &mut self.out, &mut self.items)?;
+            publishes += self.session.take_cost();
         };
         if publishes > 0 {
             self.throttle.charge_publishes(publishes);
@@ -530,14 +565,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Writes `out`. Each time the client takes some of it, it has the full time limit for the rest.
     async fn write(&mut self, limit: Duration) -> Result<(), Closed> {
         let mut deadline = Instant::now() + limit;
-        while !self.out.is_empty() {
+        loop {
             tokio::select! {
-                written = timeout_at(deadline, self.socket.write(&self.out)) => match written {
-                    Ok(Ok(written @ 1..)) => {
-                        self.out.advance(written);
-                        deadline = Instant::now() + limit;
-                    }
-                    Ok(Ok(0) | Err(_)) => return Err(Closed::Lost),
+                pushed = timeout_at(deadline, push(&mut self.socket, &mut self.out)) => match pushed {
+                    Ok(Ok(true)) => break,
+                    Ok(Ok(false)) => deadline = Instant::now() + limit,
+                    Ok(Err(_)) => return Err(Closed::Lost),
                     Err(_) => return Err(Closed::NotReading),
                 },
                 // Whatever else it was is looked at in the next step.
@@ -546,12 +579,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.handle.outbox.check()?;
         }
         self.out = BytesMut::new();
-        // TLS and WebSocket take a little more than the socket does, and forget it unless they are asked.
-        match timeout(limit, self.socket.flush()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Closed::Lost),
-            Err(_) => Err(Closed::NotReading),
-        }
+        Ok(())
     }
 
     /// Takes what has arrived without waiting for more. A session that always has something to write hears its client

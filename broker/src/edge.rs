@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::codec::Will;
@@ -42,9 +43,9 @@ pub(crate) struct Edge {
 
 impl Edge {
     /// What an earlier session of the client has left, unless the client wants to begin anew.
-    pub(crate) fn take_up(&self, handle: &Handle, is_clean: bool) -> Option<Lasting> {
+    pub(crate) fn take_up(&self, handle: &Arc<Handle>, is_clean: bool) -> Option<Lasting> {
         let parked = self.parking.take(&handle.uid, &handle.device)?;
-        if is_clean || parked.lasting.is_lost() {
+        if is_clean || !parked.lasting.connect(handle) {
             self.end(parked);
             return None;
         }
@@ -54,6 +55,10 @@ impl Edge {
 
     /// Keeps a session for its client's return.
     pub(crate) fn park(&self, parked: Parked) {
+        // What comes while nobody is connected may have been too much before it could be found here.
+        if parked.lasting.is_lost() {
+            return self.end(parked);
+        }
         for evicted in self.parking.park(parked) {
             self.end(evicted);
         }
@@ -65,6 +70,18 @@ impl Edge {
             self.publish_will(&parked.handle, will);
         }
         parked.lasting.end(&self.exchange);
+    }
+
+    /// Ends a session whose user is shown the door, who leaves no will.
+    pub(crate) fn throw_out(&self, parked: Parked) {
+        parked.lasting.end(&self.exchange);
+    }
+
+    /// The server stops.
+    pub(crate) fn end_all_parked(&self) {
+        for parked in self.parking.take_all() {
+            self.end(parked);
+        }
     }
 
     fn publish_will(&self, handle: &Handle, will: Will) {
@@ -89,6 +106,8 @@ impl Edge {
             let lost = self.exchange.take_lost();
             for parked in ended.into_iter().chain(self.parking.take_lost(&lost)) {
                 self.end(parked);
+                // Many may end at once, and others want to get on.
+                yield_now().await;
             }
             self.exchange.purge();
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -27,6 +28,10 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 const REFUSALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(64).unwrap();
 /// How long such a client has for its CONNECT.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// After how much silence the system asks whether the other end is still there, and how often it asks.
+const PROBE_AFTER: Duration = Duration::from_secs(300);
+const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Accepts connections until `stop`; each lives in a task of its own.
 pub(crate) async fn run(
@@ -70,6 +75,13 @@ async fn receive(
     // Acknowledgements are small and waited for: Nagle's algorithm would hold them back.
     if let Err(error) = socket.set_nodelay(true) {
         warn!(%error, "TCP_NODELAY could not be set");
+    }
+    // Whoever vanishes without keep-alive would hold its slot for ever.
+    let probes = TcpKeepalive::new()
+        .with_time(PROBE_AFTER)
+        .with_interval(PROBE_INTERVAL);
+    if let Err(error) = SockRef::from(&socket).set_tcp_keepalive(&probes) {
+        warn!(%error, "TCP keep-alive could not be set");
     }
     let admitting = edge.entrance.admit(&mut socket, address);
     let admitted = Box::pin(in_time(admitting, slot.deadline, stop)).await;

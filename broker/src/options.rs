@@ -25,6 +25,8 @@ pub struct Options {
     pub session_queue: usize,
     /// Connections at the same time.
     pub max_connections: usize,
+    /// Connections of one user at the same time; 0: no limit.
+    pub connections_per_user_max: usize,
     /// How long a client may refuse to take a byte before it is dropped.
     pub write_timeout: Duration,
     /// The longest time that a session outlives its connection; 0: not at all.
@@ -86,6 +88,8 @@ pub struct RetainedOptions {
     pub bytes_max: usize,
     /// Messages below one user's `dev/{uid}/`.
     pub per_user_max: usize,
+    /// Their bytes.
+    pub bytes_per_user_max: usize,
 }
 
 #[cfg(any(test, fuzzing))]
@@ -101,6 +105,7 @@ impl Options {
             delivery_window: 64,
             session_queue: 1 << 20,
             max_connections: 100,
+            connections_per_user_max: 0,
             write_timeout: Duration::from_secs(5),
             session_expiry_max_secs: 3600,
             sessions_max: 100,
@@ -119,6 +124,7 @@ impl Options {
                 messages_max: 100,
                 bytes_max: 1 << 20,
                 per_user_max: 100,
+                bytes_per_user_max: 1 << 20,
             },
             sys_interval: None,
         }

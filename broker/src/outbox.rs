@@ -64,6 +64,7 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     wake: Notify,
     bytes_max: usize,
+    is_nameless: bool,
 }
 
 #[derive(Debug)]
@@ -114,7 +115,8 @@ fn weight(delivery: &Delivery) -> usize {
 }
 
 impl Outbox {
-    pub(crate) fn new(bytes_max: usize) -> Self {
+    /// A session without a name can't be caught up: it ends when it falls behind.
+    pub(crate) fn new(bytes_max: usize, is_nameless: bool) -> Self {
         Outbox {
             state: Mutex::new(State {
                 answers: VecDeque::new(),
@@ -127,6 +129,7 @@ impl Outbox {
             }),
             wake: Notify::new(),
             bytes_max,
+            is_nameless,
         }
     }
 
@@ -172,6 +175,23 @@ impl Outbox {
         self.wake.notify_one();
     }
 
+    /// Takes the oldest answer.
+    pub(crate) fn next_answer(&self) -> Option<Answer> {
+        let mut state = self.state.lock();
+        let answer = state.answers.pop_front();
+        if state.answers.is_empty() {
+            state.answers = VecDeque::new();
+        }
+        answer
+    }
+
+    /// The connection has ended: nothing is kept for it.
+    pub(crate) fn clear(&self) {
+        let mut state = self.state.lock();
+        state.answers = VecDeque::new();
+        state.restart(Feed::Off);
+    }
+
     /// A message or event as it happens; tells whether the client misses it.
     pub(crate) fn deliver_live(&self, delivery: &Delivery) -> bool {
         let mut state = self.state.lock();
@@ -188,6 +208,9 @@ impl Outbox {
                 && state.qos != Qos::AtMostOnce
             {
                 state.feed = Feed::Behind(epoch);
+                if self.is_nameless {
+                    state.closed.get_or_insert(Closed::QueueFull);
+                }
                 drop(state);
                 self.wake.notify_one();
                 return false;

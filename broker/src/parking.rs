@@ -3,7 +3,7 @@
 //! Bounded in all and per user: where one is too many, the one that was left first ends. They live in memory only; a
 //! restart ends them, which clients learn from "session present 0".
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -118,8 +118,11 @@ impl Parking {
             evicted.extend(lot.remove(number));
         }
         if lot.sessions.len() > self.max {
-            let first = lot.sessions.first_key_value().map(|(number, _)| *number);
-            evicted.extend(first.and_then(|number| lot.remove(number)));
+            // Strangers go first: they can come in any number, and users' sessions should not have to give way to them.
+            let stranger = lot.one_too_many(&Uid::anonymous(), 0);
+            let first = || lot.sessions.first_key_value().map(|(number, _)| *number);
+            let number = stranger.or_else(first);
+            evicted.extend(number.and_then(|number| lot.remove(number)));
         }
         if lot.due.first().copied() != first_due {
             self.changed.notify_one();
@@ -150,8 +153,14 @@ impl Parking {
             .collect()
     }
 
+    /// Takes all of them.
+    pub(crate) fn take_all(&self) -> Vec<Parked> {
+        let lot = std::mem::take(&mut *self.lot.lock());
+        lot.sessions.into_values().collect()
+    }
+
     /// Takes those whose mailboxes are among these.
-    pub(crate) fn take_lost(&self, mailboxes: &[u64]) -> Vec<Parked> {
+    pub(crate) fn take_lost(&self, mailboxes: &HashSet<u64>) -> Vec<Parked> {
         if mailboxes.is_empty() {
             return Vec::new();
         }

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use crate::closed::Closed;
 use crate::outbox::Outbox;
 use crate::peer::Door;
+use crate::plain::policy::Client;
 use crate::uplinks::Uplinks;
 
 /// What the rest of the edge sees of a connected session.
@@ -51,6 +52,17 @@ pub(crate) struct Newcomer {
     pub(crate) is_admin: bool,
     pub(crate) address: IpAddr,
     pub(crate) door: Door,
+}
+
+impl Newcomer {
+    /// What rights on plain topics are asked for with.
+    pub(crate) fn client(&self) -> Client<'_> {
+        Client {
+            uid: &self.uid,
+            client_id: &self.device,
+            is_admin: self.is_admin,
+        }
+    }
 }
 
 /// Set once the connection's task has left everything in order for the next one.
@@ -123,6 +135,17 @@ impl Registry {
         }
     }
 
+    /// Whether one more connection of the user is within `max`; 0: it is. One that takes over another is no more.
+    /// Clients without user name are not one user.
+    pub(crate) fn has_room(&self, who: &Newcomer, max: usize) -> bool {
+        if max == 0 || who.uid.is_anonymous() {
+            return true;
+        }
+        let sessions = self.read();
+        let same_user = sessions.of_user(who.uid.as_str());
+        same_user.len() < max || same_user.iter().any(|other| other.device == who.device)
+    }
+
     /// Adds a session. One with the same user and client id ends, as [MQTT-3.1.4-2] asks (v5: MQTT-3.1.4-3); it is
     /// returned, to be waited for.
     pub(crate) fn add(&self, who: Newcomer, outbox: Outbox) -> (Arc<Handle>, Option<Arc<Handle>>) {
@@ -192,13 +215,15 @@ impl Registry {
         self.sessions.read()
     }
 
-    /// Ends those of a user's sessions that `is_meant`.
-    pub(crate) fn kick(&self, uid: &Uid, is_meant: &impl Fn(&Newcomer) -> bool) {
-        for handle in self.read().of_user(uid.as_str()) {
-            if is_meant(&handle.who) {
-                handle.outbox.close(Closed::Kicked);
-            }
-        }
+    /// Ends those of a user's sessions that `is_meant`; tells whether there was one.
+    pub(crate) fn kick(&self, uid: &Uid, is_meant: &impl Fn(&Newcomer) -> bool) -> bool {
+        let sessions = self.read();
+        let same_user = sessions.of_user(uid.as_str()).iter();
+        let meant = same_user.filter(|handle| is_meant(&handle.who));
+        meant
+            .map(|handle| handle.outbox.close(Closed::Kicked))
+            .count()
+            > 0
     }
 }
 

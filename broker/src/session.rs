@@ -4,7 +4,6 @@
 //! `publishing` is the way up (publishes that wait for the bridge's answer), `receiving` the way down (deliveries
 //! that wait for the client's acknowledgement), `plain` what the session does on topics other than chat's.
 
-use std::collections::HashSet;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +42,7 @@ mod tests;
 
 use aliases::{ClientAliases, ServerAliases};
 use plain::Plain;
-use publishing::{Publishing, ReplyTo};
+use publishing::{Publishing, Received, ReplyTo};
 use receiving::{Again, Receiving};
 
 pub(crate) use publishing::{NO_ANSWER, uplink};
@@ -60,12 +59,15 @@ pub(crate) struct Session {
     /// The client's Maximum Packet Size, in bytes.
     packet_size_max: usize,
     subscriptions_max: usize,
-    /// How long the session outlives its connection, in seconds, and how long it may.
+    /// Whether CONNECT asked for a session that outlives its connection; how long it does, in seconds, and how long it may.
+    asked_to_be_kept: bool,
     expiry_secs: u32,
     expiry_max_secs: u32,
     chat: Option<ChatSubscription>,
     /// Counts the rounds of catch-up.
     epoch: u32,
+    /// The subscription to chat is an earlier connection's.
+    is_resumed: bool,
     /// Set with the first subscription to a plain topic.
     plain: Option<Plain>,
     publishing: Publishing,
@@ -73,32 +75,29 @@ pub(crate) struct Session {
     client_aliases: ClientAliases,
     server_aliases: ServerAliases,
     will: Option<Will>,
+    /// See [`Session::take_cost`].
+    cost: u32,
 }
 
 /// What of a session outlives its connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Lasting {
     chat: Option<ChatSubscription>,
     plain: Option<Plain>,
     receiving: Receiving,
-    unreleased: HashSet<NonZeroU16>,
-}
-
-impl Default for Lasting {
-    fn default() -> Self {
-        Lasting {
-            chat: None,
-            plain: None,
-            receiving: Receiving::new(0),
-            unreleased: HashSet::new(),
-        }
-    }
+    received: Received,
 }
 
 impl Lasting {
     /// Whether messages were lost while nobody took them: the session can't be taken up again.
     pub(crate) fn is_lost(&self) -> bool {
         self.mailbox().is_some_and(|mailbox| mailbox.is_lost())
+    }
+
+    /// A connection takes the session up; `false`: it is lost.
+    pub(crate) fn connect(&self, handle: &Arc<Handle>) -> bool {
+        self.mailbox()
+            .is_none_or(|mailbox| mailbox.connect(handle.clone()))
     }
 
     pub(crate) fn mailbox_id(&self) -> Option<u64> {
@@ -145,12 +144,9 @@ impl Session {
             chat,
             plain,
             mut receiving,
-            unreleased,
+            received,
         } = lasting;
-        receiving.resume(window.into());
-        if let Some(plain) = &plain {
-            plain.mailbox().connect(handle.clone());
-        }
+        receiving.resume(window.into(), options.session_queue);
         if let Some(chat) = &chat {
             handle.outbox.lock().qos = chat.qos;
         }
@@ -163,16 +159,19 @@ impl Session {
                 .maximum_packet_size
                 .map_or(usize::MAX, |max| max.get() as usize),
             subscriptions_max: options.subscriptions_max,
+            asked_to_be_kept: properties.session_expiry_interval.unwrap_or(0) > 0,
             expiry_secs: session_expiry(connect, properties.session_expiry_interval, options),
             expiry_max_secs: options.session_expiry_max_secs,
+            is_resumed: chat.is_some(),
             chat,
             epoch: 0,
             plain,
-            publishing: Publishing::new(receive_maximum, connect.version, unreleased),
+            publishing: Publishing::new(receive_maximum, connect.version, received),
             receiving,
             client_aliases: ClientAliases::new(options.topic_alias_max),
             server_aliases: ServerAliases::new(properties.topic_alias_maximum.unwrap_or(0)),
-            will: connect.will.take(),
+            will: connect.will.take().map(will::detached),
+            cost: 0,
         }
     }
 
@@ -187,6 +186,12 @@ impl Session {
     /// Whether the client may send another packet; otherwise the connection stops reading.
     pub(crate) fn has_room(&self) -> bool {
         self.publishing.has_room()
+    }
+
+    /// What the last packets have cost besides being publishes, in publishes: subscriptions, and looking for retained
+    /// messages.
+    pub(crate) fn take_cost(&mut self) -> u32 {
+        std::mem::take(&mut self.cost)
     }
 
     /// Whether the client has been told all that it can be told now.
@@ -252,14 +257,15 @@ impl Session {
         let properties = disconnect.properties.as_deref();
         if let Some(expiry) = properties.and_then(|set| set.session_expiry_interval) {
             // [MQTT-3.14.2-2] A session that was to end with its connection does.
-            if self.expiry_secs == 0 && expiry > 0 {
+            if !self.asked_to_be_kept && expiry > 0 {
                 return Closed::Protocol("session expiry in DISCONNECT, but not in CONNECT");
             }
             self.expiry_secs = expiry.min(self.expiry_max_secs);
         }
         match disconnect.reason {
-            ReasonCode::DisconnectWithWill => Closed::ByClientWithWill,
-            _ => Closed::ByClient,
+            // [MQTT-3.14.4-3] Nothing but a normal one takes the will back.
+            ReasonCode::Success => Closed::ByClient,
+            _ => Closed::ByClientWithWill,
         }
     }
 
@@ -274,8 +280,10 @@ impl Session {
             // [MQTT-3.3.4-6]
             return Err(Closed::Protocol("subscription identifier from a client"));
         }
+        let is_topic_usable = publish.topic.is_empty() || self.is_usable(&publish.topic);
         if let Some(alias) = properties.and_then(|set| set.topic_alias) {
-            self.client_aliases.resolve(alias, &mut publish.topic)?;
+            self.client_aliases
+                .resolve(alias, &mut publish.topic, is_topic_usable)?;
         }
         if !self.publishing.answer_repetition(&publish) {
             self.take_publish(publish, to_bridge)?;
@@ -289,7 +297,7 @@ impl Session {
         publish: Publish,
         to_bridge: &mut Vec<FromEdge>,
     ) -> Result<(), Closed> {
-        if check_topic(&publish.topic, self.exchange.limits).is_err() {
+        if !self.is_usable(&publish.topic) {
             return self.refuse(&publish, ReasonCode::TopicNameInvalid);
         }
         match Topic::parse(&publish.topic) {
@@ -299,8 +307,12 @@ impl Session {
                 self.publishing.begin(&handle, format, publish, to_bridge)
             }
             Topic::Up(..) | Topic::Down(..) => self.refuse(&publish, ReasonCode::NotAuthorized),
-            Topic::Other => self.publish_plain(publish, to_bridge),
+            Topic::Other => self.publish_plain(publish),
         }
+    }
+
+    fn is_usable(&self, topic: &str) -> bool {
+        check_topic(topic, self.exchange.limits).is_ok()
     }
 
     fn refuse(&mut self, publish: &Publish, reason: ReasonCode) -> Result<(), Closed> {
@@ -328,16 +340,21 @@ impl Session {
         }
         let mut is_chat_new = false;
         let mut reasons = Vec::with_capacity(filters.len());
+        let mut left = self.subscriptions_max;
         // What is kept for plain subscriptions goes out after the SUBACK: it waits in the mailbox.
         for (asked, filter) in filters {
             let identifier = subscribe.subscription_identifier;
             let granted = match (filter, Topic::parse(&asked.filter)) {
                 (None, _) => Err(ReasonCode::TopicFilterInvalid),
+                // More than a session may have, in one packet: most of them are repetitions.
+                (Some(_), _) if left == 0 => Err(ReasonCode::QuotaExceeded),
                 (Some(_), Topic::Down(format, uid)) if uid == self.handle.uid => {
                     Ok(self.subscribe_chat(asked, format, identifier, &mut is_chat_new))
                 }
                 (Some(filter), _) => self.subscribe_plain(asked, filter, identifier),
             };
+            left = left.saturating_sub(1);
+            self.cost = self.cost.saturating_add(1);
             reasons.push(match granted {
                 Ok(Qos::AtMostOnce) => ReasonCode::Success,
                 Ok(Qos::AtLeastOnce) => ReasonCode::GrantedQos1,
@@ -373,6 +390,7 @@ impl Session {
         let qos = asked.qos.min(Qos::AtLeastOnce);
         // At QoS 0 messages may have been left out; from QoS 1 on none is, beginning with those.
         *is_new |= self.chat.as_ref().is_none_or(|old| old.qos < qos);
+        self.is_resumed &= !*is_new;
         self.chat = Some(ChatSubscription {
             format,
             topic: asked.filter.to_string(),
@@ -427,6 +445,7 @@ impl Session {
             uid: self.handle.uid.to_string(),
             device: self.handle.device.to_string(),
             nameless: self.handle.is_nameless,
+            resumed: self.is_resumed,
         })));
     }
 
@@ -438,17 +457,16 @@ impl Session {
     ) -> Result<(), Closed> {
         // The handle is cloned so that the guard does not borrow `self`.
         let handle = self.handle.clone();
-        let mut state = handle.outbox.lock();
-        if let Some(reason) = state.closed {
-            return Err(reason);
-        }
+        handle.outbox.check()?;
         self.write_again(out);
         while out.len() < OUT_MAX {
-            let Some(answer) = state.answers.pop_front() else {
+            // Not under the lock: a reply on a plain topic may be for this very session.
+            let Some(answer) = handle.outbox.next_answer() else {
                 break;
             };
             self.on_answer(&answer, out);
         }
+        let mut state = handle.outbox.lock();
         while out.len() < OUT_MAX {
             match state.deliveries.front() {
                 Some(Delivery::Message(..)) if self.receiving.has_room() => {}
@@ -475,7 +493,7 @@ impl Session {
         }
         let caught_behind = matches!(state.feed, Feed::Behind(_)) && state.deliveries.is_empty();
         drop(state);
-        if caught_behind && self.receiving.is_idle() {
+        if caught_behind && self.receiving.is_without_chat() {
             self.flush_acks(to_bridge);
             self.start_catching_up(to_bridge);
         }
@@ -574,6 +592,7 @@ impl Session {
         if self.chat.is_some() {
             to_bridge.push(gone(&self.handle));
         }
+        self.handle.outbox.clear();
         let expiry_secs = match reason.ends_session() {
             true => 0,
             false => self.expiry_secs,
@@ -600,7 +619,7 @@ impl Session {
             chat: self.chat,
             plain: self.plain,
             receiving: self.receiving,
-            unreleased: self.publishing.into_unreleased(),
+            received: self.publishing.into_received(),
         };
         if expiry_secs == 0 {
             lasting.end(&self.exchange);

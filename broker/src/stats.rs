@@ -20,7 +20,7 @@ pub type Counts = Vec<(String, u64)>;
 /// A message that is not delivered, because its session's queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dropped {
-    /// On a plain topic, at QoS 0.
+    /// On a plain topic: QoS 0 where too much waits, and everything that waited for a session that was lost.
     Plain,
     /// Of a chat, at QoS 0: the client sees the gap.
     Chat,

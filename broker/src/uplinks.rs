@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use prost::Message;
 use schema::link::{FromEdge, UpFrame};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::link::{Flow, FrameSender, LinkClosed};
 
@@ -20,6 +20,8 @@ pub(crate) struct Uplinks {
     queue: Mutex<Queue>,
     /// Wakes the pump.
     flow: Arc<Flow>,
+    /// Who wait until the bridge is done with everything.
+    flushes: Mutex<Vec<oneshot::Sender<()>>>,
     /// Sessions wait here for room.
     room: Notify,
 }
@@ -35,6 +37,7 @@ impl Uplinks {
         Uplinks {
             queue: Mutex::default(),
             flow,
+            flushes: Mutex::default(),
             room: Notify::new(),
         }
     }
@@ -70,7 +73,7 @@ impl Uplinks {
         }
     }
 
-    fn take(&self) -> Vec<FromEdge> {
+    pub(crate) fn take(&self) -> Vec<FromEdge> {
         let mut queue = self.queue.lock();
         let was_full = queue.bytes >= QUEUE_MAX;
         queue.bytes = 0;
@@ -85,6 +88,15 @@ impl Uplinks {
     /// Frames that the bridge is not done with.
     pub(crate) fn frames_ahead(&self) -> u64 {
         self.flow.ahead()
+    }
+
+    /// Waits until the bridge is done with what is queued now.
+    pub(crate) async fn flushed(&self) {
+        let (done, is_done) = oneshot::channel();
+        self.flushes.lock().push(done);
+        self.flow.wake();
+        // The pump ends only with the whole edge.
+        let _ = is_done.await;
     }
 
     /// Sends what is queued, as fast as the bridge is done with it, until the link ends.
@@ -103,6 +115,18 @@ impl Uplinks {
                 sender.send(items).await?;
             }
             sender.report().await?;
+            let flushes = std::mem::take(&mut *self.flushes.lock());
+            if !flushes.is_empty() {
+                let last = sender.urge().await?;
+                while flow.peer_done() < last {
+                    flow.woken().await;
+                    sender.report().await?;
+                }
+                for done in flushes {
+                    // Whoever waited may have had enough.
+                    let _ = done.send(());
+                }
+            }
         }
     }
 }

@@ -32,8 +32,7 @@ const UP: &str = "
         -- a protobuf `tidings.link.v1.PlainMessage`, which holds the topic
         message    {blob}    NOT NULL,
         -- null: never
-        expires_at {id},
-        stored_at  {id}      NOT NULL
+        expires_at {id}
     );
     CREATE INDEX retained_by_expiry ON retained (expires_at);
 

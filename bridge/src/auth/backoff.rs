@@ -109,7 +109,7 @@ impl Backoff {
     ///
     /// # Errors
     /// [`TooManyFailures`] with the time to wait.
-    pub fn check(&self, uid: Option<&Uid>, address: IpAddr) -> Result<(), TooManyFailures> {
+    pub fn check(&self, uid: &Uid, address: IpAddr) -> Result<(), TooManyFailures> {
         let keys = self.shared.keys(uid, address);
         match self.shared.obstacle(&keys, (self.shared.clock)()) {
             Some(Obstacle::Time(wait)) => Err(wait),
@@ -123,7 +123,7 @@ impl Backoff {
     /// # Errors
     /// [`TooManyFailures`] with the time to wait.
     pub async fn begin(&self, uid: &Uid, address: IpAddr) -> Result<Attempt, TooManyFailures> {
-        let keys = self.shared.keys(Some(uid), address);
+        let keys = self.shared.keys(uid, address);
         loop {
             let over = self.shared.over.notified();
             match self.shared.reserve(&keys) {
@@ -136,14 +136,6 @@ impl Backoff {
             shared: self.shared.clone(),
             keys,
         })
-    }
-
-    /// Counts a failure of an address that concerns no uid.
-    pub fn count(&self, address: IpAddr) {
-        let now = (self.shared.clock)();
-        for key in self.shared.keys(None, address) {
-            self.shared.fail(&key, now);
-        }
     }
 }
 
@@ -194,16 +186,16 @@ impl Drop for Attempt {
 // === impl Shared ===
 
 impl Shared {
-    fn keys(&self, uid: Option<&Uid>, address: IpAddr) -> Vec<Key> {
+    fn keys(&self, uid: &Uid, address: IpAddr) -> Vec<Key> {
         if self.failures_max == 0 {
             return Vec::new();
         }
         let address = address.to_canonical();
         let is_trusted = self.trusted.iter().any(|net| net.contains(&address));
         let address = network_of(address);
-        let pair = uid.map(|uid| Key::Pair(uid.clone(), address));
-        let address = (!is_trusted).then_some(Key::Address(address));
-        pair.into_iter().chain(address).collect()
+        let of_address = (!is_trusted).then_some(Key::Address(address));
+        let pair = Key::Pair(uid.clone(), address);
+        of_address.into_iter().chain([pair]).collect()
     }
 
     fn failures_max(&self, key: &Key) -> u32 {
@@ -372,7 +364,7 @@ mod tests {
                 Err(TooManyFailures(wait)) => wait.as_millis(),
             };
             let (uid, address) = (uid.parse().unwrap(), address.parse().unwrap());
-            let checked = self.backoff.check(Some(&uid), address);
+            let checked = self.backoff.check(&uid, address);
             let by_check = checked.map_or_else(|TooManyFailures(wait)| wait.as_millis(), |()| 0);
             assert_eq!(by_attempt, by_check);
             by_attempt
@@ -429,7 +421,6 @@ mod tests {
             "a success resets no address"
         );
         fixture.pass(30 * 8000);
-        fixture.backoff.count(HERE.parse().unwrap());
         assert_eq!(fixture.wait("alice", HERE).await, 0, "all is forgiven");
     }
 

@@ -48,6 +48,7 @@ async fn open(store: &Store, folder: &Path, kicks: &Kicks) -> Auth {
             Sessions::OfDevice(device) => panic!("nobody has asked to end {device}"),
         };
         kicks.lock().push((uid.clone(), login));
+        true
     });
     let mut settings = Settings::defaults();
     settings.data_dir = folder.to_owned();
@@ -123,16 +124,16 @@ async fn a_refresh_token_works_once_and_its_reuse_ends_the_login() {
         .login(&uid("alice"), "correct horse", HERE)
         .await
         .unwrap();
-    let second = auth.refresh(&first.refresh, HERE).await.unwrap();
+    let second = auth.refresh(&first.refresh).await.unwrap();
     auth.verify_access(&first.access).unwrap();
     assert!(kicks.lock().is_empty());
 
-    assert_refused(auth.refresh(&first.refresh, HERE).await);
+    assert_refused(auth.refresh(&first.refresh).await);
     assert_refused(auth.verify_access(&second.access));
-    assert_refused(auth.refresh(&second.refresh, HERE).await);
+    assert_refused(auth.refresh(&second.refresh).await);
     assert_eq!(kicks.lock().len(), 1);
     for nonsense in ["", ".", "x.y", "nonsense"] {
-        assert_refused(auth.refresh(nonsense, HERE).await);
+        assert_refused(auth.refresh(nonsense).await);
     }
 }
 
@@ -160,7 +161,7 @@ async fn logging_out_ends_that_login_only_and_survives_a_restart() {
     assert!(is_revoked(auth, &identity));
     for auth in [auth, &fixture.reopen().await] {
         assert_refused(auth.verify_access(&phone.access));
-        assert_refused(auth.refresh(&phone.refresh, HERE).await);
+        assert_refused(auth.refresh(&phone.refresh).await);
         auth.verify_access(&laptop.access).unwrap();
     }
 }
@@ -185,7 +186,7 @@ async fn a_new_password_ends_everything_that_the_old_one_opened() {
         .await
         .unwrap();
     assert_refused(auth.verify_access(&tokens.access));
-    assert_refused(auth.refresh(&tokens.refresh, HERE).await);
+    assert_refused(auth.refresh(&tokens.refresh).await);
     assert_refused(auth.login(&alice, "correct horse", HERE).await);
     auth.login(&alice, "battery staple", HERE).await.unwrap();
     assert_eq!(*fixture.kicks.lock(), [(alice, None)]);
@@ -319,22 +320,6 @@ async fn wrong_passwords_make_the_right_one_wait() {
     auth.login(&alice, "correct horse", elsewhere)
         .await
         .expect("other addresses are not concerned");
-}
-
-#[tokio::test]
-async fn guessing_refresh_tokens_makes_an_address_wait() {
-    let fixture = Fixture::new().await;
-    let auth = &fixture.auth;
-    let tokens = auth.login(&uid("alice"), "correct horse", HERE).await;
-    let tokens = tokens.unwrap();
-    for number in 0..50 {
-        let guess = format!("{number:032x}.{number:064x}");
-        assert_refused(auth.refresh(&guess, HERE).await);
-    }
-    let refreshed = auth.refresh(&tokens.refresh, HERE).await;
-    assert!(matches!(refreshed, Err(AuthError::TooManyFailures(_))));
-    let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
-    auth.refresh(&tokens.refresh, elsewhere).await.unwrap();
 }
 
 #[tokio::test]

@@ -96,7 +96,7 @@ impl Command {
 
 /// Accounts without sessions: those of a running server are its own to end.
 async fn open_auth(store: Store, settings: &Settings) -> anyhow::Result<Auth> {
-    let no_sessions = Arc::new(|_: &Uid, _: Sessions<'_>| ());
+    let no_sessions = Arc::new(|_: &Uid, _: Sessions<'_>| false);
     Ok(Auth::open(store, settings, no_sessions).await?)
 }
 

@@ -130,13 +130,9 @@ pub(super) async fn login(
 )]
 pub(super) async fn refresh(
     State(api): State<Api>,
-    remote: Remote,
     Json(request): Json<RefreshRequest>,
 ) -> Result<Response, Problem> {
-    let refresh = async move {
-        let token = &request.refresh_token;
-        api.auth.refresh(token, remote.address).await
-    };
+    let refresh = async move { api.auth.refresh(&request.refresh_token).await };
     let tokens = to_its_end(refresh).await??;
     Ok(private(TokensView::from(tokens)))
 }
@@ -153,7 +149,6 @@ pub(super) async fn refresh(
 )]
 pub(super) async fn logout(
     State(api): State<Api>,
-    remote: Remote,
     caller: Result<Bearer, Problem>,
     request: Result<Json<RefreshRequest>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
@@ -166,8 +161,7 @@ pub(super) async fn logout(
             }
             (Err(_), Ok(Json(request))) => {
                 let token = &request.refresh_token;
-                let address = remote.address;
-                api.auth.logout_by_refresh_token(token, address).await?;
+                api.auth.logout_by_refresh_token(token).await?;
             }
             (Err(problem), Err(_)) => return Err(problem),
         }
@@ -211,7 +205,7 @@ pub(super) async fn change_password(
 }
 
 /// Does all of it even if the client leaves, which ends the handler: sessions must not survive what is committed.
-async fn to_its_end<T: Send + 'static>(
+pub(super) async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Problem> {
     tokio::spawn(work)

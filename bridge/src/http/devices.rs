@@ -10,6 +10,7 @@ use schema::{Timestamp, Uid};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::accounts::to_its_end;
 use super::bearer::Bearer;
 use super::problem::{Problem, ProblemBody};
 use super::{Api, private};
@@ -85,14 +86,15 @@ pub(super) async fn forget(
     Bearer(caller): Bearer,
     Path(device): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    let tx = api.store.begin().await?;
-    let is_known = devices::forget(&tx, (&caller.uid, &device)).await?;
-    tx.commit().await.map_err(store::Error::from)?;
-    let connections = api.service.presence().of(&caller.uid);
-    let is_connected = connections.iter().any(|found| found.device == device);
-    // After it is forgotten: what comes back is a new device.
-    api.auth.end_sessions_of(&caller.uid, &device);
-    if is_known || is_connected {
+    let forget = async move {
+        let tx = api.store.begin().await?;
+        let is_known = devices::forget(&tx, (&caller.uid, &device)).await?;
+        tx.commit().await.map_err(store::Error::from)?;
+        // After it is forgotten: what comes back is a new device.
+        let had_session = api.auth.end_session_of(&caller.uid, &device);
+        Ok::<_, store::Error>(is_known || had_session)
+    };
+    if to_its_end(forget).await?? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(Problem::not_found("device"))

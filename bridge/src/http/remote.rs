@@ -18,11 +18,11 @@ pub struct Remote {
 impl<S: Sync> FromRequestParts<S> for Remote {
     type Rejection = Infallible;
 
-    /// Where nobody has said it, the client is on this machine.
+    /// Where nobody has said it, the client is nowhere, and not trusted.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let remote = parts.extensions.get().copied();
         Ok(remote.unwrap_or(Remote {
-            address: Ipv4Addr::LOCALHOST.into(),
+            address: Ipv4Addr::UNSPECIFIED.into(),
             is_tls: false,
         }))
     }

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use schema::link::ToEdge;
 use schema::{ConversationId, MsgId, Uid, v1};
 
 use super::Limits;
@@ -88,7 +89,12 @@ impl Executor {
             .idempotency_key()
             .map(|(uid, id)| (uid.to_owned(), id.to_owned()));
         if let Some(first) = key.as_ref().and_then(|key| answers.get(key)) {
-            return Ok(Outcome::ok(first.clone()));
+            let mut outcome = Outcome::ok(first.clone());
+            if matches!(job.command, Command::Grant(..)) {
+                // Nothing new, but the answer comes after whatever the edge was told first.
+                outcome.precondition = Some(ToEdge::default());
+            }
+            return Ok(outcome);
         }
         let outcome = self.execute_first(tx, job).await?;
         if let (Some(key), Ok(ok)) = (key, &outcome.result) {

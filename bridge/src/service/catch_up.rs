@@ -34,6 +34,8 @@ pub(super) struct Target {
     pub(super) device: String,
     /// It came without a client id: it starts where its user stands, and has no cursors.
     pub(super) is_nameless: bool,
+    /// It goes on with an earlier connection's subscription, so that its device has to be known.
+    pub(super) is_resumed: bool,
 }
 
 /// What a catch-up has to say to the pipeline.
@@ -382,6 +384,7 @@ mod tests {
             uid: "bob".parse().unwrap(),
             device: "phone".into(),
             is_nameless: false,
+            is_resumed: false,
         };
         let all = (1..=CONVERSATIONS).map(behind).collect();
         let mut backlog = Backlog::new(&target, all, 1000);
@@ -436,6 +439,7 @@ mod tests {
             // What `send` stores comes from this device.
             device: String::new(),
             is_nameless: false,
+            is_resumed: false,
         };
         let behind = Behind {
             uid: "alice".into(),

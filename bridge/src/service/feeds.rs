@@ -127,16 +127,18 @@ impl Feeds {
         };
         patience.end();
         for (target, behind) in targets.into_iter().zip(behind) {
-            if behind.is_empty() {
-                items.push(live_item(&target));
-            } else {
-                self.start_catch_up(target, behind, HashMap::new());
+            match behind {
+                // Its device has had to make room: what it alone has missed is no longer known.
+                None => items.push(end_item(&target)),
+                Some(behind) if behind.is_empty() => items.push(live_item(&target)),
+                Some(behind) => self.start_catch_up(target, behind, HashMap::new()),
             }
         }
     }
 
-    /// Makes new devices known, and notes that the others are here; returns where each target is behind.
-    async fn register(&self, targets: &[Target]) -> Result<Vec<Vec<Behind>>, store::Error> {
+    /// Makes new devices known, and notes that the others are here; returns where each target is behind, `None` for one
+    /// that can't go on where it was.
+    async fn register(&self, targets: &[Target]) -> Result<Vec<Option<Vec<Behind>>>, store::Error> {
         let named = |target: &&Target| !target.is_nameless;
         let device = |target: &Target| (target.uid.clone(), target.device.clone());
         let mut wanted: Vec<_> = targets.iter().filter(named).map(device).collect();
@@ -148,7 +150,14 @@ impl Feeds {
             devices::known(&tx, &wanted).await?.into_iter().collect();
         let is_known =
             |(uid, device): &Device<'_>| known.contains(&(uid.to_string(), (*device).to_owned()));
-        let (old, new): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(is_known);
+        let (old, mut new): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(is_known);
+        let is_forgotten = |target: &Target| {
+            target.is_resumed && !target.is_nameless && !is_known(&(&target.uid, &target.device))
+        };
+        new.retain(|(uid, device)| {
+            let is_same = |target: &&Target| target.uid == **uid && target.device == *device;
+            !targets.iter().filter(is_same).any(is_forgotten)
+        });
         let now = clock::millis(SystemTime::now());
         devices::touch(&tx, &old, now).await?;
         let mut connected: HashMap<&Uid, Vec<&str>> =
@@ -168,11 +177,13 @@ impl Feeds {
         }
         let mut found = Vec::with_capacity(targets.len());
         for target in targets {
-            found.push(if target.is_nameless {
-                devices::user_behind(&tx, &target.uid).await?
+            found.push(if is_forgotten(target) {
+                None
+            } else if target.is_nameless {
+                Some(devices::user_behind(&tx, &target.uid).await?)
             } else {
                 let device = (target.uid.to_string(), target.device.clone());
-                by_device.get(&device).cloned().unwrap_or_default()
+                Some(by_device.get(&device).cloned().unwrap_or_default())
             });
         }
         tx.commit().await.map_err(store::Error::from)?;
@@ -299,5 +310,6 @@ pub(super) fn target(subscribed: Subscribed) -> Option<Target> {
         uid: subscribed.uid.parse().ok()?,
         device: subscribed.device,
         is_nameless: subscribed.nameless,
+        is_resumed: subscribed.resumed,
     })
 }

@@ -1,10 +1,7 @@
 //! What a transaction stores beside the commands, and nobody gets an outcome of his own for.
 
-use std::time::SystemTime;
-
 use schema::link::PlainMessage;
 
-use crate::clock;
 use crate::store::devices::{self, Cursor, Departure};
 use crate::store::{self, Transaction, retained};
 
@@ -29,8 +26,7 @@ impl Notes {
     pub(super) async fn store(&self, tx: &Transaction) -> Result<(), store::Error> {
         devices::move_cursors(tx, &self.cursors).await?;
         devices::leave(tx, &self.departures).await?;
-        let now = clock::millis(SystemTime::now());
-        retained::set(tx, &self.retained, now).await
+        retained::set(tx, &self.retained).await
     }
 
     /// The parts that are stored one by one when all together failed: cursors, departures, each retained message.

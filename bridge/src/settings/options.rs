@@ -45,6 +45,8 @@ pub struct MqttOptions {
     #[serde(deserialize_with = "units::size")]
     pub max_packet_size: usize,
     pub max_connections: usize,
+    /// 0: no limit.
+    pub connections_per_user_max: usize,
     #[serde(deserialize_with = "units::duration")]
     pub write_timeout: Duration,
     #[serde(deserialize_with = "units::duration")]
@@ -156,11 +158,17 @@ pub enum ClientCert {
 }
 
 impl MqttsOptions {
-    pub(super) fn checks(&self) -> [Check; 1] {
-        [(
-            !self.listen.is_empty() && (is_unset(&self.cert) || is_unset(&self.key)),
-            "mqtts.listen needs mqtts.cert and mqtts.key",
-        )]
+    pub(super) fn checks(&self) -> [Check; 2] {
+        [
+            (
+                !self.listen.is_empty() && (is_unset(&self.cert) || is_unset(&self.key)),
+                "mqtts.listen needs mqtts.cert and mqtts.key",
+            ),
+            (
+                self.client_cert == ClientCert::Required && is_unset(&self.client_ca),
+                "mqtts.client_cert is \"required\", but mqtts.client_ca is empty: nobody would be asked for one",
+            ),
+        ]
     }
 }
 
@@ -214,6 +222,8 @@ pub struct TopicsOptions {
     #[serde(deserialize_with = "units::size")]
     pub retained_bytes_max: usize,
     pub retained_per_user_max: usize,
+    #[serde(deserialize_with = "units::size")]
+    pub retained_bytes_per_user_max: usize,
     pub grants_per_user_max: u32,
     /// `None`: never.
     #[serde(deserialize_with = "units::duration_or_none")]

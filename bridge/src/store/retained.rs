@@ -14,31 +14,22 @@ use super::{Error, sql};
 ///
 /// # Errors
 /// [`Error`] when the database can't do it.
-pub async fn set<C: ConnectionTrait>(
-    db: &C,
-    messages: &[PlainMessage],
-    now: i64,
-) -> Result<(), Error> {
-    let mut kept = sql::Rows::new(4);
+pub async fn set<C: ConnectionTrait>(db: &C, messages: &[PlainMessage]) -> Result<(), Error> {
+    let mut kept = sql::Rows::new(3);
     let mut gone = sql::Rows::new(1);
     for message in messages {
         let key = key(&message.topic);
         if message.payload.is_empty() {
             gone.push([key.into()]);
         } else {
-            kept.push([
-                key.into(),
-                message.encode_to_vec().into(),
-                expiry(message),
-                now.into(),
-            ]);
+            kept.push([key.into(), message.encode_to_vec().into(), expiry(message)]);
         }
     }
     let backend = db.get_database_backend();
-    let columns = ["message", "expires_at", "stored_at"];
+    let columns = ["message", "expires_at"];
     let replace = columns.map(|column| format!("{column} = {}", sql::excluded(backend, column)));
     let text = format!(
-        "INSERT INTO retained (topic_hash, message, expires_at, stored_at) VALUES {{rows}}{}{}",
+        "INSERT INTO retained (topic_hash, message, expires_at) VALUES {{rows}}{}{}",
         sql::on_conflict(backend, "topic_hash"),
         replace.join(", "),
     );
@@ -159,13 +150,13 @@ mod tests {
             .map(|n| message(&format!("dev/alice/{n}"), "old", 0))
             .chain([message(&long, "far", u64::MAX), message("soon", "x", 500)])
             .collect();
-        set(db, &many, 1).await.unwrap();
+        set(db, &many).await.unwrap();
         let changes = [
             message("dev/alice/1", "new", 0),
             message("dev/alice/2", "", 0),
             message("dev/alice/nothing", "", 0),
         ];
-        set(db, &changes, 2).await.unwrap();
+        set(db, &changes).await.unwrap();
 
         for limit in [1, 7, 1000] {
             let all = all(&store, limit, 499).await;

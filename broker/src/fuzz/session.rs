@@ -36,6 +36,7 @@ pub fn session(data: &[u8]) {
                 messages_max: 4,
                 bytes_max: 4096,
                 per_user_max: 2,
+                bytes_per_user_max: 2048,
             },
             ..Options::for_tests()
         },
@@ -69,6 +70,7 @@ pub fn session(data: &[u8]) {
                 take_packet(&mut client, version, &mut data)
             }
         };
+        rig.retains();
         check(&mut client, "mallory", "bob");
         bob.look().expect("nobody ends bob's session");
         check(&mut bob, "bob", "mallory");

@@ -60,7 +60,7 @@ fn connect_packet(version: Version) -> BytesMut {
         client_id: "".into(),
         keep_alive: 0,
         clean_start: true,
-        username: None,
+        username: Some("alice".into()),
         password: None,
         will: None,
         properties: None,

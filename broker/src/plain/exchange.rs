@@ -5,10 +5,10 @@
 //! subscriptions. `ARCHITECTURE.md` has the table. So the edge matches plain topics itself, in a [`Tree`] that holds
 //! what is subscribed now and nothing else.
 //!
-//! Lock order: subscriptions before a mailbox; the retained store is never held together with either.
+//! Lock order: subscriptions before a mailbox; the retained store before a mailbox or the queue of uplinks; a mailbox before
+//! an outbox.
 
-use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::SystemTime;
@@ -17,7 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use schema::Uid;
 use schema::link::{FromEdge, PlainMessage, Retain, from_edge};
 
-use super::filter::{Filter, TopicLimits};
+use super::filter::{Filter, TopicLimits, check_topic};
 use super::mailbox::{Delivery, Mailbox, Pushed};
 use super::message::Message;
 use super::policy::{Client, Policy, Rules};
@@ -25,8 +25,9 @@ use super::retained::{Full, Retained};
 use super::tree::Tree;
 use crate::codec::Qos;
 use crate::options::Options;
-use crate::registry::{Handle, Newcomer};
+use crate::registry::Handle;
 use crate::stats::{Dropped, Stats};
+use crate::uplinks::Uplinks;
 
 /// How the messages of a subscription should come.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,17 @@ pub(crate) struct SubscriptionOptions {
 struct Subscriber {
     mailbox: Arc<Mailbox>,
     options: SubscriptionOptions,
+}
+
+/// Where a mailbox is among members, which are sorted by their mailboxes' numbers, or should be.
+fn position(members: &[Subscriber], mailbox: &Mailbox) -> Result<usize, usize> {
+    members.binary_search_by_key(&mailbox.id, |member| member.mailbox.id)
+}
+
+fn remove(members: &mut Vec<Subscriber>, mailbox: &Mailbox) {
+    if let Ok(index) = position(members, mailbox) {
+        members.remove(index);
+    }
 }
 
 /// The subscriptions to one filter.
@@ -67,12 +79,15 @@ struct Group {
 }
 
 impl Group {
-    /// The next one in turn, of those that are connected if there are any.
-    fn choose(&self) -> Option<&Subscriber> {
-        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+    /// The next one in turn who may have a message of the topic, of those that are connected if there are any.
+    fn choose(&self, policy: &Policy, topic: &str) -> Option<&Subscriber> {
+        let (start, count) = (
+            self.turn.fetch_add(1, Ordering::Relaxed),
+            self.members.len(),
+        );
         let in_turn = || {
-            (0..self.members.len())
-                .map(|i| &self.members[(start.wrapping_add(i)) % self.members.len()])
+            let members = (0..count).map(|step| &self.members[start.wrapping_add(step) % count]);
+            members.filter(|member| policy.may_receive(member.mailbox.owner.client(), topic))
         };
         in_turn()
             .find(|member| member.mailbox.is_connected())
@@ -91,12 +106,19 @@ pub(crate) struct Exchange {
     next_mailbox: AtomicU64,
     mailbox_bytes_max: usize,
     /// Mailboxes of sessions that are away and have been lost since the last [`Exchange::take_lost`].
-    lost: Mutex<Vec<u64>>,
+    lost: Mutex<HashSet<u64>>,
+    /// Where the bridge is told what to keep.
+    uplinks: Arc<Uplinks>,
     pub(crate) stats: Arc<Stats>,
 }
 
 impl Exchange {
-    pub(crate) fn new(options: &Options, rules: Rules, stats: Arc<Stats>) -> Self {
+    pub(crate) fn new(
+        options: &Options,
+        rules: Rules,
+        uplinks: Arc<Uplinks>,
+        stats: Arc<Stats>,
+    ) -> Self {
         Exchange {
             policy: Policy::new(rules),
             limits: TopicLimits {
@@ -109,6 +131,7 @@ impl Exchange {
             next_mailbox: AtomicU64::new(1),
             mailbox_bytes_max: options.session_queue,
             lost: Mutex::default(),
+            uplinks,
             stats,
         }
     }
@@ -124,8 +147,8 @@ impl Exchange {
     }
 
     /// Sessions to be ended: more has come than they can keep.
-    pub(crate) fn take_lost(&self) -> Vec<u64> {
-        std::mem::take(&mut self.lost.lock())
+    pub(crate) fn take_lost(&self) -> HashSet<u64> {
+        std::mem::take(&mut *self.lost.lock())
     }
 
     /// Retained messages, and their bytes.
@@ -165,17 +188,20 @@ impl Exchange {
                 &mut groups[index].members
             }
         };
-        if let Some(member) = members
-            .iter_mut()
-            .find(|member| member.mailbox.id == mailbox.id)
-        {
-            member.options = options;
-            return false;
+        match position(members, mailbox) {
+            Ok(index) => {
+                members[index].options = options;
+                return false;
+            }
+            // Mostly the end: mailboxes are numbered in the order in which they are made.
+            Err(index) => members.insert(
+                index,
+                Subscriber {
+                    mailbox: mailbox.clone(),
+                    options,
+                },
+            ),
         }
-        members.push(Subscriber {
-            mailbox: mailbox.clone(),
-            options,
-        });
         self.subscription_count.fetch_add(1, Ordering::Relaxed);
         true
     }
@@ -186,16 +212,15 @@ impl Exchange {
         let Some(subscribers) = subscriptions.get_mut(filter.topics()) else {
             return;
         };
-        let is_other = |member: &Subscriber| member.mailbox.id != mailbox.id;
         match filter.share() {
-            None => subscribers.alone.retain(is_other),
+            None => remove(&mut subscribers.alone, mailbox),
             Some(_) => {
                 if let Some(group) = subscribers
                     .shared
                     .iter_mut()
                     .find(|group| &*group.filter == filter.as_str())
                 {
-                    group.members.retain(is_other);
+                    remove(&mut group.members, mailbox);
                 }
                 subscribers.shared.retain(|group| !group.members.is_empty());
             }
@@ -206,34 +231,29 @@ impl Exchange {
         self.subscription_count.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Puts the retained messages of a new subscription into its mailbox (MQTT 5, 3.8.3.1).
+    /// Puts the retained messages of a new subscription into its mailbox (MQTT 5, 3.8.3.1). Returns how many topics had
+    /// to be looked at.
+    ///
+    /// Under the store's lock, so that nothing newer can come before them.
     pub(crate) fn send_retained(
         &self,
         filter: &Filter,
         client: Client<'_>,
         mailbox: &Mailbox,
         options: SubscriptionOptions,
-    ) {
-        let mut found = Vec::new();
-        let now = now_ms();
-        self.retained
-            .lock()
-            .for_each_below(filter.topics(), now, |message| {
-                found.push(message.clone());
-                ControlFlow::Continue(())
-            });
-        for message in found {
-            if !self.policy.may_receive(client, &message.topic) {
-                continue;
+    ) -> u32 {
+        let retained = self.retained.lock();
+        retained.for_each_below(filter.topics(), now_ms(), |message| {
+            if self.policy.may_receive(client, &message.topic) {
+                mailbox.push_retained(Delivery {
+                    qos: message.qos.min(options.qos),
+                    message: message.clone(),
+                    retain: true, // [MQTT-3.3.1-8]
+                    identifiers: options.identifier.into_iter().collect(),
+                    shared: None,
+                });
             }
-            mailbox.push_retained(Delivery {
-                qos: message.qos.min(options.qos),
-                message,
-                retain: true, // [MQTT-3.3.1-8]
-                identifiers: options.identifier.into_iter().collect(),
-                shared: None,
-            });
-        }
+        })
     }
 }
 
@@ -280,7 +300,7 @@ impl Exchange {
                 });
             }
             for group in &subscribers.shared {
-                if let Some(subscriber) = group.choose() {
+                if let Some(subscriber) = group.choose(&self.policy, &message.topic) {
                     matched.push(Matched {
                         mailbox: subscriber.mailbox.clone(),
                         delivery: delivery(message, subscriber.options, Some(group.filter.clone())),
@@ -312,27 +332,34 @@ impl Exchange {
                 .iter()
                 .find(|group| group.filter == shared)
         });
-        let next = group.and_then(Group::choose);
+        let topic = &delivery.message.topic;
+        let next = group.and_then(|group| group.choose(&self.policy, topic));
         let next = next.map(|member| (member.mailbox.clone(), member.options));
         drop(subscriptions);
         if let Some((mailbox, options)) = next {
-            self.put(
-                &mailbox,
-                self::delivery(&delivery.message, options, Some(shared)),
-            );
+            let delivery = self::delivery(&delivery.message, options, Some(shared));
+            let Pushed { dropped, refused } = self.push(&mailbox, delivery);
+            // Once is enough: where one after the other is full, more would be a flood of its own.
+            self.stats.dropped(Dropped::Plain, dropped + refused.len());
         }
     }
 
     fn put(&self, mailbox: &Mailbox, delivery: Delivery) {
-        let dropped = match mailbox.push(delivery) {
-            Pushed::Dropped(0) => return,
-            Pushed::Dropped(dropped) => dropped,
-            Pushed::Lost(dropped) => {
-                self.lost.lock().push(mailbox.id);
-                dropped
-            }
-        };
+        let Pushed { dropped, refused } = self.push(mailbox, delivery);
         self.stats.dropped(Dropped::Plain, dropped);
+        // What was meant for one of many goes to another of them.
+        for delivery in refused {
+            self.pass_on(delivery);
+        }
+    }
+
+    fn push(&self, mailbox: &Mailbox, delivery: Delivery) -> Pushed {
+        let was_lost = mailbox.is_lost();
+        let pushed = mailbox.push(delivery);
+        if !was_lost && mailbox.is_lost() {
+            self.lost.lock().insert(mailbox.id);
+        }
+        pushed
     }
 }
 
@@ -378,20 +405,34 @@ impl Exchange {
         message: &Arc<Message>,
         token: u32,
         publisher: &Handle,
-        to_bridge: &mut Vec<FromEdge>,
     ) -> Result<usize, Full> {
         if message.retain {
             // First, so that whoever subscribes meanwhile gets it at least once.
-            self.retain(message.clone())?;
-            to_bridge.push(FromEdge {
-                item: Some(from_edge::Item::Retain(Retain {
-                    session: publisher.id,
-                    token,
-                    message: Some(PlainMessage::from(&**message)),
-                })),
-            });
+            self.retain_and_store(message, token, publisher)?;
         }
         Ok(self.publish(message))
+    }
+
+    /// The database has to end up with the same message of a topic as the store here: so the bridge is told under the
+    /// store's lock.
+    ///
+    /// # Errors
+    /// [`Full`] when a bound is reached; nothing has changed then.
+    pub(crate) fn retain_and_store(
+        &self,
+        message: &Arc<Message>,
+        token: u32,
+        publisher: &Handle,
+    ) -> Result<(), Full> {
+        let item = from_edge::Item::Retain(Retain {
+            session: publisher.id,
+            token,
+            message: Some(PlainMessage::from(&**message)),
+        });
+        let mut retained = self.retained.lock();
+        retained.put(message.clone())?;
+        self.uplinks.push(&mut vec![FromEdge { item: Some(item) }]);
+        Ok(())
     }
 
     /// Says something of the broker itself, to those who subscribe now or later. It is not stored.
@@ -404,6 +445,10 @@ impl Exchange {
 
     /// Takes what the bridge has stored, at its start.
     pub(crate) fn restore(&self, stored: PlainMessage) {
+        if check_topic(&stored.topic, self.limits).is_err() {
+            tracing::warn!("a stored retained message has a topic that is no longer allowed");
+            return;
+        }
         match Message::try_from(stored).map(|message| self.retain(Arc::new(message))) {
             Ok(Ok(())) => {}
             Ok(Err(full)) => tracing::warn!(%full, "a stored retained message is not delivered"),
@@ -414,15 +459,6 @@ impl Exchange {
     /// Forgets what has expired.
     pub(crate) fn purge(&self) {
         self.retained.lock().purge(now_ms());
-    }
-}
-
-/// What rights are asked for with.
-pub(crate) fn client(who: &Newcomer) -> Client<'_> {
-    Client {
-        uid: &who.uid,
-        client_id: &who.device,
-        is_admin: who.is_admin,
     }
 }
 

@@ -1,9 +1,9 @@
 //! What waits for a session on plain topics, while it is connected and while it is away.
 //!
 //! Publishers fill it without ever waiting; the session's connection empties it. It is bounded in bytes: when it is
-//! full, QoS 0 goes first; where that is not enough, a connected session is disconnected and keeps what waits, and one
-//! that is away ends ([`Mailbox::is_lost`]), so that its client learns of it by "session present 0" instead of missing
-//! messages without knowing.
+//! full, QoS 0 goes first; where that is not enough, a connected session is disconnected and keeps what waits. One that is
+//! away and has as much again ends ([`Mailbox::is_lost`]), so that its client learns of it by "session present 0" instead
+//! of missing messages without knowing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::message::Message;
 use crate::closed::Closed;
 use crate::codec::Qos;
-use crate::registry::Handle;
+use crate::registry::{Handle, Newcomer};
 
 /// What a waiting message weighs besides its own size, which all who wait for it share.
 const OVERHEAD: usize = 96;
@@ -32,12 +32,33 @@ pub(crate) struct Delivery {
 }
 
 /// What it has cost to put a message in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pushed {
-    /// So many messages of QoS 0, itself maybe.
-    Dropped(usize),
-    /// So many messages, and the session, which is away.
-    Lost(usize),
+#[derive(Debug, Default)]
+pub(crate) struct Pushed {
+    /// How many messages are lost to this session, the new one maybe among them.
+    pub(crate) dropped: usize,
+    /// Messages of shared subscriptions that another member should have instead.
+    pub(crate) refused: Vec<Delivery>,
+}
+
+impl Pushed {
+    fn dropped(dropped: usize) -> Self {
+        Pushed {
+            dropped,
+            refused: Vec::new(),
+        }
+    }
+
+    /// None of these is delivered here.
+    fn refused(deliveries: impl Iterator<Item = Delivery>) -> Self {
+        let mut pushed = Pushed::default();
+        for delivery in deliveries {
+            match delivery.shared {
+                Some(_) => pushed.refused.push(delivery),
+                None => pushed.dropped += 1,
+            }
+        }
+        pushed
+    }
 }
 
 /// See the module's documentation.
@@ -45,6 +66,8 @@ pub(crate) enum Pushed {
 pub(crate) struct Mailbox {
     /// Unique as long as the process runs, never 0; the same for all connections of a session.
     pub(crate) id: u64,
+    /// Whose it is.
+    pub(crate) owner: Newcomer,
     bytes_max: usize,
     state: Mutex<State>,
 }
@@ -55,6 +78,8 @@ struct State {
     bytes: usize,
     /// How many of them have QoS 0.
     unreliable: usize,
+    /// How many came from the retained store.
+    retained: usize,
     connection: Option<Arc<Handle>>,
     is_lost: bool,
 }
@@ -79,25 +104,32 @@ impl State {
             let is_reliable = |waiting: &Waiting| waiting.delivery.qos != Qos::AtMostOnce;
             self.queue.retain(is_reliable);
             self.bytes = self.queue.iter().map(|waiting| waiting.weight).sum();
+            self.retained = self
+                .queue
+                .iter()
+                .filter(|waiting| waiting.weight == 0)
+                .count();
         }
         dropped
     }
 
-    fn clear(&mut self) -> VecDeque<Waiting> {
-        self.bytes = 0;
-        self.unreliable = 0;
-        std::mem::take(&mut self.queue)
+    fn clear(&mut self) -> impl Iterator<Item = Delivery> + use<> {
+        (self.bytes, self.unreliable, self.retained) = (0, 0, 0);
+        let queue = std::mem::take(&mut self.queue);
+        queue.into_iter().map(|waiting| waiting.delivery)
     }
 }
 
 impl Mailbox {
     pub(crate) fn new(id: u64, bytes_max: usize, connection: Arc<Handle>) -> Self {
+        let owner = connection.who.clone();
         let state = State {
             connection: Some(connection),
             ..State::default()
         };
         Mailbox {
             id,
+            owner,
             bytes_max,
             state: Mutex::new(state),
         }
@@ -107,24 +139,27 @@ impl Mailbox {
     pub(crate) fn push(&self, delivery: Delivery) -> Pushed {
         let mut state = self.state.lock();
         let is_reliable = delivery.qos != Qos::AtMostOnce;
-        if state.is_lost || (!is_reliable && state.connection.is_none()) {
-            // QoS 0 is not kept for a session that is away (MQTT 5, 4.1 leaves it open).
-            return Pushed::Dropped(1);
+        if state.is_lost {
+            return Pushed::refused([delivery].into_iter());
+        }
+        if !is_reliable && state.connection.is_none() {
+            // Not kept for a session that is away (MQTT 5, 4.1 leaves it open).
+            return Pushed::default();
         }
         let weight = delivery.message.size() + OVERHEAD;
         let mut dropped = 0;
         if state.bytes + weight > self.bytes_max {
             if !is_reliable {
-                return Pushed::Dropped(1);
+                return Pushed::dropped(1);
             }
             dropped = state.drop_unreliable();
         }
         let is_full = state.bytes + weight > self.bytes_max;
-        if is_full && state.connection.is_none() {
+        // As much again: the burst that has filled it goes on while the client is told.
+        if state.connection.is_none() && state.bytes + weight > 2 * self.bytes_max {
             state.is_lost = true;
-            return Pushed::Lost(state.clear().len() + 1);
+            return Pushed::refused(state.clear().chain([delivery]));
         }
-        // Even where it is one too many, so that nothing is missing from what the session keeps.
         state.push(delivery, weight);
         let connection = match is_full {
             true => state.connection.take(),
@@ -137,19 +172,21 @@ impl Mailbox {
                 false => connection.outbox.wake(),
             }
         }
-        Pushed::Dropped(dropped)
+        Pushed::dropped(dropped)
     }
 
-    /// Puts a retained message in; its bytes are the retained store's, so that only the entry counts. Ask
-    /// [`Mailbox::is_full`] before each subscription.
+    /// Puts a retained message in. Its bytes are the retained store's, and there may be many of them at once: they count
+    /// only against further subscriptions, by [`Mailbox::is_full`].
     pub(crate) fn push_retained(&self, delivery: Delivery) {
         let mut state = self.state.lock();
-        state.push(delivery, OVERHEAD);
+        state.retained += 1;
+        state.push(delivery, 0);
     }
 
     /// Whether no more should be asked for.
     pub(crate) fn is_full(&self) -> bool {
-        self.state.lock().bytes >= self.bytes_max
+        let state = self.state.lock();
+        state.bytes + state.retained * OVERHEAD >= self.bytes_max
     }
 
     /// Takes the oldest.
@@ -158,6 +195,7 @@ impl Mailbox {
         let Waiting { delivery, weight } = state.queue.pop_front()?;
         state.bytes -= weight;
         state.unreliable -= usize::from(delivery.qos == Qos::AtMostOnce);
+        state.retained -= usize::from(weight == 0);
         if state.queue.is_empty() {
             // A burst's memory goes back.
             state.queue = VecDeque::new();
@@ -169,9 +207,13 @@ impl Mailbox {
         self.state.lock().queue.is_empty()
     }
 
-    /// The session has a connection again.
-    pub(crate) fn connect(&self, connection: Arc<Handle>) {
-        self.state.lock().connection = Some(connection);
+    /// The session has a connection again; `false`: it is lost.
+    pub(crate) fn connect(&self, connection: Arc<Handle>) -> bool {
+        let mut state = self.state.lock();
+        if !state.is_lost {
+            state.connection = Some(connection);
+        }
+        !state.is_lost
     }
 
     /// The session's connection has ended: what comes now is kept, without QoS 0.
@@ -196,6 +238,6 @@ impl Mailbox {
         let mut state = self.state.lock();
         state.is_lost = true;
         state.connection = None;
-        state.clear().into_iter().map(|waiting| waiting.delivery)
+        state.clear()
     }
 }

@@ -1,7 +1,6 @@
 //! What is kept for those who subscribe later (MQTT 3.3.1.3): the last retained message of each topic.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -35,8 +34,15 @@ pub(crate) struct Retained {
     messages: Tree<Arc<Message>>,
     /// When the messages that expire do so, and which they are.
     expiries: BTreeSet<(u64, ByteString)>,
-    /// Messages below each `dev/{uid}/`.
-    per_user: HashMap<Box<str>, usize>,
+    /// What is below each `dev/{uid}/`.
+    per_user: HashMap<Box<str>, Share>,
+    bytes: usize,
+}
+
+/// What one user's topics take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Share {
+    messages: usize,
     bytes: usize,
 }
 
@@ -72,20 +78,18 @@ impl Retained {
         self.messages.get(topic)
     }
 
-    /// Visits the messages whose topics the filter matches, until told to stop.
+    /// Visits the messages whose topics the filter matches. Returns how many nodes of the tree had to be looked at.
     pub(crate) fn for_each_below(
         &self,
         filter: &str,
         now_ms: u64,
-        mut visit: impl FnMut(&Arc<Message>) -> ControlFlow<()>,
-    ) {
+        mut visit: impl FnMut(&Arc<Message>),
+    ) -> u32 {
         self.messages.for_each_below(filter, |message| {
-            if message.is_expired(now_ms) {
-                ControlFlow::Continue(())
-            } else {
-                visit(message)
+            if !message.is_expired(now_ms) {
+                visit(message);
             }
-        });
+        })
     }
 
     /// Drops what has expired; costs nothing for what has not.
@@ -112,9 +116,18 @@ impl Retained {
         let old = self.get(&message.topic);
         let old_bytes = old.map_or(0, |old| weight(old));
         let new_bytes = weight(message);
+        let owner = policy::owner(&message.topic);
+        let share = owner.and_then(|owner| self.per_user.get(owner).copied());
+        let share = share.unwrap_or_default();
         // What is there may be past a bound that the operator has lowered; it can be replaced and shrink all the same.
-        if new_bytes > old_bytes && self.bytes - old_bytes + new_bytes > self.options.bytes_max {
-            return Err(Full::Bytes);
+        if new_bytes > old_bytes {
+            let grown = new_bytes - old_bytes;
+            if self.bytes + grown > self.options.bytes_max {
+                return Err(Full::Bytes);
+            }
+            if owner.is_some() && share.bytes + grown > self.options.bytes_per_user_max {
+                return Err(Full::User);
+            }
         }
         if old.is_some() {
             return Ok(());
@@ -122,9 +135,7 @@ impl Retained {
         if self.len() >= self.options.messages_max {
             return Err(Full::Messages);
         }
-        let owner = policy::owner(&message.topic);
-        let of_user = owner.map(|owner| self.per_user.get(owner).copied().unwrap_or(0));
-        if of_user.is_some_and(|count| count >= self.options.per_user_max) {
+        if owner.is_some() && share.messages >= self.options.per_user_max {
             return Err(Full::User);
         }
         Ok(())
@@ -137,7 +148,9 @@ impl Retained {
             self.expiries.insert(expiry);
         }
         if let Some(owner) = policy::owner(&message.topic) {
-            *self.per_user.entry(owner.into()).or_default() += 1;
+            let share = self.per_user.entry(owner.into()).or_default();
+            share.messages += 1;
+            share.bytes += weight(&message);
         }
         let topic = message.topic.clone();
         self.messages.get_or_insert_with(&topic, || message);
@@ -155,9 +168,10 @@ impl Retained {
         let Some(owner) = policy::owner(topic) else {
             return;
         };
-        if let Some(count) = self.per_user.get_mut(owner) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(share) = self.per_user.get_mut(owner) {
+            share.messages -= 1;
+            share.bytes -= weight(&message);
+            if share.messages == 0 {
                 self.per_user.remove(owner);
             }
         }
@@ -185,6 +199,7 @@ mod tests {
         messages_max: 5,
         bytes_max: 4000,
         per_user_max: 2,
+        bytes_per_user_max: 3000,
     };
 
     fn message(topic: &str, payload_len: usize, expires_at_ms: u64) -> Arc<Message> {
@@ -201,10 +216,7 @@ mod tests {
 
     fn below(retained: &Retained, filter: &str, now_ms: u64) -> Vec<Arc<Message>> {
         let mut found = Vec::new();
-        retained.for_each_below(filter, now_ms, |message| {
-            found.push(message.clone());
-            ControlFlow::Continue(())
-        });
+        retained.for_each_below(filter, now_ms, |message| found.push(message.clone()));
         found.sort_by(|a, b| a.topic.cmp(&b.topic));
         found
     }

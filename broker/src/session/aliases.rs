@@ -26,11 +26,13 @@ impl ClientAliases {
         }
     }
 
-    /// Sets an alias to a topic, or puts the topic that it stands for into an empty one.
+    /// Sets an alias to a topic, or puts the topic that it stands for into an empty one. Only usable topics are kept: the
+    /// others are refused anyway.
     pub(super) fn resolve(
         &mut self,
         alias: NonZeroU16,
         topic: &mut ByteString,
+        is_usable: bool,
     ) -> Result<(), Closed> {
         // [MQTT-3.3.2-9]
         let invalid = Closed::Unsupported(ReasonCode::TopicAliasInvalid);
@@ -39,7 +41,7 @@ impl ClientAliases {
         }
         if topic.is_empty() {
             *topic = self.topics.get(&alias).ok_or(invalid)?.clone();
-        } else {
+        } else if is_usable {
             // Copied: a slice would keep the whole read buffer alive.
             self.topics.insert(alias, String::from(&**topic).into());
         }

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use super::*;
 use crate::codec::RetainHandling;
-use crate::plain::exchange::{SubscriptionOptions, client, now_ms};
+use crate::plain::exchange::{SubscriptionOptions, now_ms};
 use crate::plain::mailbox::Delivery;
 use crate::plain::message::Message;
+
+/// Topics that can be looked at for retained messages at the cost of a publish.
+const NODES_PER_PUBLISH: u32 = 64;
 
 /// A session's subscriptions to plain topics, and what waits for it there.
 #[derive(Debug)]
@@ -35,13 +38,9 @@ impl Plain {
 
 impl Session {
     /// The way up: routes a publish to whoever subscribes, and keeps it if it is to be retained.
-    pub(super) fn publish_plain(
-        &mut self,
-        publish: Publish,
-        to_bridge: &mut Vec<FromEdge>,
-    ) -> Result<(), Closed> {
+    pub(super) fn publish_plain(&mut self, publish: Publish) -> Result<(), Closed> {
         let policy = &self.exchange.policy;
-        if !policy.may_publish(client(&self.handle), &publish.topic) {
+        if !policy.may_publish(self.handle.client(), &publish.topic) {
             return self.refuse(&publish, ReasonCode::NotAuthorized);
         }
         self.publishing.check_unreleased(&publish)?;
@@ -54,16 +53,28 @@ impl Session {
         ));
         // "Stored" is what an acknowledgement of a retained message says.
         let is_withheld = message.retain && publish.qos != Qos::AtMostOnce;
+        let is_routed = self.publishing.take_routed(&publish);
         let token = match is_withheld {
-            true => self.publishing.withhold(&publish, None)?,
+            true => self.publishing.withhold(&publish)?,
             false => NO_ANSWER,
         };
         let exchange = self.exchange.clone();
-        let reason = match exchange.accept(&message, token, &self.handle, to_bridge) {
+        let accepted = match is_routed {
+            // [MQTT-4.3.3-10] It comes again only because it was not acknowledged.
+            true => exchange
+                .retain_and_store(&message, token, &self.handle)
+                .map(|()| 1),
+            false => exchange.accept(&message, token, &self.handle),
+        };
+        let reason = match accepted {
             Ok(_) if is_withheld => return Ok(()),
             Ok(0) => ReasonCode::NoMatchingSubscribers,
             Ok(_) => ReasonCode::Success,
-            Err(_) => ReasonCode::QuotaExceeded,
+            Err(full) => {
+                debug!(topic = &*publish.topic, %full, "publish refused");
+                exchange.stats.publish_refused();
+                ReasonCode::QuotaExceeded
+            }
         };
         if is_withheld {
             self.publishing.end(token, reason);
@@ -81,7 +92,7 @@ impl Session {
             correlation_data,
         } = reply_to;
         let policy = &self.exchange.policy;
-        let may_use = |topic: &ByteString| policy.may_publish(client(&self.handle), topic);
+        let may_use = |topic: &ByteString| policy.may_publish(self.handle.client(), topic);
         match response_topic.filter(may_use) {
             Some(topic) => {
                 let payload = payload.in_format(format).clone();
@@ -103,7 +114,7 @@ impl Session {
     ) -> Result<Qos, ReasonCode> {
         let exchange = self.exchange.clone();
         let who = self.handle.clone();
-        let client = client(&who);
+        let client = who.client();
         if !exchange.policy.may_subscribe(client, filter.topics()) {
             return Err(match exchange.policy.is_denied(client, filter.topics()) {
                 // What the operator has against it is nobody's business.
@@ -135,7 +146,8 @@ impl Session {
         };
         // A shared subscription gets none (MQTT 5, 4.8.2).
         if wants_retained && filter.share().is_none() {
-            exchange.send_retained(&filter, client, &plain.mailbox, options);
+            let visited = exchange.send_retained(&filter, client, &plain.mailbox, options);
+            self.cost = self.cost.saturating_add(visited / NODES_PER_PUBLISH);
         }
         if !is_known {
             plain.filters.push(filter);
@@ -206,12 +218,12 @@ impl Session {
     ) -> bool {
         let message = &delivery.message;
         let now = now_ms();
-        // [MQTT-3.3.2-5]
-        if message.is_expired(now) {
+        // [MQTT-3.3.2-5] What was begun is brought to its end [MQTT-4.3.3-7].
+        if !dup && message.is_expired(now) {
             return false;
         }
         let policy = &self.exchange.policy;
-        if !policy.may_receive(client(&self.handle), &message.topic) {
+        if !policy.may_receive(self.handle.client(), &message.topic) {
             return false;
         }
         let alias = self.server_aliases.alias(&message.topic);

@@ -16,23 +16,39 @@ use crate::registry::Handle;
 /// Token of an uplink whose answer nobody waits for.
 pub(crate) const NO_ANSWER: u32 = 0;
 
+/// Set in every token.
+const TOKEN_BIT: u32 = 1 << 31;
+/// MQTT 3.1.1 has no Receive Maximum that clients could know: so many packet ids may be between PUBREC and PUBREL there,
+/// far more than a client has use for.
+const UNRELEASED_MAX: usize = 4096;
+
 /// Publishes in flight. Tokens are consecutive, so that an answer finds its entry by subtraction.
 #[derive(Debug)]
 pub(super) struct Publishing {
     in_flight: VecDeque<InFlight>,
-    /// Token of the front entry.
-    first_token: u32,
+    /// Number of the front entry, of which its token is made.
+    first: u32,
     in_flight_max: usize,
-    /// QoS 2 packet ids between PUBREC and PUBREL.
-    unreleased: HashSet<NonZeroU16>,
-    /// How many they may be.
+    received: Received,
+    /// How many unreleased ones they may be.
     unreleased_max: usize,
+}
+
+/// Packet ids of QoS 2 that the session knows; they outlive its connection.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    /// Between PUBREC and PUBREL.
+    unreleased: HashSet<NonZeroU16>,
+    /// Routed on a plain topic; the connection ended before the PUBREC. They come again, to be stored and acknowledged.
+    routed: HashSet<NonZeroU16>,
 }
 
 #[derive(Debug)]
 struct InFlight {
     qos: Qos,
     packet_id: Option<NonZeroU16>,
+    /// On a plain topic, rather than a command.
+    is_plain: bool,
     /// How the publisher wants to be answered.
     reply_to: Option<Box<ReplyTo>>,
     /// Set once answered; it waits for the ones before it [MQTT-4.6.0-2, MQTT-4.6.0-3].
@@ -70,20 +86,15 @@ impl ReplyTo {
 }
 
 impl Publishing {
-    /// MQTT 3.1.1 has no Receive Maximum: there only the number of packet ids bounds the unreleased ones. Those of an
-    /// earlier connection of the session are still known [MQTT-4.3.3-10].
-    pub(super) fn new(
-        in_flight_max: usize,
-        version: Version,
-        unreleased: HashSet<NonZeroU16>,
-    ) -> Self {
+    /// Packet ids of an earlier connection of the session are still known [MQTT-4.3.3-10].
+    pub(super) fn new(in_flight_max: usize, version: Version, received: Received) -> Self {
         Publishing {
             in_flight: VecDeque::new(),
-            first_token: NO_ANSWER + 1,
+            first: 0,
             in_flight_max,
-            unreleased,
+            received,
             unreleased_max: match version {
-                Version::V4 => usize::from(u16::MAX),
+                Version::V4 => UNRELEASED_MAX.max(in_flight_max),
                 Version::V5 => in_flight_max,
             },
         }
@@ -99,8 +110,23 @@ impl Publishing {
     }
 
     /// What outlives the connection.
-    pub(super) fn into_unreleased(self) -> HashSet<NonZeroU16> {
-        self.unreleased
+    pub(super) fn into_received(self) -> Received {
+        let mut received = self.received;
+        let unanswered = self.in_flight.into_iter().filter(|entry| {
+            entry.is_plain && entry.qos == Qos::ExactlyOnce && entry.outcome.is_none()
+        });
+        received
+            .routed
+            .extend(unanswered.filter_map(|entry| entry.packet_id));
+        received
+    }
+
+    /// Whether a plain publish was routed before the session's last connection ended; only its acknowledgement is missing.
+    pub(super) fn take_routed(&mut self, publish: &Publish) -> bool {
+        let packet_id = publish
+            .packet_id
+            .filter(|_| publish.qos == Qos::ExactlyOnce);
+        packet_id.is_some_and(|packet_id| self.received.routed.remove(&packet_id))
     }
 
     /// Hands a command to the bridge; its acknowledgement is withheld until [`Publishing::end`].
@@ -111,31 +137,34 @@ impl Publishing {
         publish: Publish,
         to_bridge: &mut Vec<FromEdge>,
     ) -> Result<(), Closed> {
-        let token = self.withhold(&publish, ReplyTo::of(&publish, format))?;
-        to_bridge.push(uplink(handle, token, format, publish.payload));
+        self.check_unreleased(&publish)?;
+        let token = self.admit(&publish, false, ReplyTo::of(&publish, format), None);
+        let payload = match publish.properties {
+            None => publish.payload,
+            // Only its own size is counted: the properties beside it would stay in memory with it.
+            Some(_) => Bytes::copy_from_slice(&publish.payload),
+        };
+        to_bridge.push(uplink(handle, token, format, payload));
         Ok(())
     }
 
-    /// Admits a publish whose acknowledgement is withheld until [`Publishing::end`]; returns its token.
-    pub(super) fn withhold(
-        &mut self,
-        publish: &Publish,
-        reply_to: Option<Box<ReplyTo>>,
-    ) -> Result<u32, Closed> {
+    /// Admits a plain publish whose acknowledgement is withheld until [`Publishing::end`]; returns its token.
+    pub(super) fn withhold(&mut self, publish: &Publish) -> Result<u32, Closed> {
         self.check_unreleased(publish)?;
-        Ok(self.admit(publish, reply_to, None))
+        Ok(self.admit(publish, true, None, None))
     }
 
     /// Admits a publish whose outcome is known.
     pub(super) fn answer(&mut self, publish: &Publish, reason: ReasonCode) -> Result<(), Closed> {
         self.check_unreleased(publish)?;
-        self.admit(publish, None, Some(reason));
+        self.admit(publish, true, None, Some(reason));
         Ok(())
     }
 
     /// [MQTT-3.3.4-9] To be asked before a publish has any effect.
     pub(super) fn check_unreleased(&self, publish: &Publish) -> Result<(), Closed> {
-        if publish.qos == Qos::ExactlyOnce && self.unreleased.len() >= self.unreleased_max {
+        if publish.qos == Qos::ExactlyOnce && self.received.unreleased.len() >= self.unreleased_max
+        {
             return Err(Closed::ReceiveMaximumExceeded);
         }
         Ok(())
@@ -150,10 +179,11 @@ impl Publishing {
         else {
             return false;
         };
-        if self.unreleased.contains(&packet_id) {
+        if self.received.unreleased.contains(&packet_id) {
             self.in_flight.push_back(InFlight {
                 qos: Qos::ExactlyOnce,
                 packet_id: Some(packet_id),
+                is_plain: true,
                 reply_to: None,
                 outcome: Some(ReasonCode::Success),
             });
@@ -167,15 +197,15 @@ impl Publishing {
     fn admit(
         &mut self,
         publish: &Publish,
+        is_plain: bool,
         reply_to: Option<Box<ReplyTo>>,
         outcome: Option<ReasonCode>,
     ) -> u32 {
-        let token = self
-            .first_token
-            .wrapping_add(u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX));
+        let token = token_at(self.first, self.in_flight.len());
         self.in_flight.push_back(InFlight {
             qos: publish.qos,
             packet_id: publish.packet_id,
+            is_plain,
             reply_to,
             outcome,
         });
@@ -185,7 +215,7 @@ impl Publishing {
     /// Ends a publish with the bridge's answer; returns how its reply should be sent, or `None` for a token that is
     /// not in flight.
     pub(super) fn end(&mut self, token: u32, reason: ReasonCode) -> Option<Option<Box<ReplyTo>>> {
-        let index = token.wrapping_sub(self.first_token) as usize;
+        let index = (token.wrapping_sub(self.first) & !TOKEN_BIT) as usize;
         let entry = self.in_flight.get_mut(index)?;
         entry.outcome = Some(reason);
         Some(entry.reply_to.take())
@@ -197,7 +227,7 @@ impl Publishing {
             let Some(InFlight { qos, packet_id, .. }) = self.in_flight.pop_front() else {
                 return;
             };
-            self.first_token = self.first_token.wrapping_add(1);
+            self.first = self.first.wrapping_add(1);
             let Some(packet_id) = packet_id else {
                 continue;
             };
@@ -209,7 +239,7 @@ impl Publishing {
             if qos == Qos::ExactlyOnce {
                 encode_ack(AckKind::PubRec, version, out, packet_id, reason);
                 if !reason.is_error() {
-                    self.unreleased.insert(packet_id);
+                    self.received.unreleased.insert(packet_id);
                 }
             } else {
                 encode_ack(AckKind::PubAck, version, out, packet_id, reason);
@@ -223,12 +253,18 @@ impl Publishing {
 
     /// Takes a PUBREL; returns the PUBCOMP's reason.
     pub(super) fn release(&mut self, packet_id: NonZeroU16) -> ReasonCode {
-        if self.unreleased.remove(&packet_id) {
+        if self.received.unreleased.remove(&packet_id) {
             ReasonCode::Success
         } else {
             ReasonCode::PacketIdentifierNotFound
         }
     }
+}
+
+/// The token of a publish, `index` behind the front. Never [`NO_ANSWER`], however many there were before.
+fn token_at(first: u32, index: usize) -> u32 {
+    let index = u32::try_from(index).unwrap_or(u32::MAX);
+    first.wrapping_add(index) | TOKEN_BIT
 }
 
 /// A publish as the bridge sees it.

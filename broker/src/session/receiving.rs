@@ -18,6 +18,11 @@ pub(super) struct Receiving {
     /// How many at the end of `in_flight` the client has to be sent again: it has a new connection.
     unsent: usize,
     window: usize,
+    /// Of the plain messages in flight: what they are, and how many may be before nothing new is sent.
+    bytes: usize,
+    bytes_max: usize,
+    /// How many in flight are of chats.
+    chats: usize,
     last_packet_id: u16,
     /// Packet ids of an earlier connection are in flight, so that the next one may be among them.
     is_resumed: bool,
@@ -36,7 +41,7 @@ struct InFlight {
 enum What {
     Chat(Position),
     Plain(Delivery),
-    /// QoS 2, and the client has said that it has the message.
+    /// The client has said that it has the message.
     Received,
 }
 
@@ -57,18 +62,14 @@ pub(super) enum Again {
 }
 
 impl Receiving {
-    pub(super) fn new(window: usize) -> Self {
-        Receiving {
-            window,
-            ..Self::default()
-        }
-    }
-
-    /// Goes on with another connection. Chat is not sent again from here: it is caught up from the database.
-    pub(super) fn resume(&mut self, window: usize) {
+    /// Goes on with a connection, the session's first or another. Chat is not sent again from here: it is caught up from
+    /// the database.
+    pub(super) fn resume(&mut self, window: usize, bytes_max: usize) {
         self.window = window;
+        self.bytes_max = bytes_max;
         self.in_flight
             .retain(|entry| !matches!(entry.what, What::Chat(_)) && entry.stage != Stage::Done);
+        self.chats = 0;
         self.unsent = self.in_flight.len();
         self.is_resumed = self.unsent > 0;
     }
@@ -89,11 +90,12 @@ impl Receiving {
 
     /// Whether something new may be sent.
     pub(super) fn has_room(&self) -> bool {
-        self.unsent == 0 && self.in_flight.len() < self.window
+        self.unsent == 0 && self.in_flight.len() < self.window && self.bytes < self.bytes_max
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.is_empty()
+    /// Whether every message of a chat that was sent is acknowledged.
+    pub(super) fn is_without_chat(&self) -> bool {
+        self.chats == 0
     }
 
     /// 1, 2, 3 … 65,535, 1 …; the window is far smaller, so that an id is free again when its turn comes, except where
@@ -110,11 +112,13 @@ impl Receiving {
 
     /// Notes that a packet id stands for a message of a chat.
     pub(super) fn sent_chat(&mut self, packet_id: NonZeroU16, position: Position) {
+        self.chats += 1;
         self.sent(packet_id, What::Chat(position));
     }
 
     /// Notes that a packet id stands for a plain message.
     pub(super) fn sent_plain(&mut self, packet_id: NonZeroU16, delivery: Delivery) {
+        self.bytes += delivery.message.size();
         self.sent(packet_id, What::Plain(delivery));
     }
 
@@ -136,15 +140,15 @@ impl Receiving {
         let Some(entry) = self.find(packet_id) else {
             return;
         };
-        let is_qos1 = match &entry.what {
-            What::Chat(_) => true,
-            What::Plain(delivery) => delivery.qos == Qos::AtLeastOnce,
-            What::Received => false,
-        };
-        if is_qos1 {
-            entry.stage = Stage::Done;
-            self.settle();
+        match &entry.what {
+            What::Chat(_) => entry.stage = Stage::Done,
+            What::Plain(delivery) if delivery.qos == Qos::AtLeastOnce => {
+                entry.stage = Stage::Done;
+                self.let_go(packet_id);
+            }
+            What::Plain(_) | What::Received => return,
         }
+        self.settle();
     }
 
     /// Takes a PUBREC; tells whether its packet id is one of a QoS 2 delivery. With `is_refused` the client does not
@@ -161,21 +165,21 @@ impl Receiving {
         if !is_qos2 {
             return false;
         }
-        // The message itself is no longer needed.
-        entry.what = What::Received;
         entry.stage = if is_refused {
             Stage::Done
         } else {
             Stage::Released
         };
+        self.let_go(packet_id);
         self.settle();
         true
     }
 
-    /// What has to be sent again can't be: it has expired, or the user may no longer see it.
+    /// What has to be sent again can't be: the user may no longer see it, or it is too large.
     pub(super) fn give_up(&mut self, packet_id: NonZeroU16) {
         if let Some(entry) = self.find(packet_id) {
             entry.stage = Stage::Done;
+            self.let_go(packet_id);
             self.settle();
         }
     }
@@ -190,21 +194,37 @@ impl Receiving {
         }
     }
 
-    /// Takes what is done from the front, and notes how far the client has come.
+    /// The message itself is no longer needed.
+    fn let_go(&mut self, packet_id: NonZeroU16) {
+        if let Some(entry) = self.find(packet_id)
+            && let What::Plain(delivery) = std::mem::replace(&mut entry.what, What::Received)
+        {
+            self.bytes -= delivery.message.size();
+        }
+    }
+
+    /// Notes how far the client has come in chats, which is not held up by plain messages, and takes what is done from
+    /// the front.
     fn settle(&mut self) {
+        for index in 0..self.in_flight.len() {
+            let entry = &mut self.in_flight[index];
+            let What::Chat(position) = entry.what else {
+                continue;
+            };
+            if entry.stage != Stage::Done {
+                break;
+            }
+            entry.what = What::Received;
+            self.chats -= 1;
+            self.note(position);
+        }
         while let Some(front) = self.in_flight.front() {
             if front.stage != Stage::Done {
                 return;
             }
             // Acknowledged without having been sent again: an answer to the earlier connection, said late.
             self.unsent = self.unsent.min(self.in_flight.len() - 1);
-            if let Some(InFlight {
-                what: What::Chat(position),
-                ..
-            }) = self.in_flight.pop_front()
-            {
-                self.note(position);
-            }
+            self.in_flight.pop_front();
         }
         self.in_flight = VecDeque::new();
         self.is_resumed = false;

@@ -1,5 +1,7 @@
 //! Sessions without sockets, for tests and fuzzing: what comes out for what goes in.
 
+use schema::link::Retain;
+
 use super::*;
 use crate::codec::decode;
 use crate::outbox::Outbox;
@@ -14,15 +16,34 @@ pub(crate) struct Rig {
     pub(crate) options: Options,
     pub(crate) exchange: Arc<Exchange>,
     registry: Registry,
+    /// What the bridge is told apart from the sessions' own items.
+    uplinks: Arc<Uplinks>,
 }
 
 impl Rig {
     pub(crate) fn new(options: Options, rules: Rules) -> Self {
+        let uplinks = Arc::new(Uplinks::new(Arc::default()));
         Rig {
-            exchange: Arc::new(Exchange::new(&options, rules, Arc::new(Stats::default()))),
-            registry: Registry::new(Arc::new(Uplinks::new(Arc::default()))),
+            exchange: Arc::new(Exchange::new(
+                &options,
+                rules,
+                uplinks.clone(),
+                Arc::new(Stats::default()),
+            )),
+            registry: Registry::new(uplinks.clone()),
+            uplinks,
             options,
         }
+    }
+
+    /// The retained messages that the bridge has been given to store since the last call.
+    pub(crate) fn retains(&self) -> Vec<Retain> {
+        let items = self.uplinks.take().into_iter();
+        let retains = items.filter_map(|one| match one.item {
+            Some(from_edge::Item::Retain(retain)) => Some(retain),
+            _ => None,
+        });
+        retains.collect()
     }
 
     /// A new connection of a device, which goes on with `lasting`.
@@ -41,7 +62,7 @@ impl Rig {
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             door: Door::Mqtt,
         };
-        let outbox = Outbox::new(self.options.session_queue);
+        let outbox = Outbox::new(self.options.session_queue, false);
         let (handle, _) = self.registry.add(who, outbox);
         let mut to_bridge = Vec::new();
         let mut session = Session::new(

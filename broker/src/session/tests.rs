@@ -10,19 +10,22 @@ use crate::codec::{Ack, ConnectProperties, RetainHandling, SubscribeFilter};
 use crate::plain::policy::Rules;
 
 /// A session of alice, alone in the world.
-struct Alice(Client);
+struct Alice {
+    client: Client,
+    rig: Rig,
+}
 
 impl std::ops::Deref for Alice {
     type Target = Client;
 
     fn deref(&self) -> &Client {
-        &self.0
+        &self.client
     }
 }
 
 impl std::ops::DerefMut for Alice {
     fn deref_mut(&mut self) -> &mut Client {
-        &mut self.0
+        &mut self.client
     }
 }
 
@@ -38,7 +41,9 @@ fn rig() -> Rig {
 
 impl Alice {
     fn new(version: Version) -> Self {
-        Alice(rig().connect("alice", connect(version), None))
+        let rig = rig();
+        let client = rig.connect("alice", connect(version), None);
+        Alice { client, rig }
     }
 
     fn subscribe(&mut self, filter: &str, qos: Qos) -> ReasonCode {
@@ -70,7 +75,7 @@ impl Alice {
     }
 
     fn answer(&mut self, token: u32, reason: ReasonCode) {
-        self.0.answer(token, reason).unwrap();
+        self.client.answer(token, reason).unwrap();
     }
 
     /// A live message of conversation 1.
@@ -515,10 +520,7 @@ fn retained_messages_are_stored_before_they_are_acknowledged() {
     let keep = retained("dev/alice/lamp".into(), 9);
     alice.send(Packet::Publish(keep)).unwrap();
     assert!(alice.packets().is_empty());
-    let Some(from_edge::Item::Retain(retain)) = alice.to_bridge.pop().and_then(|one| one.item)
-    else {
-        panic!("the bridge was not asked");
-    };
+    let retain = alice.rig.retains().pop().expect("the bridge is asked");
     alice.answer(retain.token, ReasonCode::Success);
     assert_eq!(acks(&alice.packets()), [9]);
 
@@ -537,10 +539,7 @@ fn retained_messages_are_stored_before_they_are_acknowledged() {
         alice
             .send(Packet::Publish(retained(topic, packet_id)))
             .unwrap();
-        while let Some(FromEdge {
-            item: Some(from_edge::Item::Retain(retain)),
-        }) = alice.to_bridge.pop()
-        {
+        for retain in alice.rig.retains() {
             alice.answer(retain.token, ReasonCode::Success);
         }
         for packet in alice.packets() {
@@ -659,4 +658,143 @@ fn device_of_alice(rig: &Rig, device: &str) -> Client {
         ..connect(Version::V5)
     };
     rig.connect("alice", hello, None)
+}
+
+/// A reply may fill the very mailbox of the session that asked.
+#[test]
+fn a_reply_to_oneself_does_not_hang() {
+    let rig = rig();
+    let properties = ConnectProperties {
+        receive_maximum: NonZeroU16::new(1),
+        ..Default::default()
+    };
+    let hello = Connect {
+        properties: Some(Box::new(properties)),
+        ..connect(Version::V5)
+    };
+    let mut alice = rig.connect("alice", hello, None);
+    let all = SubscribeFilter::new("dev/alice/#", Qos::AtLeastOnce);
+    subscribe(&mut alice, all, None);
+    let full = (1..=3).map(|packet_id| publish("dev/alice/x", Qos::AtLeastOnce, packet_id));
+    for publish in full {
+        alice.send(Packet::Publish(publish)).unwrap();
+    }
+    let command = Publish {
+        properties: Some(Box::new(PublishProperties {
+            response_topic: Some("dev/alice/reply".into()),
+            correlation_data: Some(Bytes::from(vec![0; 600])),
+            ..Default::default()
+        })),
+        ..publish("im/alice/up", Qos::AtLeastOnce, 9)
+    };
+    alice.send(Packet::Publish(command)).unwrap();
+    let token = alice.to_bridge.iter().find_map(|one| match &one.item {
+        Some(from_edge::Item::Uplink(uplink)) => Some(uplink.token),
+        _ => None,
+    });
+    alice.handle.outbox.answer(Answer {
+        token: token.unwrap(),
+        reason: ReasonCode::Success,
+        reply: Arc::new(Payload::new(&[0; 600])),
+    });
+    let outcome = alice.look().and_then(|()| alice.look());
+    assert_eq!(outcome, Err(Closed::QueueFull));
+}
+
+/// What is sent and not acknowledged counts like what waits.
+#[test]
+fn unacknowledged_messages_are_bounded_in_bytes() {
+    let rig = Rig::new(
+        Options {
+            session_queue: 10_000,
+            ..Options::for_tests()
+        },
+        Rules::default(),
+    );
+    let mut alice = rig.connect("alice", connect(Version::V5), None);
+    let all = SubscribeFilter::new("dev/alice/#", Qos::AtLeastOnce);
+    subscribe(&mut alice, all, None);
+    for packet_id in 1..=4 {
+        let large = Publish {
+            payload: Bytes::from(vec![0; 4000]),
+            ..publish("dev/alice/x", Qos::AtLeastOnce, packet_id)
+        };
+        alice.send(Packet::Publish(large)).unwrap();
+    }
+    let first = publishes(&mut alice);
+    assert_eq!(
+        first.len(),
+        3,
+        "up to the bound, and the one that reaches it"
+    );
+    let ack = Ack::success(first[0].packet_id.unwrap());
+    alice.send(Packet::PubAck(ack)).unwrap();
+    assert_eq!(publishes(&mut alice).len(), 1);
+}
+
+/// [MQTT-3.14.4-3] Only a normal DISCONNECT takes the will back, and it is published once.
+#[test]
+fn a_will_is_published_unless_it_is_taken_back() {
+    for (reason, expected) in [
+        (ReasonCode::Success, 0),
+        (ReasonCode::DisconnectWithWill, 1),
+        (ReasonCode::ProtocolError, 1),
+    ] {
+        let rig = rig();
+        let mut watcher = device_of_alice(&rig, "watcher");
+        subscribe(
+            &mut watcher,
+            SubscribeFilter::new("dev/alice/#", Qos::AtMostOnce),
+            None,
+        );
+        let will = Will {
+            qos: Qos::AtMostOnce,
+            retain: false,
+            topic: "dev/alice/gone".into(),
+            payload: Bytes::from_static(b"gone"),
+            properties: None,
+        };
+        let hello = Connect {
+            will: Some(will),
+            ..connect(Version::V5)
+        };
+        let mut alice = rig.connect("alice", hello, None);
+        let reason = alice.send(Packet::Disconnect(Disconnect::new(reason)));
+        alice.leave(reason.unwrap_err());
+        assert_eq!(publishes(&mut watcher).len(), expected);
+    }
+}
+
+/// [MQTT-4.3.3-10] A QoS 2 publish that was routed before its connection ended is not routed again when it comes back,
+/// only stored and acknowledged.
+#[test]
+fn a_routed_qos_2_publish_is_not_routed_again() {
+    let rig = rig();
+    let mut watcher = device_of_alice(&rig, "watcher");
+    subscribe(
+        &mut watcher,
+        SubscribeFilter::new("dev/alice/#", Qos::AtMostOnce),
+        None,
+    );
+    let kept = || Connect {
+        clean_start: false,
+        ..connect(Version::V4)
+    };
+    let keep = || {
+        Packet::Publish(Publish {
+            retain: true,
+            ..publish("dev/alice/lamp", Qos::ExactlyOnce, 7)
+        })
+    };
+    let mut lamp = rig.connect("alice", kept(), None);
+    lamp.send(keep()).unwrap();
+    assert_eq!((publishes(&mut watcher).len(), rig.retains().len()), (1, 1));
+    let lasting = lamp.leave(Closed::Lost);
+    let mut lamp = rig.connect("alice", kept(), lasting);
+    lamp.send(keep()).unwrap();
+    assert_eq!(publishes(&mut watcher), []);
+    let retain = rig.retains().pop().unwrap();
+    assert!(lamp.packets().is_empty());
+    lamp.answer(retain.token, ReasonCode::Success).unwrap();
+    assert_eq!(acks(&lamp.packets()), [7]);
 }

@@ -154,7 +154,7 @@ fn connect_packet() -> BytesMut {
         client_id: "browser".into(),
         keep_alive: 0,
         clean_start: true,
-        username: None,
+        username: Some("alice".into()),
         password: None,
         will: None,
         properties: None,
