@@ -30,7 +30,7 @@ use super::sync;
 use crate::clock;
 use crate::code::Code;
 use crate::store;
-use crate::store::{answers, retained};
+use crate::store::{answers, devices, retained};
 
 /// Commands executed in one transaction.
 const BATCH_MAX: usize = 512;
@@ -330,6 +330,15 @@ impl Pipeline {
         }
         if let Err(error) = retained::forget_expired(db, clock::millis(now)).await {
             warn!(error = %store::chain(&error), "old retained messages could not be dropped");
+        }
+        // So that a device which is connected for weeks does not pass for the one that was away longest after a crash.
+        let connected = self.presence.devices();
+        let devices: Vec<_> = connected
+            .iter()
+            .map(|(uid, device)| (uid, &**device))
+            .collect();
+        if let Err(error) = devices::touch(db, &devices, clock::millis(now)).await {
+            warn!(error = %store::chain(&error), "connected devices could not be noted");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Who is connected, and whose connection has ended without the database knowing it yet.
 //!
 //! The edge says both, once and in order. Like cursors, ends are written a little later than they come; a crash takes
-//! some of them.
+//! those of the last second, and of devices that were connected then. So it is noted every hour that those are here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,6 +55,18 @@ impl Presence {
     pub fn of(&self, uid: &Uid) -> Vec<Connection> {
         let connections = &self.state.lock().connections;
         connections.get(uid).cloned().unwrap_or_default()
+    }
+
+    /// The devices that are connected, by users.
+    pub(super) fn devices(&self) -> Vec<(Uid, String)> {
+        let state = self.state.lock();
+        let connections = state.connections.iter();
+        let devices = connections.flat_map(|(uid, devices)| {
+            devices
+                .iter()
+                .map(|found| (uid.clone(), found.device.clone()))
+        });
+        devices.collect()
     }
 
     /// When and why the device's last connection ended, if the database does not know it yet.

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use schema::topic::is_filter;
+
 /// Begins the filter of a shared subscription, before the share's name (MQTT 5: 4.8.2).
 const SHARE_PREFIX: &str = "$share/";
 
@@ -60,26 +62,6 @@ pub(crate) fn check_topic(topic: &str, limits: TopicLimits) -> Result<(), TopicE
     Ok(())
 }
 
-/// Whether the text is a topic filter; for this function a share's prefix is nothing special.
-pub(crate) fn is_well_formed(filter: &str) -> bool {
-    // [MQTT-4.7.3-1], [MQTT-4.7.3-2]
-    if filter.is_empty() || filter.contains('\0') {
-        return false;
-    }
-    let mut levels = filter.split('/');
-    while let Some(level) = levels.next() {
-        let is_allowed = match level {
-            "+" => true,
-            "#" => levels.next().is_none(), // [MQTT-4.7.1-1] Only as the last level.
-            literal => !literal.contains(['+', '#']), // [MQTT-4.7.1-2]
-        };
-        if !is_allowed {
-            return false;
-        }
-    }
-    true
-}
-
 /// The topic filter of a subscription, checked, perhaps with a share's name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Filter {
@@ -98,7 +80,7 @@ impl Filter {
             Some(shared) => after_share_name(shared).ok_or(FilterError::Malformed)?,
             None => text,
         };
-        if !is_well_formed(topics) {
+        if !is_filter(topics) {
             return Err(FilterError::Malformed);
         }
         if topics.split('/').count() > limits.levels_max {
@@ -383,7 +365,7 @@ mod tests {
     proptest! {
         #[test]
         fn matching_and_covering_agree_with_the_model(pattern in short_filter(), filter in short_filter()) {
-            prop_assert!(is_well_formed(&filter));
+            prop_assert!(is_filter(&filter));
             let pattern_levels: Vec<_> = pattern.split('/').collect();
             let filter_levels: Vec<_> = filter.split('/').collect();
             let mut is_covered = true;
