@@ -10,8 +10,8 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::link::{Flow, FrameSender, LinkClosed};
 
-/// Bytes that may wait here before sessions are no longer read from. The acknowledgements and subscriptions of
-/// sessions that are not read from come on top; both are bounded by the sessions' windows.
+/// Bytes that may wait here before sessions are no longer read from and nobody comes in. What sessions still say comes on
+/// top: acknowledgements within their windows, a will, and that they leave.
 const QUEUE_MAX: usize = 4 * 1024 * 1024;
 
 /// See the module's documentation.
