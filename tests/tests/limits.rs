@@ -7,8 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tidings_tests::device::End;
 use tidings_tests::link::Version::{self, V4, V5};
-use tidings_tests::raw::Connect;
-use tidings_tests::server::{Folder, password_of};
+use tidings_tests::server::Folder;
 use tidings_tests::stream::Dial;
 use tidings_tests::wire::{AckKind, Publish, id};
 use tidings_tests::{Device, PATIENCE, Server, eventually, websocket};
@@ -17,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::strict;
+use crate::support::{connect_packet, strict};
 
 const VERSIONS: [Version; 2] = [V4, V5];
 /// Where the tests' devices are; the harness itself is at 127.0.0.1.
@@ -109,7 +108,7 @@ async fn connections_of_all_kinds_count_together() -> Result<()> {
     let websocket = async |id: &str, from| {
         let socket = dial(from, server.http()).await?;
         let mut socket = websocket::open(Box::new(socket), server.http()).await?;
-        socket.send(Message::binary(connect(id))).await?;
+        socket.send(Message::binary(connect_packet(V4, id))).await?;
         let connack = timeout(PATIENCE, socket.next()).await?;
         connack.context("closed")??;
         anyhow::Ok(socket)
@@ -350,20 +349,6 @@ async fn dial(from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
         ..Dial::default()
     };
     dial.open(to).await
-}
-
-/// A CONNECT of alice's.
-fn connect(client_id: &str) -> Vec<u8> {
-    let connect = Connect {
-        version: V4,
-        client_id,
-        uid: "alice",
-        password: &password_of("alice"),
-        clean: true,
-        keep_alive_secs: 60,
-        will: None,
-    };
-    connect.packet()
 }
 
 /// Asks for something over HTTP and keeps the connection, if there is an answer.

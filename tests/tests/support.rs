@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use schema::v1::{Message, message::Content};
 use tidings_tests::client::Builder;
 use tidings_tests::link::Version;
-use tidings_tests::server::Folder;
+use tidings_tests::raw::Connect;
+use tidings_tests::server::{Folder, password_of};
 use tidings_tests::{Client, Device, Server, up};
 
 /// The text of a message, or nothing.
@@ -74,6 +75,20 @@ pub async fn strict(settings: &[(&str, &str)]) -> Result<Server> {
 pub async fn connect(server: &Server, version: Version, id: &str) -> Result<Device> {
     let device = server.device("alice").version(version).id(id);
     device.connect().await
+}
+
+/// The bytes of a CONNECT of alice's.
+pub fn connect_packet(version: Version, client_id: &str) -> Vec<u8> {
+    let connect = Connect {
+        version,
+        client_id,
+        uid: "alice",
+        password: &password_of("alice"),
+        clean: true,
+        keep_alive_secs: 60,
+        will: None,
+    };
+    connect.packet()
 }
 
 /// Connects a device once, so that the server knows it from then on.
