@@ -6,11 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::link::{Acks, Version};
 use crate::raw::{PINGREQ_PACKET, read_packet};
+use crate::stream::Dial;
 use crate::tunnel::Tunnel;
 use crate::wait::PATIENCE;
 use crate::wire::{
@@ -24,8 +25,7 @@ const KEPT_SECS: u32 = 3600;
 #[derive(Clone, Debug)]
 pub struct Builder {
     address: SocketAddr,
-    /// The device's own address; `None`: any.
-    from: Option<IpAddr>,
+    dial: Dial,
     /// What stands before the CONNECT.
     preamble: Vec<u8>,
     connect: Connect,
@@ -65,7 +65,7 @@ impl Builder {
         let uid = login.map(|(uid, _)| uid.to_owned());
         Builder {
             address,
-            from: None,
+            dial: Dial::default(),
             preamble: Vec::new(),
             connect: Connect {
                 version: Version::V4,
@@ -153,7 +153,13 @@ impl Builder {
 
     /// From this address of the loopback.
     pub fn from(mut self, address: IpAddr) -> Self {
-        self.from = Some(address);
+        self.dial.from = Some(address);
+        self
+    }
+
+    /// Holds little of what the test has not asked for; the rest stays with the server.
+    pub fn narrow(mut self) -> Self {
+        self.dial.is_narrow = true;
         self
     }
 
@@ -186,6 +192,13 @@ impl Builder {
         Ok(device.connack.reason)
     }
 
+    /// Ends the session that is kept under its client id: comes once more, to stay for this connection only.
+    pub async fn forget(mut self) -> Result<()> {
+        self.connect.clean = true;
+        self.connect.properties = Properties::default();
+        self.connect().await?.disconnect().await
+    }
+
     /// Connects, and waits for the CONNACK, whatever it says.
     pub async fn ask(self) -> Result<Device> {
         let name = self.to_string();
@@ -193,7 +206,7 @@ impl Builder {
             let mut device = Device {
                 name: name.clone(),
                 version: self.connect.version,
-                stream: BufReader::new(self.open().await?),
+                stream: BufReader::new(self.dial.open(self.address).await?),
                 connack: ConnAck::default(),
                 acks: self.acks,
                 last_packet_id: 0,
@@ -213,16 +226,6 @@ impl Builder {
             .await
             .unwrap_or_else(|_| bail!("nothing within {PATIENCE:?}"))
             .with_context(|| format!("connecting {name}"))
-    }
-
-    async fn open(&self) -> Result<TcpStream> {
-        let socket = TcpSocket::new_v4()?;
-        if let Some(from) = self.from {
-            socket.bind((from, 0).into())?;
-        }
-        let stream = socket.connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
     }
 }
 
@@ -396,6 +399,19 @@ impl Device {
             texts.push(next.text());
         }
         Ok(texts)
+    }
+
+    /// The publishes before the one that says this.
+    pub async fn until(&mut self, text: &str) -> Result<Vec<Publish>> {
+        let mut before = Vec::new();
+        loop {
+            let next = self.next().await;
+            let next = next.with_context(|| format!("{} came before", before.len()))?;
+            if next.text() == text {
+                return Ok(before);
+            }
+            before.push(next);
+        }
     }
 
     /// Checks that nothing has been delivered before what `other` publishes now on `topic`, to which this device has

@@ -184,6 +184,17 @@ impl Api {
         }
     }
 
+    /// A sample of `/metrics`, named with its labels; 0 where nothing was counted yet.
+    pub async fn metric(&self, sample: &str) -> Result<f64> {
+        let metrics = self.get("/metrics").await?.expect(200)?;
+        let lines = metrics.as_str().context("metrics are text")?.lines();
+        let mut samples = lines.filter_map(|line| line.rsplit_once(' '));
+        match samples.find(|(name, _)| *name == sample) {
+            Some((_, value)) => Ok(value.parse()?),
+            None => Ok(0.0),
+        }
+    }
+
     async fn call(&self, method: &str, path: &str, body: Option<String>) -> Result<Answer> {
         let mut request = Request::builder()
             .method(method)

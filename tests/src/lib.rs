@@ -3,15 +3,16 @@
 //! Reading order: [`server`] (the process, its data folder and its log), [`client`] (one person's device),
 //! [`up`] (what a device can say), [`http`] (the same person over HTTP), [`link`] (one MQTT connection, 3.1.1 and 5
 //! alike), [`raw`] (a socket for literal bytes), [`device`] (one that uses plain topics, every packet by hand: [`wire`]),
-//! [`tunnel`] (through [`tls`] and [`websocket`], for all of the above), [`disk`] (one that can be filled), [`mosquitto`]
-//! (`mosquitto_pub` and `mosquitto_sub` as processes), [`wait`] (waiting for a condition). The tests are in `tests/`, one
-//! topic per file.
+//! [`tunnel`] (through [`tls`] and [`websocket`], for all of the above), [`disk`] (one that can be filled),
+//! [`database`] (one that can be locked), [`mosquitto`] (`mosquitto_pub` and `mosquitto_sub` as processes), [`wait`]
+//! (waiting for a condition). The tests are in `tests/`, one topic per file.
 //!
 //! Invariants: nothing here uses the server's crates except `schema`, so a test sees what a stranger's client sees;
 //! nothing uses a fixed port, or waits for a while instead of a condition; whatever waits gives up after [`PATIENCE`],
 //! with an error that says what it waited for.
 
 pub mod client;
+pub mod database;
 pub mod device;
 pub mod disk;
 pub mod http;

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::link::Version;
+use crate::stream::Dial;
 use crate::wait::PATIENCE;
 
 /// A TCP connection on which the test writes the packets itself.
@@ -37,25 +38,23 @@ pub const SUBACK: u8 = 0x90;
 pub const PINGRESP: u8 = 0xD0;
 pub const PINGREQ_PACKET: &[u8] = &[0xC0, 0x00];
 pub const DISCONNECT_PACKET: &[u8] = &[0xE0, 0x00];
-/// What [`Raw::narrow`] holds unread: little, and enough for the loopback's large segments.
-const NARROW_BYTES: u32 = 128 * 1024;
 
 // === impl Raw ===
 
 impl Raw {
     /// Opens a socket and says nothing yet.
     pub async fn open(address: SocketAddr) -> Result<Self> {
-        let socket = TcpStream::connect(address).await?;
-        socket.set_nodelay(true)?;
+        let socket = Dial::default().open(address).await?;
         Ok(Raw { socket })
     }
 
     /// Opens a socket whose buffer does not grow: what is not read stays with the server.
     pub async fn narrow(address: SocketAddr) -> Result<Self> {
-        let socket = TcpSocket::new_v4()?;
-        socket.set_recv_buffer_size(NARROW_BYTES)?;
-        let socket = socket.connect(address).await?;
-        socket.set_nodelay(true)?;
+        let narrow = Dial {
+            is_narrow: true,
+            ..Dial::default()
+        };
+        let socket = narrow.open(address).await?;
         Ok(Raw { socket })
     }
 

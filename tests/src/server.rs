@@ -15,6 +15,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::client::Builder;
+use crate::database::DatabaseLock;
 use crate::device;
 use crate::disk::SmallDisk;
 use crate::http::Api;
@@ -176,14 +177,6 @@ impl Server {
         Tunnel::open(address, through, trust).await
     }
 
-    /// The process's id.
-    pub fn pid(&self) -> Result<u32> {
-        self.process
-            .child
-            .id()
-            .context("the server has already ended")
-    }
-
     /// Where it keeps its things.
     pub fn folder(&self) -> &Folder {
         &self.folder
@@ -199,6 +192,16 @@ impl Server {
         self.folder.data_dir()
     }
 
+    /// Takes the database away from the server.
+    pub async fn lock_database(&self) -> Result<DatabaseLock> {
+        DatabaseLock::take(&self.data_dir().join("tidings.db")).await
+    }
+
+    /// Sends the process a signal, such as `HUP`, and does not wait for what comes of it.
+    pub async fn signal(&self, name: &str) -> Result<()> {
+        self.process.signal(name).await
+    }
+
     /// kill -9, then waits until the process is gone.
     pub async fn kill(&mut self) -> Result<()> {
         self.process.child.kill().await.context("kill -9")
@@ -211,7 +214,7 @@ impl Server {
         Ok(started.elapsed())
     }
 
-    /// Waits until the process has left well by itself, after a SIGTERM of the test.
+    /// Waits until the process has left well by itself, after [`Server::signal`].
     pub async fn wait(&mut self) -> Result<()> {
         self.process.wait().await
     }
@@ -294,10 +297,15 @@ impl Folder {
     /// Puts a new certificate for the server, signed by this authority, into the files that it reads.
     pub fn write_certificate(&self, authority: &Authority) -> Result<()> {
         let server = authority.server()?;
+        self.write_certificate_files(&server.cert_pem(), &server.key_pem())
+    }
+
+    /// Puts whatever it is into these files.
+    pub fn write_certificate_files(&self, cert_pem: &str, key_pem: &str) -> Result<()> {
         let [cert, key] = self.certificate_files();
         // The key first: whoever reads in between has a pair that does not match, and tries again.
-        fs::write(key, server.key_pem())?;
-        fs::write(cert, server.cert_pem())?;
+        fs::write(key, key_pem)?;
+        fs::write(cert, cert_pem)?;
         Ok(())
     }
 
@@ -397,12 +405,17 @@ impl Process {
         *address.unwrap_or_else(|| panic!("this server does not listen for {door}"))
     }
 
+    async fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.child.id().context("the server has already ended")?;
+        let kill = format!("kill -{name} {pid}");
+        let sent = Command::new("sh").args(["-c", &kill]).status().await?;
+        ensure!(sent.success(), "{kill}: {sent}");
+        Ok(())
+    }
+
     /// SIGTERM, and a good end.
     async fn terminate(&mut self) -> Result<()> {
-        let pid = self.child.id().context("the server has already ended")?;
-        let kill = format!("kill -TERM {pid}");
-        let sent = Command::new("sh").args(["-c", &kill]).status().await?;
-        ensure!(sent.success(), "kill -TERM {pid}: {sent}");
+        self.signal("TERM").await?;
         self.wait().await
     }
 

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tidings_tests::link::Version::{self, V4, V5};
+use tidings_tests::server::Folder;
 use tidings_tests::wire::Publish;
 use tidings_tests::{Api, Server, eventually, up};
 
@@ -160,8 +161,7 @@ async fn what_is_taken_back_ends() -> Result<()> {
         // The next version begins anew.
         let forgotten = Publish::new("dev/alice/secret/state", "", 1).retained();
         alice.put(forgotten).await?;
-        let end = server.device("bob").version(version).id("keeper");
-        end.connect().await?.disconnect().await?;
+        keeper().forget().await?;
     }
     server.finish().await
 }
@@ -198,5 +198,31 @@ async fn grants_can_be_listed() -> Result<()> {
     ensure!(received["received"][0]["owner"] == "alice", "{received}");
     let stranger = server.api().get("/v1/grants").await?;
     stranger.problem(401, "unauthenticated")?;
+    server.finish().await
+}
+
+/// A user gives so many grants; one that is changed takes no room, and one that is taken back makes some.
+#[tokio::test]
+async fn grants_are_bounded() -> Result<()> {
+    let folder = Folder::new()?.setting("TIDINGS__TOPICS__GRANTS_PER_USER_MAX", "2");
+    let server = Server::start_in(folder, &["alice", "bob", "carol"]).await?;
+    let (api, others) = (server.login("alice").await?, server.login("carol").await?);
+    let mut alice = server.client("alice").online().await?;
+    grant(&api, "bob", "one", true, false).await?;
+    grant(&api, "carol", "one", true, false).await?;
+    for (user, filter) in [("bob", "two"), ("carol", "two")] {
+        let body = json!({ "user": user, "filter": filter, "read": true });
+        let refused = api.put("/v1/grants", &body).await?;
+        refused.problem(413, "too_large")?;
+        let refused = alice.tell_in_vain(up::grant(user, filter, true, false));
+        assert_eq!(refused.await?, "too_large");
+    }
+    grant(&api, "bob", "one", true, true).await?;
+    grant(&others, "bob", "two", true, false).await?;
+    grant(&api, "carol", "one", false, false).await?;
+    grant(&api, "bob", "two", true, false).await?;
+    for filter in ["dev/alice/one", "dev/alice/two", "dev/carol/two"] {
+        until_readable(&server, filter, true).await?;
+    }
     server.finish().await
 }

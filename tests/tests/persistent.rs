@@ -51,7 +51,7 @@ async fn a_session_goes_on() -> Result<()> {
         fourth.subscribe("dev/alice/end", 1).await?;
         fourth.hears_only(&mut lamp, "dev/alice/end").await?;
         fourth.disconnect().await?;
-        keeper().connect().await?.disconnect().await?;
+        keeper().forget().await?;
     }
     server.finish().await
 }
@@ -111,14 +111,7 @@ async fn exchanges_are_completed() -> Result<()> {
         }
         second.say_ack(AckKind::PubRel, own_id).await?;
         assert_eq!(second.ack(AckKind::PubComp, own_id).await?, 0);
-        server
-            .device("alice")
-            .version(version)
-            .id("keeper")
-            .connect()
-            .await?
-            .disconnect()
-            .await?;
+        keeper().forget().await?;
     }
     server.finish().await
 }
@@ -135,16 +128,12 @@ async fn sessions_expire() -> Result<()> {
         device.disconnect().await?;
         anyhow::Ok(present)
     };
-    let end = async || {
-        let last = server.device("alice").v5().id("keeper").connect().await?;
-        last.disconnect().await
-    };
 
     // 0: with the connection.
     keeper().connect().await?.disconnect().await?;
     assert!(!is_there().await?);
     assert!(is_there().await?);
-    end().await?;
+    keeper().forget().await?;
 
     // In a DISCONNECT: shorter, and longer.
     let expiry = |secs| Properties(vec![Property::Four(id::SESSION_EXPIRY, secs)]);
@@ -155,7 +144,7 @@ async fn sessions_expire() -> Result<()> {
         .leave(0, &expiry(0))
         .await?;
     assert!(!is_there().await?);
-    end().await?;
+    keeper().forget().await?;
     keeper()
         .expiry(1)
         .connect()
@@ -164,7 +153,7 @@ async fn sessions_expire() -> Result<()> {
         .await?;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(is_there().await?);
-    end().await?;
+    keeper().forget().await?;
 
     // By the clock.
     let started = Instant::now();
@@ -185,7 +174,7 @@ async fn sessions_expire() -> Result<()> {
     let granted = greedy.connack.properties.number(id::SESSION_EXPIRY);
     assert_eq!(granted, Some(3600));
     greedy.disconnect().await?;
-    end().await?;
+    keeper().forget().await?;
 
     // A protocol error: from 0 it can't be raised.
     let mut device = keeper().connect().await?;
@@ -241,14 +230,7 @@ async fn takeover_keeps_the_session() -> Result<()> {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen, (0..COUNT).collect::<Vec<_>>());
-        server
-            .device("alice")
-            .version(version)
-            .id("keeper")
-            .connect()
-            .await?
-            .disconnect()
-            .await?;
+        keeper().forget().await?;
     }
     server.finish().await
 }
@@ -275,36 +257,60 @@ async fn chat_goes_on_without_subscribing() -> Result<()> {
         let live = alice.say(up::user("bob"), "when it is back").await?;
         assert_eq!(second.message().await?.msg_id, live.msg_id);
         second.disconnect().await?;
-        let end = server.client("bob").device("phone").version(version);
-        end.connect().await?.disconnect().await?;
+        let phone = server.device("bob").version(version).id("phone");
+        phone.forget().await?;
     }
     server.finish().await
 }
 
-/// Of one user so many sessions are kept; the one that was left first makes room.
+/// So many sessions are kept, of one user and of all; the one that was left first makes room.
 #[tokio::test]
 async fn kept_sessions_are_bounded() -> Result<()> {
-    let folder = Folder::new()?.setting("TIDINGS__MQTT__SESSIONS_PER_USER_MAX", "2");
-    let server = Server::start_in(folder, &["alice", "bob"]).await?;
-    let leave = async |uid: &str, id: &str| {
-        let device = server.device(uid).v5().id(id).kept().connect().await?;
-        let present = device.connack.session_present;
-        device.disconnect().await?;
-        anyhow::Ok(present)
-    };
-    leave("bob", "one").await?;
-    for id in ["one", "two", "three"] {
-        assert!(!leave("alice", id).await?, "{id}");
-    }
-    for (uid, id, present) in [
+    // Who comes and leaves again, and whether a session was kept.
+    let of_one_user = [
+        ("bob", "one", false),
+        ("alice", "one", false),
+        ("alice", "two", false),
+        ("alice", "three", false),
         ("alice", "two", true),
         ("alice", "three", true),
         ("alice", "one", false),
+        ("alice", "two", false),
         ("bob", "one", true),
+    ];
+    let of_all = [
+        ("bob", "one", false),
+        ("alice", "one", false),
+        ("bob", "one", true),
+        ("alice", "two", false),
+        ("bob", "one", true),
+        ("alice", "one", false),
+        ("alice", "two", false),
+    ];
+    for (setting, visits) in [
+        ("TIDINGS__MQTT__SESSIONS_PER_USER_MAX", &of_one_user[..]),
+        ("TIDINGS__MQTT__SESSIONS_MAX", &of_all),
     ] {
-        assert_eq!(leave(uid, id).await?, present, "{uid}'s {id}");
+        let folder = Folder::new()?.setting(setting, "2");
+        let server = Server::start_in(folder, &["alice", "bob"]).await?;
+        for version in VERSIONS {
+            for (step, (uid, id, is_kept)) in visits.iter().enumerate() {
+                let device = server.device(uid).version(version).id(id);
+                let device = device.kept().connect().await?;
+                let present = device.connack.session_present;
+                assert_eq!(
+                    present, *is_kept,
+                    "step {step}: {uid}'s {id} in {version:?}, {setting}"
+                );
+                device.disconnect().await?;
+            }
+            for (uid, id, _) in visits {
+                server.device(uid).id(id).forget().await?;
+            }
+        }
+        server.finish().await?;
     }
-    server.finish().await
+    Ok(())
 }
 
 /// MQTT 5, 3.1.3.2.2: a will waits for its delay, or for the session's end if that comes first; a client that comes back

@@ -4,24 +4,14 @@ use anyhow::{Context, Result, ensure};
 use tidings_tests::device::End;
 use tidings_tests::link::Version::{self, V4, V5};
 use tidings_tests::wire::{Properties, Property, Publish, id};
-use tidings_tests::{Device, Server, eventually};
+use tidings_tests::{Server, eventually};
+
+use crate::support::connect;
 
 const VERSIONS: [Version; 2] = [V4, V5];
 const NOT_AUTHORIZED: u8 = 0x87;
-// Options of a subscription (MQTT 5, 3.8.3.1), beside the QoS.
+/// An option of a subscription (MQTT 5, 3.8.3.1), beside the QoS.
 const NO_LOCAL: u8 = 1 << 2;
-const RETAIN_AS_PUBLISHED: u8 = 1 << 3;
-const RETAINED_IF_NEW: u8 = 1 << 4;
-const RETAINED_NEVER: u8 = 2 << 4;
-
-async fn connect(server: &Server, version: Version, id: &str) -> Result<Device> {
-    server
-        .device("alice")
-        .version(version)
-        .id(id)
-        .connect()
-        .await
-}
 
 /// A delivery's QoS is the lower one of publish and subscription, whatever the two clients speak.
 #[tokio::test]
@@ -153,137 +143,6 @@ async fn foreign_devices_are_closed() -> Result<()> {
     }
     let mut own = server.device("bob").id("own").connect().await?;
     bob.hears_only(&mut own, "dev/bob/own").await?;
-    server.finish().await
-}
-
-/// A retained message is there for whoever subscribes later, is replaced by the next, and deleted by an empty one.
-#[tokio::test]
-async fn retained() -> Result<()> {
-    let server = Server::with_users(&["alice"]).await?;
-    for version in VERSIONS {
-        let mut lamp = connect(&server, version, "lamp").await?;
-        let mut live = connect(&server, version, "live").await?;
-        live.subscribe("dev/alice/#", 2).await?;
-        for qos in 0..=2 {
-            let topic = format!("dev/alice/{qos}");
-            for text in ["first", "second"] {
-                lamp.put(Publish::new(&topic, text, qos).retained()).await?;
-                let publish = live.next().await?;
-                // [MQTT-3.3.1-9] To those who are there already it is like any other.
-                assert_eq!((publish.text(), publish.retain), (text.to_owned(), false));
-            }
-            // One that is not retained leaves what is.
-            lamp.publish(&topic, "passing", qos).await?;
-            assert_eq!(live.next_on(&topic).await?, "passing");
-        }
-        let mut late = connect(&server, version, "late").await?;
-        late.subscribe("dev/alice/+", 2).await?;
-        let mut found = Vec::new();
-        for _ in 0..3 {
-            let publish = late.next().await?;
-            assert!(publish.retain && publish.text() == "second", "{publish:?}");
-            found.push((publish.topic, publish.qos));
-        }
-        found.sort();
-        let expected = (0..=2).map(|qos| (format!("dev/alice/{qos}"), qos));
-        assert_eq!(found, expected.collect::<Vec<_>>());
-
-        for qos in 0..=2 {
-            let topic = format!("dev/alice/{qos}");
-            lamp.put(Publish::new(&topic, "", qos).retained()).await?;
-            // [MQTT-3.3.1-10] It is delivered as a message all the same.
-            assert_eq!(live.next_on(&topic).await?, "");
-        }
-        lamp.ping().await?;
-        let mut later = connect(&server, version, "later").await?;
-        later.subscribe("dev/alice/#", 2).await?;
-        later.hears_only(&mut lamp, "dev/alice/now").await?;
-        for device in [lamp, live, late, later] {
-            device.disconnect().await?;
-        }
-    }
-    server.finish().await
-}
-
-/// What was acknowledged as retained survives `kill -9`, with its properties; what was deleted stays deleted.
-#[tokio::test]
-async fn retained_survives_kill_9() -> Result<()> {
-    const COUNT: usize = 50;
-    let mut server = Server::with_users(&["alice"]).await?;
-    let mut lamp = connect(&server, V5, "lamp").await?;
-    for number in 0..COUNT {
-        let topic = format!("dev/alice/{number}");
-        let publish = Publish::new(&topic, format!("kept {number}"), 1 + (number % 2) as u8);
-        let publish = publish
-            .retained()
-            .with(Property::text(id::CONTENT_TYPE, "text/plain"))
-            .with(Property::user("number", &number.to_string()));
-        assert_eq!(lamp.put(publish).await?, 0);
-        let gone = format!("dev/alice/gone/{number}");
-        lamp.put(Publish::new(&gone, "x", 1).retained()).await?;
-        lamp.put(Publish::new(&gone, "", 1).retained()).await?;
-    }
-    server.kill().await?;
-    server.restart().await?;
-    for version in VERSIONS {
-        let mut viewer = connect(&server, version, "viewer").await?;
-        viewer.subscribe("dev/alice/#", 2).await?;
-        let mut numbers = Vec::new();
-        for _ in 0..COUNT {
-            let publish = viewer.next().await?;
-            assert!(publish.retain, "{publish:?}");
-            let number: usize = publish.text().strip_prefix("kept ").context("?")?.parse()?;
-            assert_eq!(publish.topic, format!("dev/alice/{number}"));
-            assert_eq!(usize::from(publish.qos), 1 + number % 2);
-            if version == V5 {
-                let properties = &publish.properties;
-                assert_eq!(properties.text(id::CONTENT_TYPE), Some("text/plain"));
-                let user = Property::user("number", &number.to_string());
-                assert_eq!(properties.get(id::USER), Some(&user));
-            }
-            numbers.push(number);
-        }
-        numbers.sort_unstable();
-        assert_eq!(numbers, (0..COUNT).collect::<Vec<_>>());
-        let mut lamp = connect(&server, version, "lamp").await?;
-        viewer.hears_only(&mut lamp, "dev/alice/now").await?;
-    }
-    server.finish().await
-}
-
-/// MQTT 5: Retain Handling decides whether a SUBSCRIBE brings the retained messages, Retain As Published whether the flag
-/// stays.
-#[tokio::test]
-async fn retain_options() -> Result<()> {
-    let server = Server::with_users(&["alice"]).await?;
-    let mut lamp = connect(&server, V5, "lamp").await?;
-    let kept = Publish::new("dev/alice/state", "kept", 1).retained();
-    lamp.put(kept).await?;
-    let mut viewer = connect(&server, V5, "viewer").await?;
-    for (options, first, again) in [
-        (1, true, true),
-        (1 | RETAINED_IF_NEW, true, false),
-        (1 | RETAINED_NEVER, false, false),
-    ] {
-        for comes in [first, again] {
-            assert_eq!(viewer.subscribe("dev/alice/+", options).await?, 1);
-            if comes {
-                let publish = viewer.next().await?;
-                assert_eq!((publish.text().as_str(), publish.retain), ("kept", true));
-            }
-            viewer.hears_only(&mut lamp, "dev/alice/now").await?;
-        }
-        viewer.unsubscribe("dev/alice/+").await?;
-    }
-    viewer
-        .subscribe("dev/alice/+", 1 | RETAINED_NEVER | RETAIN_AS_PUBLISHED)
-        .await?;
-    for retain in [false, true] {
-        let mut publish = Publish::new("dev/alice/state", "new", 1);
-        publish.retain = retain;
-        lamp.put(publish).await?;
-        assert_eq!(viewer.next().await?.retain, retain);
-    }
     server.finish().await
 }
 

@@ -53,9 +53,21 @@ use Deed::{Reads, Writes};
 /// Each rule for those it names, and for nobody else; a deny outweighs allows, ownership and grants.
 #[tokio::test]
 async fn rules_open_and_close() -> Result<()> {
-    let folder = Folder::new()?.config(RULES)?;
+    let folder = Folder::new()?
+        .config(RULES)?
+        .setting("TIDINGS__TOPICS__SYS_INTERVAL", "0");
     let server = Server::start_in(folder, &["alice"]).await?;
     server.add_admin("root").await?;
+    // Between them they would hear all of it, but for what everybody is denied: that can only be counted.
+    let mut watchers = [
+        server.device("root").id("watcher").connect().await?,
+        server.device("alice").id("watcher").connect().await?,
+    ];
+    for (watcher, filters) in [(0, ["#", "$SYS/#"]), (1, ["im/alice/down", "dev/alice/#"])] {
+        for filter in filters {
+            assert_eq!(watchers[watcher].subscribe(filter, 1).await?, 1, "{filter}");
+        }
+    }
     #[rustfmt::skip]
     let cases = [
         ("alice", Reads("news/#"), true),
@@ -95,6 +107,7 @@ async fn rules_open_and_close() -> Result<()> {
         ("root", Writes("im/alice/down"), false),
         ("root", Writes("$SYS/x"), false),
     ];
+    let mut forged = 0;
     for version in VERSIONS {
         for (who, deed, allowed) in cases {
             let device = match who {
@@ -112,12 +125,37 @@ async fn rules_open_and_close() -> Result<()> {
                     let reason = device.publish(topic, "x", 1).await.with_context(context)?;
                     let refused = !allowed && version == V5;
                     assert_eq!(reason >= 0x80, refused, "{}: {reason:#04x}", context());
+                    if allowed {
+                        let heard = watchers[0].next_on(topic).await;
+                        assert_eq!(heard.with_context(context)?, "x");
+                    } else {
+                        forged += 1;
+                    }
+                    let heard = watchers[0].hears_only(&mut device, open_to(who)).await;
+                    heard.with_context(context)?;
                 }
             }
             device.disconnect().await?;
         }
     }
+    let api = server.api();
+    let counted = api.metric("tidings_publishes_refused_total").await?;
+    assert_eq!(counted, f64::from(forged));
+    let mut alice = server.device("alice").connect().await?;
+    alice.publish("dev/alice/open", "that was all", 1).await?;
+    for heard in watchers[1].until("that was all").await? {
+        assert_eq!(heard.topic, "dev/alice/open", "{heard:?}");
+    }
     server.finish().await
+}
+
+/// Where each of them may write, and root reads.
+fn open_to(who: &str) -> &'static str {
+    match who {
+        "" => "public/sentinel",
+        "alice" => "clients/alice-device/state",
+        _ => "anything/else",
+    }
 }
 
 /// A wildcard shows neither what a deny closes, nor chat, nor `$SYS`.

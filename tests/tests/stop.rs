@@ -60,11 +60,7 @@ async fn what_was_acknowledged_is_stored() -> Result<()> {
         let up = Publish::new("imj/alice/up", up, 1);
         let state = Publish::new(&format!("dev/alice/{number}"), &text, 1).retained();
         if number == ENOUGH {
-            let pid = server.pid()?.to_string();
-            let kill = tokio::process::Command::new("kill")
-                .args(["-TERM", &pid])
-                .status();
-            assert!(kill.await?.success());
+            server.signal("TERM").await?;
         }
         // From here on either may fail: then it was not acknowledged.
         if chat.put(up).await.is_ok() {
@@ -88,13 +84,49 @@ async fn what_was_acknowledged_is_stored() -> Result<()> {
     }
     let mut viewer = server.device("alice").id("viewer").connect().await?;
     viewer.subscribe("dev/alice/+", 1).await?;
-    let mut found = viewer.texts(kept.len()).await?;
+    let mut lamp = server.device("alice").id("lamp").connect().await?;
+    lamp.publish("dev/alice/end", "that was all", 1).await?;
+    // Some may be stored and not acknowledged.
+    let found = viewer.until("that was all").await?;
+    let mut found: Vec<String> = found.iter().map(Publish::text).collect();
     found.sort();
     for text in &kept {
         assert!(found.binary_search(text).is_ok(), "{text} is not retained");
     }
     let mut bob = server.client("bob").online().await?;
     bob.say(up::user("alice"), "hello again").await?;
+    server.finish().await
+}
+
+/// A client that is connected until the server's end has a will like any other: what that retains is there afterwards,
+/// instead of what the client had retained itself.
+#[tokio::test]
+async fn a_retained_will_survives() -> Result<()> {
+    const LAMPS: usize = 5;
+    let mut server = Server::with_users(&["alice"]).await?;
+    // How the end goes is a matter of luck.
+    for (round, version) in [V4, V5, V4, V5, V4, V5].into_iter().enumerate() {
+        let mut lamps = Vec::new();
+        for number in 0..LAMPS {
+            let topic = format!("dev/alice/{round}/{number}");
+            let state = |text: &str| Publish::new(&topic, text, 1).retained();
+            let lamp = server.device("alice").version(version);
+            let lamp = lamp.id(&format!("lamp-{number}")).will(state("offline"));
+            let mut lamp = lamp.connect().await?;
+            assert_eq!(lamp.put(state("online")).await?, 0);
+            lamps.push(lamp);
+        }
+        server.shut_down().await?;
+        server.restart().await?;
+        let mut viewer = server.device("alice").id("viewer").connect().await?;
+        let filter = format!("dev/alice/{round}/+");
+        viewer.subscribe(&filter, 1).await?;
+        assert_eq!(
+            viewer.texts(LAMPS).await?,
+            ["offline"; LAMPS],
+            "{version:?}"
+        );
+    }
     server.finish().await
 }
 

@@ -1,15 +1,13 @@
 //! The database is away: acknowledgements wait, nothing is lost, and it goes on by itself.
 
 use std::io::{Write, stderr};
-use std::path::Path;
-use std::process::Stdio;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tidings_tests::client::ok_of;
+use tidings_tests::link::Version::{V4, V5};
 use tidings_tests::server::Folder;
+use tidings_tests::wire::{AckKind, Publish, id};
 use tidings_tests::{Api, Client, Server, disk, eventually, up};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 
 use crate::support::{ensure_complete, say_many};
 
@@ -24,7 +22,7 @@ async fn sends_wait_for_a_locked_database() -> Result<()> {
     say_many(&mut alice, &up::user("bob"), 1).await?;
     let api = server.login("alice").await?;
 
-    let lock = DatabaseLock::take(&server.data_dir().join("tidings.db")).await?;
+    let lock = server.lock_database().await?;
     let mut sent = Vec::new();
     for number in 2..=WAITING {
         let up = up::new(up::text(up::user("bob"), &number.to_string()));
@@ -47,6 +45,56 @@ async fn sends_wait_for_a_locked_database() -> Result<()> {
     until_ready_is(&api, 200).await?;
     ensure_complete(&bob.messages(WAITING as usize).await?, WAITING)?;
     ensure_complete(&api.history("u:alice:bob").await?, WAITING)?;
+    server.stop().await
+}
+
+/// A client that publishes on while nothing can be stored is read from no further than `mqtt.receive_maximum`, by default
+/// 64; the rest waits on its way, and others are served. Nothing is lost.
+#[tokio::test]
+async fn a_full_window_is_not_read_beyond() -> Result<()> {
+    const WINDOW: u32 = 64;
+    const COUNT: u32 = 100;
+    const RECEIVED: &str = r#"tidings_received_packets_total{type="publish"}"#;
+    let server = Server::with_users(&["alice", "bob"]).await?;
+    let api = server.api();
+    for (version, to) in [(V4, "bob"), (V5, "alice")] {
+        let up = format!(r#"{{"send":{{"to":{{"user":"{to}"}},"text":"x"}}}}"#);
+        let mut alice = server.device("alice").version(version).connect().await?;
+        if version == V5 {
+            let most = alice.connack.properties.number(id::RECEIVE_MAXIMUM);
+            assert_eq!(most, Some(WINDOW));
+        }
+        let lamp = server.device("bob").version(version);
+        let mut lamp = lamp.connect().await?;
+        let before = api.metric(RECEIVED).await?;
+
+        let lock = server.lock_database().await?;
+        let mut ids = Vec::new();
+        for _ in 0..COUNT {
+            let up = Publish::new("imj/alice/up", &up, 1);
+            ids.push(alice.start(up).await?);
+        }
+        eventually("the window is full", async || {
+            Ok(api.metric(RECEIVED).await? - before >= f64::from(WINDOW))
+        })
+        .await?;
+        until_ready_is(&api, 503).await?;
+        // What needs no database goes on, for others.
+        let reason = lamp.publish("dev/bob/lamp", "on", 1).await?;
+        ensure!(reason < 0x80, "PUBACK {reason:#04x}");
+        let received = api.metric(RECEIVED).await? - before;
+        assert_eq!(received, f64::from(WINDOW + 1));
+
+        lock.release().await?;
+        for id in ids {
+            assert_eq!(alice.ack(AckKind::PubAck, id).await?, 0);
+        }
+        let api = server.login("alice").await?;
+        let history = api.history(&format!("u:alice:{to}")).await?;
+        ensure_complete(&history, COUNT)?;
+        alice.disconnect().await?;
+        lamp.disconnect().await?;
+    }
     server.stop().await
 }
 
@@ -93,45 +141,6 @@ async fn until_ready_is(api: &Api, status: u16) -> Result<()> {
     .await
 }
 
-/// Another process with an exclusive transaction on the server's database.
-struct DatabaseLock {
-    process: Child,
-}
-
-/// Takes the lock, says so, and keeps it until its standard input ends.
-const LOCK_DATABASE: &str = r#"
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
-connection.execute("BEGIN EXCLUSIVE")
-print("locked", flush=True)
-sys.stdin.read()
-connection.execute("ROLLBACK")
-"#;
-
-impl DatabaseLock {
-    async fn take(database: &Path) -> Result<Self> {
-        ensure!(database.is_file(), "no database at {}", database.display());
-        let mut process = Command::new("python3")
-            .args(["-c", LOCK_DATABASE])
-            .arg(database)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdout = process.stdout.take().context("stdout is piped")?;
-        let said = BufReader::new(stdout).lines().next_line().await?;
-        ensure!(said.as_deref() == Some("locked"), "no lock: {said:?}");
-        Ok(DatabaseLock { process })
-    }
-
-    async fn release(mut self) -> Result<()> {
-        drop(self.process.stdin.take());
-        let status = self.process.wait().await?;
-        ensure!(status.success(), "letting go of the database: {status}");
-        Ok(())
-    }
-}
-
 /// What the server could not store before it was killed was not acknowledged, and can be said again to the next one.
 #[tokio::test]
 async fn a_server_killed_without_database_promises_nothing() -> Result<()> {
@@ -139,7 +148,7 @@ async fn a_server_killed_without_database_promises_nothing() -> Result<()> {
     let mut alice = server.client("alice").online().await?;
     let again = up::new(up::text(up::user("bob"), "hi"));
 
-    let lock = DatabaseLock::take(&server.data_dir().join("tidings.db")).await?;
+    let lock = server.lock_database().await?;
     alice.publish(&again).await?;
     until_ready_is(&server.api(), 503).await?;
     server.kill().await?;

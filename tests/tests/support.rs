@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use schema::v1::{Message, message::Content};
 use tidings_tests::client::Builder;
-use tidings_tests::{Client, up};
+use tidings_tests::link::Version;
+use tidings_tests::raw::Connect;
+use tidings_tests::server::{Folder, password_of};
+use tidings_tests::{Client, Device, Server, up};
 
 /// The text of a message, or nothing.
 pub fn text_of(message: &Message) -> &str {
@@ -57,6 +60,35 @@ pub async fn ensure_silence(client: &mut Client, uid: &str, other: &mut Client) 
         "{client} should not have got {next:?}"
     );
     Ok(())
+}
+
+/// A server with these settings to which limits per address apply everywhere, and one user, alice.
+pub async fn strict(settings: &[(&str, &str)]) -> Result<Server> {
+    let mut folder = Folder::new()?.setting("TIDINGS__NETWORK__TRUSTED", "");
+    for (name, value) in settings {
+        folder = folder.setting(name, value);
+    }
+    Server::start_in(folder, &["alice"]).await
+}
+
+/// One of alice's devices, connected.
+pub async fn connect(server: &Server, version: Version, id: &str) -> Result<Device> {
+    let device = server.device("alice").version(version).id(id);
+    device.connect().await
+}
+
+/// The bytes of a CONNECT of alice's.
+pub fn connect_packet(version: Version, client_id: &str) -> Vec<u8> {
+    let connect = Connect {
+        version,
+        client_id,
+        uid: "alice",
+        password: &password_of("alice"),
+        clean: true,
+        keep_alive_secs: 60,
+        will: None,
+    };
+    connect.packet()
 }
 
 /// Connects a device once, so that the server knows it from then on.

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use tidings_tests::Server;
 use tidings_tests::link::Version::{self, V4, V5};
 use tidings_tests::server::Folder;
+use tidings_tests::tunnel::Through;
 
 const VERSIONS: [Version; 2] = [V4, V5];
 
@@ -26,8 +27,14 @@ async fn statistics_are_for_administrators() -> Result<()> {
                 break;
             }
         }
+        let watcher = server.device("root").version(version).id("watcher");
+        let mut watcher = watcher.connect().await?;
+        for filter in ["$SYS/broker/x", "dev/root/now"] {
+            assert_eq!(watcher.subscribe(filter, 1).await?, 1);
+        }
         let reason = root.publish("$SYS/broker/x", "forged", 1).await?;
         assert_eq!(reason >= 0x80, version == V5);
+        watcher.hears_only(&mut root, "dev/root/now").await?;
 
         let mut alice = server.device("alice").version(version).connect().await?;
         for filter in ["$SYS/#", "$SYS/+/+", "$share/g/$SYS/#"] {
@@ -67,38 +74,100 @@ async fn metrics() -> Result<()> {
     server.finish().await
 }
 
-/// What happens is counted.
+/// What happens is counted, by name.
 #[tokio::test]
 async fn metrics_count() -> Result<()> {
-    let server = Server::with_users(&["alice"]).await?;
-    let before = numbers(&server).await?;
-    let mut alice = server.device("alice").connect().await?;
-    alice.subscribe("dev/alice/#", 1).await?;
-    for _ in 0..10 {
-        alice.publish("dev/alice/x", "x", 1).await?;
+    const COUNT: usize = 10;
+    let server = Server::start_in(Folder::with_tls()?, &["alice"]).await?;
+    let api = server.api();
+    let tunnel = server.tunnel(Through::Wss).await?;
+    for version in VERSIONS {
+        let samples = [
+            (r#"tidings_connections{listener="mqtt"}"#, 2),
+            (r#"tidings_connections{listener="wss"}"#, 1),
+            (r#"tidings_connections_opened_total{listener="mqtt"}"#, 2),
+            (r#"tidings_connections_opened_total{listener="wss"}"#, 1),
+            (r#"tidings_received_packets_total{type="subscribe"}"#, 1),
+            (
+                r#"tidings_received_packets_total{type="publish"}"#,
+                COUNT + 1,
+            ),
+            (r#"tidings_sent_packets_total{type="puback"}"#, COUNT + 1),
+            (r#"tidings_sent_packets_total{type="publish"}"#, COUNT),
+            ("tidings_publishes_refused_total", 1),
+            ("tidings_subscriptions", 1),
+            (r#"tidings_sessions{state="connected"}"#, 3),
+        ];
+        let mut before = Vec::new();
+        for (sample, _) in samples {
+            before.push(api.metric(sample).await?);
+        }
+        let device = |id: &str| server.device("alice").version(version).id(id);
+        let mut lamp = device("lamp").connect().await?;
+        let mut viewer = device("viewer").connect().await?;
+        let browser = device("browser").through(&tunnel).connect().await?;
+        device("guest").password("wrong").refused().await?;
+        viewer.subscribe("dev/alice/#", 1).await?;
+        for _ in 0..COUNT {
+            lamp.publish("dev/alice/x", "x", 1).await?;
+        }
+        lamp.publish("dev/bob/x", "forged", 1).await?;
+        viewer.texts(COUNT).await?;
+        for ((sample, expected), before) in samples.into_iter().zip(before) {
+            let grown = api.metric(sample).await? - before;
+            assert_eq!(grown, expected as f64, "{sample} in {version:?}");
+        }
+        for device in [lamp, viewer, browser] {
+            device.disconnect().await?;
+        }
     }
-    alice.texts(10).await?;
-    let after = numbers(&server).await?;
-    let grown: Vec<&String> = after
-        .iter()
-        .filter(|(name, value)| {
-            let earlier = before.iter().find(|(other, _)| other == name);
-            *value - earlier.map_or(0.0, |(_, value)| *value) >= 10.0
-        })
-        .map(|(name, _)| name)
-        .collect();
-    // The names are documented elsewhere; something must have counted ten publishes in, and ten out.
-    ensure!(grown.len() >= 2, "only {grown:?} grew by 10");
+    let versions = VERSIONS.len() as f64;
+    for (sample, expected) in [
+        (r#"tidings_connections{listener="mqtt"}"#, 0.0),
+        (r#"tidings_connections{listener="wss"}"#, 0.0),
+        (
+            r#"tidings_connections_closed_total{reason="by_client"}"#,
+            3.0 * versions,
+        ),
+        (
+            r#"tidings_connections_refused_total{reason="bad_user_name_or_password"}"#,
+            versions,
+        ),
+        (r#"tidings_messages_dropped_total{kind="plain"}"#, 0.0),
+        (r#"tidings_subscriptions"#, 0.0),
+    ] {
+        assert_eq!(api.metric(sample).await?, expected, "{sample}");
+    }
     server.finish().await
 }
 
-/// All samples by name and labels.
-async fn numbers(server: &Server) -> Result<Vec<(String, f64)>> {
-    let metrics = server.api().get("/metrics").await?.expect(200)?;
-    let text = metrics.as_str().unwrap_or_default();
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let samples = lines.filter_map(|line| line.rsplit_once(' '));
-    Ok(samples
-        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
-        .collect())
+/// The packets that begin and end a connection count like all others.
+#[tokio::test]
+async fn metrics_count_the_first_packet_and_the_last() -> Result<()> {
+    let server = Server::with_users(&["alice"]).await?;
+    let api = server.api();
+    for version in VERSIONS {
+        let first = server.device("alice").version(version);
+        let mut first = first.connect().await?;
+        let second = server.device("alice").version(version);
+        let second = second.connect().await?;
+        first.closed().await?;
+        server
+            .device("alice")
+            .version(version)
+            .password("wrong")
+            .refused()
+            .await?;
+        second.disconnect().await?;
+    }
+    for (sample, expected) in [
+        (r#"tidings_received_packets_total{type="connect"}"#, 6.0),
+        (r#"tidings_sent_packets_total{type="connack"}"#, 6.0),
+        (r#"tidings_received_packets_total{type="disconnect"}"#, 2.0),
+        // Of the server's, only MQTT 5 knows one.
+        (r#"tidings_sent_packets_total{type="disconnect"}"#, 1.0),
+    ] {
+        assert_eq!(api.metric(sample).await?, expected, "{sample}");
+    }
+    server.finish().await
 }

@@ -71,6 +71,51 @@ async fn a_new_certificate_is_taken() -> Result<()> {
     server.stop().await
 }
 
+/// SIGHUP has it taken without waiting for the next look at the files. What can't be used is not taken: the old one stays.
+#[tokio::test]
+async fn certificates_are_read_again_on_sighup() -> Result<()> {
+    let server = Server::start_in(Folder::with_tls()?, &["alice", "bob"]).await?;
+    let tunnel = server.tunnel(Through::Tls(None)).await?;
+    let mut alice = server.client("alice").through(&tunnel).online().await?;
+    let (first, second) = (server.authority(), Authority::new()?);
+    let shows = async |authority: &Authority| {
+        let trust = authority.trust();
+        let mqtts = trust.connect(server.mqtts(), None).await.is_ok();
+        let https = trust.connect(server.https(), None).await.is_ok();
+        mqtts && https
+    };
+    let lines = |text: &str| server.log().matches(text).count();
+
+    let (one, other) = (first.server()?, second.server()?);
+    for (name, cert, key) in [
+        ("no PEM", "nonsense".to_owned(), one.key_pem()),
+        ("nothing", String::new(), String::new()),
+        ("a key of another", other.cert_pem(), one.key_pem()),
+    ] {
+        let before = lines("ERROR");
+        server.folder().write_certificate_files(&cert, &key)?;
+        server.signal("HUP").await?;
+        eventually("the server says that it can't be used", async || {
+            Ok(lines("ERROR") >= before + 2)
+        })
+        .await
+        .context(name)?;
+        assert!(shows(first).await, "{name}");
+    }
+
+    let before = lines("the certificate was read again");
+    server.folder().write_certificate(&second)?;
+    server.signal("HUP").await?;
+    eventually("both ports have read it again", async || {
+        Ok(lines("the certificate was read again") >= before + 2)
+    })
+    .await?;
+    assert!(shows(&second).await);
+    assert!(!shows(first).await);
+    alice.say(up::user("bob"), "still connected").await?;
+    server.stop().await
+}
+
 /// The common name of a client certificate is the uid: no password, and no user name, is needed. A user name that is
 /// given has to be the same, and the user has to exist.
 #[tokio::test]

@@ -3,14 +3,16 @@
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tidings_tests::link::Version::{self, V4, V5};
-use tidings_tests::raw::{Connect, PINGREQ_PACKET, subscribe};
-use tidings_tests::server::{Folder, password_of};
+use tidings_tests::raw::{PINGREQ_PACKET, subscribe};
+use tidings_tests::server::Folder;
 use tidings_tests::tunnel::Through;
 use tidings_tests::websocket::{self, SUBPROTOCOL, Socket};
 use tidings_tests::{PATIENCE, Server, up};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::connect_packet;
 
 const VERSIONS: [Version; 2] = [V4, V5];
 
@@ -42,7 +44,7 @@ async fn packets_and_frames_are_not_the_same() -> Result<()> {
     let server = Server::with_users(&["alice"]).await?;
     for version in VERSIONS {
         let mut socket = open(&server).await?;
-        for byte in connect(version) {
+        for byte in connect_packet(version, "browser") {
             socket.send(Message::binary(vec![byte])).await?;
         }
         let connack = bytes(&mut socket, 4).await?;
@@ -75,7 +77,9 @@ async fn other_frames_close() -> Result<()> {
             ("huge", Message::binary(huge)),
         ] {
             let mut socket = open(&server).await?;
-            socket.send(Message::binary(connect(version))).await?;
+            socket
+                .send(Message::binary(connect_packet(version, "browser")))
+                .await?;
             bytes(&mut socket, 4).await?;
             // The server may close before all of it is written.
             let _ = socket.send(frame).await;
@@ -117,19 +121,6 @@ async fn the_subprotocol_is_needed() -> Result<()> {
 async fn open(server: &Server) -> Result<Socket> {
     let below = TcpStream::connect(server.http()).await?;
     websocket::open(Box::new(below), server.http()).await
-}
-
-fn connect(version: Version) -> Vec<u8> {
-    let connect = Connect {
-        version,
-        client_id: "browser",
-        uid: "alice",
-        password: &password_of("alice"),
-        clean: true,
-        keep_alive_secs: 60,
-        will: None,
-    };
-    connect.packet()
 }
 
 /// What has come when there are at least this many bytes.
