@@ -258,7 +258,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.registered.leave(reason);
         edge.stats.closed(self.handle.door, reason);
         if let (Version::V5, Some(reason)) = (self.version, reason.reason()) {
-            Packet::Disconnect(Disconnect::new(reason)).encode(self.version, &mut self.out);
+            let mut goodbye = BytesMut::new();
+            Packet::Disconnect(Disconnect::new(reason)).encode(self.version, &mut goodbye);
+            edge.stats.sent(&goodbye);
+            self.out.unsplit(goodbye);
         }
         say_farewell(&mut self.socket, &self.out).await;
         if reason.reason().is_some() && reason != Closed::ServerShutdown {

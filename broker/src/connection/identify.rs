@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::{hear_out, read, say_farewell};
 use crate::codec::{
-    ConnAck, ConnAckProperties, Connect, Packet, ReasonCode, Version, connect_version,
+    ConnAck, ConnAckProperties, Connect, Packet, PacketType, ReasonCode, Version, connect_version,
     decode_connect,
 };
 use crate::edge::Edge;
@@ -44,8 +44,13 @@ where
     let mut version = None;
     let mut connect = loop {
         version = version.or_else(|| connect_version(input));
+        let length = input.len();
         match decode_connect(input, edge.options.max_packet_size) {
-            Ok(Some(connect)) => break connect,
+            Ok(Some(connect)) => {
+                let length = length - input.len();
+                edge.stats.received(PacketType::Connect, length);
+                break connect;
+            }
             Ok(None) => {}
             Err(error) => {
                 debug!(%error, "no CONNECT");
@@ -214,6 +219,7 @@ where
         ..Default::default()
     };
     Packet::ConnAck(Box::new(connack)).encode(version, &mut out);
+    edge.stats.sent(&out);
     say_farewell(socket, &out).await;
     hear_out(socket).await;
 }

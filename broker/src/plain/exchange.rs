@@ -24,10 +24,18 @@ use super::policy::{Client, Policy, Rules};
 use super::retained::{Full, Retained};
 use super::tree::Tree;
 use crate::codec::Qos;
-use crate::options::Options;
+use crate::options::{Options, RetainedOptions};
 use crate::registry::Handle;
 use crate::stats::{Dropped, Stats};
 use crate::uplinks::Uplinks;
+
+/// For the broker's own topics, which are few.
+const UNBOUNDED: RetainedOptions = RetainedOptions {
+    messages_max: usize::MAX,
+    bytes_max: usize::MAX,
+    per_user_max: usize::MAX,
+    bytes_per_user_max: usize::MAX,
+};
 
 /// How the messages of a subscription should come.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +111,8 @@ pub(crate) struct Exchange {
     subscriptions: RwLock<Tree<Subscribers>>,
     subscription_count: AtomicUsize,
     retained: Mutex<Retained>,
+    /// What the broker says of itself, which takes nobody's room.
+    statistics: Mutex<Retained>,
     next_mailbox: AtomicU64,
     mailbox_bytes_max: usize,
     /// Mailboxes of sessions that are away and have been lost since the last [`Exchange::take_lost`].
@@ -128,6 +138,7 @@ impl Exchange {
             subscriptions: RwLock::new(Tree::default()),
             subscription_count: AtomicUsize::new(0),
             retained: Mutex::new(Retained::new(options.retained)),
+            statistics: Mutex::new(Retained::new(UNBOUNDED)),
             next_mailbox: AtomicU64::new(1),
             mailbox_bytes_max: options.session_queue,
             lost: Mutex::default(),
@@ -242,8 +253,12 @@ impl Exchange {
         mailbox: &Mailbox,
         options: SubscriptionOptions,
     ) -> u32 {
-        let retained = self.retained.lock();
-        retained.for_each_below(filter.topics(), now_ms(), |message| {
+        let store = match filter.topics().starts_with('$') {
+            true => &self.statistics,
+            false => &self.retained,
+        };
+        let store = store.lock();
+        store.for_each_below(filter.topics(), now_ms(), |message| {
             if self.policy.may_receive(client, &message.topic) {
                 mailbox.push_retained(Delivery {
                     qos: message.qos.min(options.qos),
@@ -387,14 +402,6 @@ fn merge(delivery: &mut Delivery, message: &Message, options: SubscriptionOption
 // === impl Exchange: retained messages ===
 
 impl Exchange {
-    /// Keeps a message for those who subscribe later; an empty payload ends that [MQTT-3.3.1-6].
-    ///
-    /// # Errors
-    /// [`Full`] when a bound is reached; nothing has changed then.
-    pub(crate) fn retain(&self, message: Arc<Message>) -> Result<(), Full> {
-        self.retained.lock().put(message)
-    }
-
     /// Publishes a message, and keeps it where it is to be retained; the bridge stores that, and answers `token`.
     /// Returns how many sessions have got it.
     ///
@@ -438,9 +445,9 @@ impl Exchange {
     /// Says something of the broker itself, to those who subscribe now or later. It is not stored.
     pub(crate) fn announce(&self, topic: String, value: String) {
         let message = Arc::new(Message::announcement(topic, value));
-        // At the bounds the statistics are still sent to those who listen.
-        let _ = self.retain(message.clone());
-        self.publish(&message);
+        if self.statistics.lock().put(message.clone()).is_ok() {
+            self.publish(&message);
+        }
     }
 
     /// Takes what the bridge has stored, at its start.
@@ -449,7 +456,7 @@ impl Exchange {
             tracing::warn!("a stored retained message has a topic that is no longer allowed");
             return;
         }
-        match Message::try_from(stored).map(|message| self.retain(Arc::new(message))) {
+        match Message::try_from(stored).map(|message| self.retained.lock().put(Arc::new(message))) {
             Ok(Ok(())) => {}
             Ok(Err(full)) => tracing::warn!(%full, "a stored retained message is not delivered"),
             Err(error) => tracing::error!(%error, "a stored retained message is unusable"),
