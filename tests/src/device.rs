@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::link::{Acks, Version};
-use crate::raw::{PINGREQ_PACKET, read_packet};
+use crate::raw::{NARROW_BYTES, PINGREQ_PACKET, read_packet};
 use crate::tunnel::Tunnel;
 use crate::wait::PATIENCE;
 use crate::wire::{
@@ -26,6 +26,8 @@ pub struct Builder {
     address: SocketAddr,
     /// The device's own address; `None`: any.
     from: Option<IpAddr>,
+    /// Whether its socket holds little that it has not read.
+    is_narrow: bool,
     /// What stands before the CONNECT.
     preamble: Vec<u8>,
     connect: Connect,
@@ -66,6 +68,7 @@ impl Builder {
         Builder {
             address,
             from: None,
+            is_narrow: false,
             preamble: Vec::new(),
             connect: Connect {
                 version: Version::V4,
@@ -157,6 +160,12 @@ impl Builder {
         self
     }
 
+    /// With a socket whose buffer does not grow: what is not read stays with the server.
+    pub fn narrow(mut self) -> Self {
+        self.is_narrow = true;
+        self
+    }
+
     /// Bytes before the CONNECT, such as a PROXY header.
     pub fn preamble(mut self, bytes: &[u8]) -> Self {
         self.preamble = bytes.into();
@@ -219,6 +228,9 @@ impl Builder {
         let socket = TcpSocket::new_v4()?;
         if let Some(from) = self.from {
             socket.bind((from, 0).into())?;
+        }
+        if self.is_narrow {
+            socket.set_recv_buffer_size(NARROW_BYTES)?;
         }
         let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;

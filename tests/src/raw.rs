@@ -37,8 +37,8 @@ pub const SUBACK: u8 = 0x90;
 pub const PINGRESP: u8 = 0xD0;
 pub const PINGREQ_PACKET: &[u8] = &[0xC0, 0x00];
 pub const DISCONNECT_PACKET: &[u8] = &[0xE0, 0x00];
-/// What [`Raw::narrow`] holds unread: little, and enough for the loopback's large segments.
-const NARROW_BYTES: u32 = 128 * 1024;
+/// What a narrow socket holds unread: little, and enough for the loopback's large segments.
+pub(crate) const NARROW_BYTES: u32 = 128 * 1024;
 
 // === impl Raw ===
 
