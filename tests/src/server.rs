@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -177,6 +178,22 @@ impl Server {
         Tunnel::open(address, through, trust).await
     }
 
+    fn pid(&self) -> Result<u32> {
+        self.process
+            .child
+            .id()
+            .context("the server has already ended")
+    }
+
+    /// The memory that the process has now, as Linux tells it.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let mut lines = status.lines();
+        let size = lines.find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+        let size = size.context("no VmRSS in the process's status")?;
+        Ok(size.trim().parse::<u64>()? * 1024)
+    }
+
     /// Where it keeps its things.
     pub fn folder(&self) -> &Folder {
         &self.folder
@@ -258,6 +275,16 @@ impl Drop for Server {
 /// The password that the harness gives a user.
 pub fn password_of(uid: &str) -> String {
     format!("{uid}-has-a-password")
+}
+
+/// Lets this process, and the servers that it starts from now on, open as many files as they may.
+pub fn raise_open_files() -> Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised).context("the limit of open files can't be raised")
 }
 
 /// ERROR means that a person must look. (The word stands alone in text logs, in quotes in JSON ones.)

@@ -7,9 +7,10 @@ use tidings_tests::link::Version::{self, V4, V5};
 use tidings_tests::raw::{
     self, CONNACK, Connect, PINGREQ_PACKET, PUBCOMP, PUBLISH_QOS_0, PUBREC, Raw,
 };
-use tidings_tests::server::password_of;
-use tidings_tests::{Client, PATIENCE, Server, eventually, up};
-use tokio::time::{interval, timeout};
+use tidings_tests::server::{Folder, password_of, raise_open_files};
+use tidings_tests::tunnel::Through;
+use tidings_tests::{Client, Server, device, eventually, up};
+use tokio::time::interval;
 
 use crate::support::{ensure_complete, range, seqs, text_of};
 
@@ -359,17 +360,74 @@ async fn a_client_without_an_id_gets_one() -> Result<()> {
     server.finish().await
 }
 
-/// Many clients that open a socket and say nothing do not keep others from connecting.
+/// Clients that open a socket and say nothing, or begin to say something, keep nobody waiting at the same doors.
 #[tokio::test]
-async fn silent_sockets_do_not_block_the_door() -> Result<()> {
-    let server = Server::with_users(&["alice"]).await?;
-    let mut silent = Vec::new();
-    for _ in 0..50 {
-        silent.push(Raw::open(server.mqtt()).await?);
+async fn silent_sockets_do_not_block_the_doors() -> Result<()> {
+    /// Of each kind, TCP and TLS.
+    const SILENT: usize = 500;
+    /// The beginning of a ClientHello, and of a CONNECT.
+    const HALF_A_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abc";
+    const HALF_A_CONNECT: &[u8] = b"\x10\x40\x00\x04MQ";
+    raise_open_files()?;
+    // They are to be silent until the end.
+    let folder = Folder::with_tls()?.setting("TIDINGS__MQTT__CONNECT_TIMEOUT", "10m");
+    let server = Server::start_in(folder, &["alice", "mallory"]).await?;
+    let tls = server.tunnel(Through::Tls(None)).await?;
+    // With a token, since a password takes its time.
+    let token = server.login("alice").await?.tokens()?.access.clone();
+    let plainly = server.device("alice").password(&token);
+    let doors = [("TCP", plainly.clone()), ("TLS", plainly.through(&tls))];
+    let mut before = Vec::new();
+    for (_, device) in &doors {
+        before.push(median_of_connects(device).await?);
     }
-    let connecting = server.client("alice").online();
-    let mut alice = timeout(PATIENCE, connecting).await??;
-    alice.say(up::user("alice"), "let me through").await?;
-    drop(silent);
+
+    let mut silent = Vec::new();
+    for number in 0..SILENT {
+        for (door, half) in [
+            (server.mqtt(), HALF_A_CONNECT),
+            (server.mqtts(), HALF_A_HELLO),
+        ] {
+            let mut raw = Raw::open(door).await?;
+            if number % 2 == 1 {
+                raw.send(half).await?;
+            }
+            silent.push(raw);
+        }
+    }
+    for ((door, device), before) in doors.iter().zip(before) {
+        let with = median_of_connects(device).await?;
+        println!(
+            "over {door} a connect takes {before:?}, with {} silent ones {with:?}",
+            silent.len()
+        );
+        let slow = (before * 5).max(Duration::from_millis(100));
+        ensure!(
+            with < slow,
+            "{door}: a connect takes {with:?} instead of {before:?}"
+        );
+    }
+
+    // It was still waited for.
+    let password = password_of("mallory");
+    let mut late = silent
+        .swap_remove(0)
+        .come_in(&mallory(V4, &password))
+        .await?;
+    ensure!(late.is_alive().await?, "a late CONNECT is one");
     server.finish().await
+}
+
+/// From opening the socket to the CONNACK.
+async fn median_of_connects(device: &device::Builder) -> Result<Duration> {
+    const CONNECTS: usize = 20;
+    let mut took = Vec::new();
+    for _ in 0..CONNECTS {
+        let started = Instant::now();
+        let device = device.clone().connect().await?;
+        took.push(started.elapsed());
+        device.disconnect().await?;
+    }
+    took.sort();
+    Ok(took[CONNECTS / 2])
 }
