@@ -92,7 +92,9 @@ impl Session {
             correlation_data,
         } = reply_to;
         let policy = &self.exchange.policy;
-        let may_use = |topic: &ByteString| policy.may_publish(self.handle.client(), topic);
+        let may_use = |topic: &ByteString| {
+            self.is_usable(topic) && policy.may_publish(self.handle.client(), topic)
+        };
         match response_topic.filter(may_use) {
             Some(topic) => {
                 let payload = payload.in_format(format).clone();
