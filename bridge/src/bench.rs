@@ -4,7 +4,7 @@
 //! time when it was due, so that the receiver measures what a user would feel. A run whose messages are not all stored,
 //! answered and received exactly once, in order and without a hole in `seq`, has failed, however fast it was.
 //!
-//! Reading order: `ChatOptions::run` (the recipe), `server` and `accounts` (what must be there first), `connection`
+//! Reading order: `ChatOptions::run` (the recipe), `server` and `accounts` (what must be there first), `way`, `connection`
 //! → `client` (one user), `stamp`, `template` and `down` (what the messages hold), `schedule` (when they are sent),
 //! `check` and `report` (what is made of it). `connect`, `idle` and `users` measure other things with the same parts;
 //! `limits` is what the operating system allows them.
@@ -28,8 +28,8 @@ mod server;
 mod stamp;
 mod template;
 mod users;
+mod way;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +52,7 @@ use self::schedule::{Clock, Pace, Phases};
 use self::server::Server;
 use self::template::Template;
 use self::users::UsersOptions;
+use self::way::Way;
 
 /// Connections that are opened at the same time.
 const CONNECTING_MAX: usize = 32;
@@ -149,9 +150,9 @@ impl Command {
 }
 
 /// Where the server is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Target {
-    mqtt: String,
+    mqtt: Way,
     http: String,
 }
 
@@ -208,6 +209,7 @@ impl ChatOptions {
 
     async fn find_server(&self, config: Option<&Path>) -> anyhow::Result<(Option<Server>, Target)> {
         if let (Some(mqtt), Some(http)) = (self.mqtt.clone(), self.http.clone()) {
+            let mqtt = Way::Tcp(mqtt);
             return Ok((None, Target { mqtt, http }));
         }
         let server = Server::start(config).await.context("starting a server")?;
@@ -263,7 +265,7 @@ impl ChatOptions {
 
 /// Connects and subscribes everyone; the result has the order of `accounts`.
 async fn open_all(
-    address: &str,
+    way: &Way,
     accounts: &[Account],
     format: Format,
 ) -> anyhow::Result<Vec<Connection>> {
@@ -273,10 +275,9 @@ async fn open_all(
         if opening.len() == CONNECTING_MAX {
             opened.extend(opening.join_next().await.transpose()?);
         }
-        let address = address.to_owned();
+        let way = way.clone();
         opening.spawn(async move {
-            let source = source(&address, index);
-            let connection = Connection::open(&address, &account, format, source).await;
+            let connection = Connection::open(&way, index, &account, format).await;
             (
                 index,
                 connection.with_context(|| format!("connecting {}", account.uid)),
@@ -289,12 +290,6 @@ async fn open_all(
         .into_iter()
         .map(|(_, connection)| connection)
         .collect()
-}
-
-/// Where a connection comes from: on this machine from many addresses, otherwise from where the system likes.
-fn source(address: &str, index: u32) -> Option<IpAddr> {
-    let server: SocketAddr = address.parse().ok()?;
-    (server.ip() == Ipv4Addr::LOCALHOST).then(|| limits::source(index))
 }
 
 /// Asks the server what it has stored of some conversations.
@@ -330,7 +325,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused_before_the_run() {
         let parse = |line: &str| Line::try_parse_from(line.split(' '));
-        for measure in ["chat", "connect", "idle", "users"] {
+        for measure in ["chat", "connect", "idle", "users", "users --in-process"] {
             assert!(parse(&format!("bench {measure}")).is_ok(), "{measure}");
         }
         assert!(

@@ -59,7 +59,7 @@ pub async fn serve(settings: Settings, is_demo: bool) -> anyhow::Result<()> {
 }
 
 /// The running parts.
-struct Server {
+pub(crate) struct Server {
     broker: Broker,
     service: service::Running,
     http: JoinHandle<io::Result<()>>,
@@ -82,7 +82,7 @@ struct Addresses {
 }
 
 impl Server {
-    async fn start(settings: &Settings, is_demo: bool) -> anyhow::Result<Self> {
+    pub(crate) async fn start(settings: &Settings, is_demo: bool) -> anyhow::Result<Self> {
         let (mqtts, https) = (mqtts_certificate(settings)?, https_certificate(settings)?);
         let rules = rules(settings)?;
         let store = data_dir::open_store(settings).await?;
@@ -141,6 +141,16 @@ impl Server {
         })
     }
 
+    /// The way to its sessions.
+    pub(crate) fn sessions(&self) -> BrokerHandle {
+        self.broker.handle()
+    }
+
+    /// Where it listens for HTTP.
+    pub(crate) fn http(&self) -> &[SocketAddr] {
+        &self.addresses.http
+    }
+
     /// What can't be used is logged, and what was there before stays.
     fn reload_certificates(&self) {
         for tls in &self.certificates {
@@ -162,7 +172,7 @@ impl Server {
 
     /// Ends all parts, clients first. What they have sent is still executed; they have no PUBACK for it, and send it
     /// again. One that does not read must not use up the time of the rest.
-    async fn stop(self, limit: Duration) {
+    pub(crate) async fn stop(self, limit: Duration) {
         self.stop_http.cancel();
         self.follower.abort();
         self.broker.stop(limit / 2).await;

@@ -64,17 +64,35 @@ pub struct Settings {
     pub shutdown: ShutdownOptions,
 }
 
+fn environment() -> Environment {
+    let (prefix, separator) = ENVIRONMENT;
+    Environment::with_prefix(prefix)
+        .prefix_separator(separator)
+        .separator(separator)
+}
+
 impl Settings {
     /// Reads all layers and checks them.
     ///
     /// # Errors
     /// [`Error`] with the key at fault.
     pub fn load(file: Option<&Path>) -> Result<Self, Error> {
-        let (prefix, separator) = ENVIRONMENT;
-        let environment = Environment::with_prefix(prefix)
-            .prefix_separator(separator)
-            .separator(separator);
-        Self::from_layers(file, environment)
+        Self::from_layers(file, environment())
+    }
+
+    /// The same with variables above those of the environment.
+    ///
+    /// # Errors
+    /// [`Error`] with the key at fault.
+    pub fn load_with(file: Option<&Path>, variables: &[(&str, String)]) -> Result<Self, Error> {
+        let inherited = std::env::vars_os().filter_map(|(name, value)| {
+            // A setting is text.
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let more = variables.iter();
+        let more = more.map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let all = inherited.chain(more).collect();
+        Self::from_layers(file, environment().source(Some(all)))
     }
 
     fn from_layers(file: Option<&Path>, environment: Environment) -> Result<Self, Error> {

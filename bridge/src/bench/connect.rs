@@ -1,7 +1,6 @@
 //! `bench connect`: how many clients a second a server lets in, each with an access token, and what that costs.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +15,8 @@ use tokio::task::JoinSet;
 use super::accounts::Account;
 use super::connection::Connection;
 use super::report::{self, Quantiles};
-use super::server::Server;
+use super::server::{Place, Server};
+use super::way::Way;
 use super::{limits, process};
 
 /// Users whose tokens are shown in turn.
@@ -65,9 +65,9 @@ impl ConnectOptions {
             fit == self.in_flight,
             "too many connections at the same time"
         );
-        let (server, accounts) = Server::start_with_users(config, USERS).await?;
+        let (server, accounts) = Server::start_with_users(config, USERS, Place::Apart).await?;
         let accounts: Arc<[Account]> = accounts.into();
-        let address: Arc<str> = server.target().mqtt.as_str().into();
+        let way = server.target().mqtt.clone();
         let next = Arc::new(AtomicU32::new(0));
 
         let pids = (server.pid(), std::process::id());
@@ -75,8 +75,8 @@ impl ConnectOptions {
         let started = Instant::now();
         let mut workers = JoinSet::new();
         for _ in 0..self.in_flight {
-            let (address, accounts, next) = (address.clone(), accounts.clone(), next.clone());
-            workers.spawn(work(address, accounts, next, self.connects));
+            let (way, accounts, next) = (way.clone(), accounts.clone(), next.clone());
+            workers.spawn(work(way, accounts, next, self.connects));
         }
         let mut seen = Seen::new();
         while let Some(worker) = workers.join_next().await {
@@ -110,12 +110,7 @@ impl ConnectOptions {
 }
 
 /// Connects until all connects are taken.
-async fn work(
-    address: Arc<str>,
-    accounts: Arc<[Account]>,
-    next: Arc<AtomicU32>,
-    connects: u32,
-) -> Seen {
+async fn work(way: Way, accounts: Arc<[Account]>, next: Arc<AtomicU32>, connects: u32) -> Seen {
     let mut seen = Seen::new();
     loop {
         let index = next.fetch_add(1, Ordering::Relaxed);
@@ -125,7 +120,7 @@ async fn work(
         // Two connects at the same time are never of the same user, who has one device.
         let account = &accounts[index as usize % accounts.len()];
         let started = Instant::now();
-        match connect(&address, account, limits::source(index)).await {
+        match connect(&way, index, account).await {
             Ok(connection) => {
                 let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                 seen.connected_in.saturating_record(micros);
@@ -136,8 +131,8 @@ async fn work(
     }
 }
 
-async fn connect(address: &str, account: &Account, source: IpAddr) -> anyhow::Result<Connection> {
-    Connection::log_in(address, account, Some(source))
+async fn connect(way: &Way, index: u32, account: &Account) -> anyhow::Result<Connection> {
+    Connection::log_in(way, index, account)
         .await
         .with_context(|| format!("connecting {}", account.uid))
 }

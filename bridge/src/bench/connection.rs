@@ -1,8 +1,10 @@
 //! A client's end of an MQTT 3.1.1 connection: bytes in, bytes out, as many at a time as there are.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -11,11 +13,13 @@ use broker::codec::{
     SubscribeFilter, Version, decode,
 };
 use bytes::{Buf as _, BytesMut};
+use futures_util::FutureExt as _;
 use schema::{Format, Topic};
-use tokio::io::Interest;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::AsyncReadExt as _;
+use tokio::task::unconstrained;
 
 use super::accounts::Account;
+use super::way::{Stream, Way};
 
 /// The client id; a user has only this device.
 const DEVICE: &str = "bench";
@@ -41,7 +45,7 @@ pub(super) enum Broken {
 
 /// See the module's documentation. `format` is that of the subscription.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     inbox: BytesMut,
     /// What [`flush`](Self::flush) is to write.
     pub(super) out: BytesMut,
@@ -49,15 +53,15 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects with the access token, and subscribes to the user's down topic.
+    /// Connects with the access token, as the `index`th of all, and subscribes to the user's down topic.
     pub(super) async fn open(
-        address: &str,
+        way: &Way,
+        index: u32,
         account: &Account,
         format: Format,
-        source: Option<IpAddr>,
     ) -> anyhow::Result<Connection> {
         let opening = async {
-            let mut connection = Self::connect(address, account, format, source).await?;
+            let mut connection = Self::connect(way, index, account, format).await?;
             connection.subscribe(account).await?;
             anyhow::Ok(connection)
         };
@@ -66,30 +70,21 @@ impl Connection {
 
     /// Connects with the access token only.
     pub(super) async fn log_in(
-        address: &str,
+        way: &Way,
+        index: u32,
         account: &Account,
-        source: Option<IpAddr>,
     ) -> anyhow::Result<Connection> {
-        in_time(Self::connect(address, account, Format::Protobuf, source)).await
+        in_time(Self::connect(way, index, account, Format::Protobuf)).await
     }
 
     async fn connect(
-        address: &str,
+        way: &Way,
+        index: u32,
         account: &Account,
         format: Format,
-        source: Option<IpAddr>,
     ) -> anyhow::Result<Connection> {
-        let stream = match source {
-            None => TcpStream::connect(address).await?,
-            Some(source) => {
-                let socket = TcpSocket::new_v4()?;
-                socket.bind((source, 0).into())?;
-                socket.connect(address.parse()?).await?
-            }
-        };
-        stream.set_nodelay(true)?;
         let mut connection = Connection {
-            stream,
+            stream: way.open(index).await?,
             inbox: BytesMut::new(),
             out: BytesMut::new(),
             format,
@@ -171,9 +166,10 @@ impl Connection {
     }
 
     /// Whether the server has not closed, and said nothing.
-    pub(super) fn is_open(&self) -> bool {
-        let read = self.stream.try_read(&mut [0]);
-        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    pub(super) fn is_open(&mut self) -> bool {
+        // Many are asked without a pause: tokio would say "later" for the sake of others.
+        let read = unconstrained(self.stream.read_u8());
+        read.now_or_never().is_none()
     }
 
     /// The next packet of what has been read.
@@ -181,53 +177,58 @@ impl Connection {
         Ok(decode(Version::V4, &mut self.inbox, PACKET_MAX)?)
     }
 
-    /// Writes as much as the socket takes now.
+    /// Writes as much as the stream takes now.
     pub(super) fn flush(&mut self) -> Result<(), Broken> {
-        while !self.out.is_empty() {
-            match self.stream.try_write(&self.out) {
-                Ok(written) => self.out.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        let flushed = poll_fn(|context| self.poll_flush(context)).now_or_never();
+        flushed.unwrap_or(Ok(()))
     }
 
     /// Waits until there is something to read, and reads what is there; goes on writing meanwhile. May be dropped at
     /// any time: what was read or written before has happened, the rest has not.
     pub(super) async fn exchange(&mut self) -> Result<(), Broken> {
-        loop {
-            let interest = if self.out.is_empty() {
-                Interest::READABLE
-            } else {
-                Interest::READABLE | Interest::WRITABLE
-            };
-            let ready = self.stream.ready(interest).await?;
-            if ready.is_writable() {
-                self.flush()?;
+        poll_fn(|context| {
+            if let Poll::Ready(Err(error)) = self.poll_flush(context) {
+                return Poll::Ready(Err(error));
             }
-            if ready.is_readable() && self.read_waiting()? {
-                return Ok(());
-            }
-        }
+            self.poll_read(context)
+        })
+        .await
     }
 
-    /// Tells whether anything was there.
-    fn read_waiting(&mut self) -> Result<bool, Broken> {
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        while !self.out.is_empty() {
+            match Pin::new(&mut *self.stream).poll_write(context, &self.out) {
+                Poll::Ready(Ok(written @ 1..)) => self.out.advance(written),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Broken::Closed)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let before = self.inbox.len();
         while self.inbox.len() < before + READ_MAX {
             self.inbox.reserve(READ_MAX / 2);
             let room = self.inbox.capacity() - self.inbox.len();
-            match self.stream.try_read_buf(&mut self.inbox) {
-                Ok(0) => return Err(Broken::Closed),
-                // The socket had no more than that.
-                Ok(read) if read < room => break,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error.into()),
+            match pin!(self.stream.read_buf(&mut self.inbox)).poll(context) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Broken::Closed)),
+                // The stream had no more than that.
+                Poll::Ready(Ok(read)) if read < room => break,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => break,
             }
         }
-        Ok(self.inbox.len() > before)
+        if self.inbox.len() > before {
+            return Poll::Ready(Ok(()));
+        }
+        if self.inbox.is_empty() {
+            // There may be many that wait.
+            self.inbox = BytesMut::new();
+        }
+        Poll::Pending
     }
 }
 

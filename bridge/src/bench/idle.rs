@@ -8,8 +8,9 @@ use anyhow::{bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
+use super::connection::Connection;
 use super::report::{self, Mib};
-use super::server::Server;
+use super::server::{Place, Server};
 use super::{limits, open_all, process};
 
 /// Connections that are opened before the first look at the server's memory: what it needs only once is there then.
@@ -46,20 +47,21 @@ impl IdleOptions {
         let first = u32::try_from(FIRST).unwrap_or(u32::MAX);
         let count = limits::connections_that_fit(self.connections.saturating_add(first));
         ensure!(count > first, "there is no room for connections");
-        let (server, accounts) = Server::start_with_users(config, count).await?;
-        let address = &server.target().mqtt;
+        let (server, accounts) = Server::start_with_users(config, count, Place::Apart).await?;
+        let way = &server.target().mqtt;
         let (first, rest) = accounts.split_at(FIRST);
 
-        let first = open_all(address, first, schema::Format::Protobuf).await?;
+        let first = open_all(way, first, schema::Format::Protobuf).await?;
         let before = settled_rss(&server).await?;
         eprintln!("opening {} connections", rest.len());
-        let rest = open_all(address, rest, schema::Format::Protobuf).await?;
+        let mut rest = open_all(way, rest, schema::Format::Protobuf).await?;
         let after = settled_rss(&server).await?;
 
-        let open = rest.iter().filter(|connection| connection.is_open());
+        let open = rest.iter_mut().map(Connection::is_open);
+        let open = open.filter(|is_open| *is_open).count();
         let report = Report {
             connections: rest.len(),
-            open: open.count(),
+            open,
             rss_before_bytes: before,
             rss_after_bytes: after,
             bytes_per_connection: (after as f64 - before as f64) / rest.len() as f64,

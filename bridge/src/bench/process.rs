@@ -11,17 +11,19 @@ const TICK: Duration = Duration::from_millis(10);
 /// What the measured time has cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Usage {
-    /// CPU time of the load generator.
+    /// CPU time of the load generator, if it is a process of its own.
     pub generator_cpu: Option<Duration>,
-    /// CPU time of the server.
+    /// CPU time of the server, if it is a process of its own.
     pub server_cpu: Option<Duration>,
+    /// CPU time of the two in one process.
+    pub shared_cpu: Option<Duration>,
     /// The most memory that the server had during the run, in bytes.
     pub server_rss_peak: Option<u64>,
     /// The same before the run, when passwords were hashed.
     pub server_rss_peak_before: Option<u64>,
 }
 
-/// Measures from the start to the end of what counts.
+/// Measures from the start to the end of what counts. The server may be this process.
 pub(super) async fn sample(clock: Clock, phases: Phases, server: Option<u32>) -> Usage {
     let own = std::process::id();
     let cpu = |pid: Option<u32>| pid.and_then(cpu_time);
@@ -34,9 +36,12 @@ pub(super) async fn sample(clock: Clock, phases: Phases, server: Option<u32>) ->
     let spent = |before: Option<Duration>, after: Option<Duration>| {
         after.zip(before).map(|(after, before)| after - before)
     };
+    let (own_cpu, server_cpu) = (spent(before.0, after.0), spent(before.1, after.1));
+    let is_shared = server == Some(own);
     Usage {
-        generator_cpu: spent(before.0, after.0),
-        server_cpu: spent(before.1, after.1),
+        generator_cpu: own_cpu.filter(|_| !is_shared),
+        server_cpu: server_cpu.filter(|_| !is_shared),
+        shared_cpu: own_cpu.filter(|_| is_shared),
         server_rss_peak: server.and_then(rss_peak),
         server_rss_peak_before: server_rss_peak_before.filter(|_| is_reset),
     }

@@ -108,6 +108,8 @@ pub(super) struct Report {
     delivered_in: Quantiles,
     generator: Option<Cpu>,
     server: Option<Cpu>,
+    /// Server and generator together, where they are one process. What follows is then of both, too.
+    process: Option<Cpu>,
     server_rss_peak_bytes: Option<u64>,
     /// Before the run, when passwords were hashed.
     server_rss_peak_before_bytes: Option<u64>,
@@ -196,6 +198,7 @@ impl Report {
             delivered_in: Quantiles::from(&tally.delivered_in),
             generator: usage.generator_cpu.map(cpu),
             server: usage.server_cpu.map(cpu),
+            process: usage.shared_cpu.map(cpu),
             server_rss_peak_bytes: usage.server_rss_peak,
             server_rss_peak_before_bytes: usage.server_rss_peak_before,
             check,
@@ -206,9 +209,15 @@ impl Report {
         self.ok
     }
 
-    /// Microseconds of the server's CPU time.
-    pub(super) fn server_cpu_per_message(&self) -> Option<f64> {
-        self.server.map(|cpu| cpu.micros_per_message)
+    /// Microseconds of CPU time of the server, or of the process that it shares with the generator.
+    pub(super) fn cpu_per_message(&self) -> Option<f64> {
+        let cpu = self.server.or(self.process);
+        cpu.map(|cpu| cpu.micros_per_message)
+    }
+
+    /// From when a message was due to its arrival at the peer, in microseconds: the median.
+    pub(super) fn delivered_in(&self) -> u64 {
+        self.delivered_in.p50_micros
     }
 }
 
@@ -269,6 +278,9 @@ impl fmt::Display for Report {
         )?;
         if let Some(cpu) = &self.server {
             writeln!(f, "server     {cpu}")?;
+        }
+        if let Some(cpu) = &self.process {
+            writeln!(f, "process    {cpu}, server and generator together")?;
         }
         if let Some(peak) = self.server_rss_peak_bytes {
             write!(f, "           {} peak RSS", Mib(peak))?;

@@ -6,10 +6,8 @@ use super::*;
 
 fn environment(variables: &[(&str, &str)]) -> Environment {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    Environment::with_prefix(ENVIRONMENT.0)
-        .prefix_separator(ENVIRONMENT.1)
-        .separator(ENVIRONMENT.1)
-        .source(Some(variables.iter().map(owned).collect::<HashMap<_, _>>()))
+    let variables: HashMap<_, _> = variables.iter().map(owned).collect();
+    super::environment().source(Some(variables))
 }
 
 fn load(variables: &[(&str, &str)]) -> Result<Settings, Error> {
@@ -86,6 +84,13 @@ fn the_file_lies_between_defaults_and_environment() {
     let settings = Settings::from_layers(Some(file.path()), environment).unwrap();
     assert_eq!(settings.groups.members_max, 5);
     assert_eq!(settings.devices.per_user_max, 6);
+}
+
+#[test]
+fn more_variables_count_as_well() {
+    let variables = [("TIDINGS__MQTT__LISTEN", "127.0.0.1:7".to_owned())];
+    let settings = Settings::load_with(None, &variables).unwrap();
+    assert_eq!(settings.mqtt.listen, ["127.0.0.1:7".parse().unwrap()]);
 }
 
 #[test]
