@@ -2,16 +2,16 @@
 //! No I/O: packets come in, bytes for the client go to `out`, items for the bridge to `to_bridge`.
 //!
 //! `publishing` is the way up (publishes that wait for the bridge's answer), `receiving` the way down (deliveries
-//! that wait for the client's acknowledgement), `plain` what the session does on topics other than chat's.
+//! that wait for the client's acknowledgement), `chat` what the session does on its user's down topic, `plain` what it
+//! does on topics other than chat's.
 
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use bytestring::ByteString;
-use schema::link::{Acked, Drained, FromEdge, Gone, Position, Subscribed, from_edge};
-use schema::{Format, Topic};
+use schema::Topic;
+use schema::link::{Acked, Drained, FromEdge, from_edge};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -22,7 +22,7 @@ use crate::codec::{
     encode_ack, encode_publish, publish_size,
 };
 use crate::options::Options;
-use crate::outbox::{Answer, Delivery, Feed};
+use crate::outbox::{Delivery, Feed};
 use crate::parking::Parked;
 use crate::payload::Payload;
 use crate::plain::exchange::Exchange;
@@ -32,6 +32,7 @@ use crate::registry::Handle;
 use crate::will;
 
 mod aliases;
+mod chat;
 mod plain;
 mod publishing;
 mod receiving;
@@ -41,6 +42,7 @@ pub(crate) mod rig;
 mod tests;
 
 use aliases::{ClientAliases, ServerAliases};
+use chat::{ChatSubscription, gone};
 use plain::Plain;
 use publishing::{Publishing, Received, ReplyTo};
 use receiving::{Again, Receiving};
@@ -114,15 +116,6 @@ impl Lasting {
             plain.end(self.receiving, exchange);
         }
     }
-}
-
-/// The session's subscription to its user's down topic: at most one, in one format.
-#[derive(Debug)]
-struct ChatSubscription {
-    format: Format,
-    topic: String,
-    qos: Qos,
-    identifier: Option<u32>,
 }
 
 impl Session {
@@ -378,29 +371,6 @@ impl Session {
         Ok(())
     }
 
-    /// A delivery is acknowledged once: QoS 2 would add a round trip and promise nothing more, since redelivered
-    /// messages carry the same msg_id. So QoS 1 is what is granted at most.
-    fn subscribe_chat(
-        &mut self,
-        asked: &SubscribeFilter,
-        format: Format,
-        identifier: Option<u32>,
-        is_new: &mut bool,
-    ) -> Qos {
-        let qos = asked.qos.min(Qos::AtLeastOnce);
-        // At QoS 0 messages may have been left out; from QoS 1 on none is, beginning with those.
-        *is_new |= self.chat.as_ref().is_none_or(|old| old.qos < qos);
-        self.is_resumed &= !*is_new;
-        self.chat = Some(ChatSubscription {
-            format,
-            topic: asked.filter.to_string(),
-            qos,
-            identifier,
-        });
-        self.handle.outbox.lock().qos = qos;
-        qos
-    }
-
     fn on_unsubscribe(
         &mut self,
         unsubscribe: &Unsubscribe,
@@ -431,22 +401,6 @@ impl Session {
         };
         Packet::UnsubAck(unsuback).encode(self.version, out);
         Ok(())
-    }
-
-    fn start_catching_up(&mut self, to_bridge: &mut Vec<FromEdge>) {
-        self.epoch += 1;
-        self.handle
-            .outbox
-            .lock()
-            .restart(Feed::CatchingUp(self.epoch));
-        to_bridge.push(item(from_edge::Item::Subscribed(Subscribed {
-            session: self.handle.id,
-            epoch: self.epoch,
-            uid: self.handle.uid.to_string(),
-            device: self.handle.device.to_string(),
-            nameless: self.handle.is_nameless,
-            resumed: self.is_resumed,
-        })));
     }
 
     /// Takes what the outbox and the mailbox hold, as far as the client's window and `out` have room.
@@ -499,69 +453,6 @@ impl Session {
         }
         self.write_mailbox(out);
         Ok(())
-    }
-
-    fn on_answer(&mut self, answer: &Answer, out: &mut BytesMut) {
-        let Some(reply_to) = self.publishing.end(answer.token, answer.reason) else {
-            return;
-        };
-        self.publishing.write_acks(self.version, out);
-        if answer.reply.size() == 0 {
-            return;
-        }
-        // QoS 0: who misses a reply asks again with the same client_msg_id.
-        match reply_to {
-            Some(reply_to) => self.reply(*reply_to, &answer.reply, out),
-            None => {
-                self.write_down(&answer.reply, Qos::AtMostOnce, None, None, out);
-            }
-        }
-    }
-
-    fn write_message(&mut self, payload: &Payload, position: Position, out: &mut BytesMut) {
-        let qos = match &self.chat {
-            Some(chat) => chat.qos,
-            None => return,
-        };
-        let packet_id = match qos {
-            Qos::AtMostOnce => None,
-            _ => Some(self.receiving.next_packet_id()),
-        };
-        let is_written = self.write_down(payload, qos, packet_id, None, out);
-        if let (true, Some(packet_id)) = (is_written, packet_id) {
-            self.receiving.sent_chat(packet_id, position);
-        }
-    }
-
-    /// Writes a PUBLISH on the down topic; tells whether it was one that the client takes.
-    fn write_down(
-        &self,
-        payload: &Payload,
-        qos: Qos,
-        packet_id: Option<NonZeroU16>,
-        correlation_data: Option<Bytes>,
-        out: &mut BytesMut,
-    ) -> bool {
-        let Some(chat) = &self.chat else {
-            return false;
-        };
-        let properties = (self.version == Version::V5
-            && (chat.identifier.is_some() || correlation_data.is_some()))
-        .then(|| PublishProperties {
-            subscription_identifiers: chat.identifier.into_iter().collect(),
-            correlation_data,
-            ..Default::default()
-        });
-        let head = PublishHead {
-            dup: false,
-            qos,
-            retain: false,
-            topic: &chat.topic,
-            packet_id,
-            properties: properties.as_ref(),
-        };
-        let payload = payload.in_format(chat.format);
-        self.write_publish(head, payload, out)
     }
 
     fn write_publish(&self, head: PublishHead<'_>, payload: &[u8], out: &mut BytesMut) -> bool {
@@ -649,8 +540,4 @@ pub(crate) fn session_expiry(connect: &Connect, asked: Option<u32>, options: &Op
 
 fn item(item: from_edge::Item) -> FromEdge {
     FromEdge { item: Some(item) }
-}
-
-fn gone(handle: &Handle) -> FromEdge {
-    item(from_edge::Item::Gone(Gone { session: handle.id }))
 }

@@ -4,7 +4,7 @@ use schema::link::Retain;
 
 use super::*;
 use crate::codec::decode;
-use crate::outbox::Outbox;
+use crate::outbox::{Answer, Outbox};
 use crate::peer::Door;
 use crate::plain::policy::Rules;
 use crate::registry::{Newcomer, Registry};

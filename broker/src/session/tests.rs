@@ -1,12 +1,16 @@
 //! The session without a socket: what comes out for what goes in.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proptest::prelude::*;
+use schema::link::Position;
 
 use super::rig::{Client, Rig, connect};
 use super::*;
 use crate::codec::{Ack, ConnectProperties, RetainHandling, SubscribeFilter};
+use crate::outbox::Answer;
 use crate::plain::policy::Rules;
 
 /// A session of alice, alone in the world.
