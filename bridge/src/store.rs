@@ -255,6 +255,19 @@ fn give_up_if_in_transaction<'c>(
 }
 
 #[cfg(test)]
+impl Store {
+    /// An empty database, gone with its folder.
+    pub(crate) async fn fresh() -> (Self, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::connect(&Store::sqlite_url(folder.path()))
+            .await
+            .expect("a new database");
+        store.migrate().await.expect("all tables");
+        (store, folder)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use sea_orm::ConnectionTrait as _;

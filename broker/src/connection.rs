@@ -24,6 +24,7 @@ use crate::peer::Peer;
 use crate::registry::{Handle, Registry};
 use crate::session::Session;
 use crate::throttle::Throttle;
+
 mod identify;
 
 use identify::{Identified, identify};

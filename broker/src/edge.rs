@@ -112,9 +112,7 @@ impl Edge {
             self.exchange.purge();
         }
     }
-}
 
-impl Edge {
     /// Publishes `$SYS/#`.
     pub(crate) async fn announce(
         self: Arc<Self>,

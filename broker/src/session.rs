@@ -127,6 +127,8 @@ impl Session {
         options: &Options,
         lasting: Lasting,
     ) -> Self {
+        let asked_to_be_kept = asked_expiry(connect) > 0;
+        let expiry_secs = session_expiry(connect, options);
         let properties = connect.properties.take().unwrap_or_default();
         let window = properties
             .receive_maximum
@@ -152,8 +154,8 @@ impl Session {
                 .maximum_packet_size
                 .map_or(usize::MAX, |max| max.get() as usize),
             subscriptions_max: options.subscriptions_max,
-            asked_to_be_kept: properties.session_expiry_interval.unwrap_or(0) > 0,
-            expiry_secs: session_expiry(connect, properties.session_expiry_interval, options),
+            asked_to_be_kept,
+            expiry_secs,
             expiry_max_secs: options.session_expiry_max_secs,
             is_resumed: chat.is_some(),
             chat,
@@ -528,12 +530,19 @@ impl Session {
     }
 }
 
+/// The Session Expiry Interval that CONNECT asks for; absent is 0 (3.1.2.11.2).
+pub(crate) fn asked_expiry(connect: &Connect) -> u32 {
+    let properties = connect.properties.as_deref();
+    let asked = properties.and_then(|set| set.session_expiry_interval);
+    asked.unwrap_or(0)
+}
+
 /// How long the session outlives its connection, in seconds. In MQTT 3.1.1 one that is not clean has no end of its own.
-pub(crate) fn session_expiry(connect: &Connect, asked: Option<u32>, options: &Options) -> u32 {
+pub(crate) fn session_expiry(connect: &Connect, options: &Options) -> u32 {
     let asked = match connect.version {
         Version::V4 if connect.clean_start => 0,
         Version::V4 => u32::MAX,
-        Version::V5 => asked.unwrap_or(0),
+        Version::V5 => asked_expiry(connect),
     };
     asked.min(options.session_expiry_max_secs)
 }

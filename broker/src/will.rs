@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-
 use schema::Topic;
 use schema::link::FromEdge;
 use tracing::debug;

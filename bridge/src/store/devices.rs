@@ -331,11 +331,7 @@ mod tests {
     /// Only known devices have a row to note it in; forgetting one takes its cursors with it.
     #[tokio::test]
     async fn a_known_device_leaves_and_is_forgotten() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::connect(&Store::sqlite_url(folder.path()))
-            .await
-            .unwrap();
-        store.migrate().await.unwrap();
+        let (store, _folder) = Store::fresh().await;
         let db = store.writer();
         let bob: Uid = "bob".parse().unwrap();
         conversations::add(db, 1, "g:1", 0).await.unwrap();
@@ -374,11 +370,7 @@ mod tests {
     /// they come. Nothing moves for what was sent before the member came in.
     #[tokio::test]
     async fn the_furthest_device_counts() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::connect(&Store::sqlite_url(folder.path()))
-            .await
-            .unwrap();
-        store.migrate().await.unwrap();
+        let (store, _folder) = Store::fresh().await;
         let db = store.writer();
         let bob: Uid = "bob".parse().unwrap();
         let cursor = |device: &str, conversation_id: i64, seq: u32| Cursor {

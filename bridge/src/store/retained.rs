@@ -139,11 +139,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_topic_has_its_newest_message_until_it_runs_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::connect(&Store::sqlite_url(folder.path()))
-            .await
-            .unwrap();
-        store.migrate().await.unwrap();
+        let (store, _folder) = Store::fresh().await;
         let db = store.writer();
         let long = format!("dev/alice/{}", "x".repeat(60_000));
         let many: Vec<PlainMessage> = (0..100)

@@ -17,7 +17,7 @@ use crate::identity::{Credentials, Identity, Refusal};
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::registry::Newcomer;
-use crate::session::session_expiry;
+use crate::session::{asked_expiry, session_expiry};
 use crate::will;
 
 /// Longest client id, in characters.
@@ -42,7 +42,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut version = None;
-    let mut connect = loop {
+    let connect = loop {
         version = version.or_else(|| connect_version(input));
         let length = input.len();
         match decode_connect(input, edge.options.max_packet_size) {
@@ -65,46 +65,41 @@ where
             return None;
         }
     };
-    if let Some(reason) = peer.refusal {
-        debug!(?reason, "connection refused");
-        refuse(socket, connect.version, reason, edge).await;
-        return None;
-    }
-    let outcome = match check_connect(&connect) {
-        Ok(()) => authenticate(&connect, &peer, edge).await,
-        Err(reason) => Err(reason),
-    };
-    match outcome {
-        Ok(identity) => {
-            // The bridge is told of whoever comes in: nobody does while it has too much to hear already.
-            edge.uplinks.room().await;
-            let connack = concede(&mut connect, &identity, edge);
-            let who = newcomer(&connect, &identity, &connack, &peer, &edge.options);
-            let will = connect.will.as_ref();
-            let checked = will.map(|will| will::check(&edge.exchange, &who, &will.topic));
-            let checked = checked.unwrap_or(Ok(()));
-            let per_user_max = edge.options.connections_per_user_max;
-            let checked = checked.and_then(|()| match edge.registry.has_room(&who, per_user_max) {
-                true => Ok(()),
-                false => Err(ReasonCode::QuotaExceeded),
-            });
-            if let Err(reason) = checked {
-                refuse(socket, connect.version, reason, edge).await;
-                return None;
-            }
-            Some(Box::new(Identified {
-                who,
-                connect,
-                identity,
-                connack,
-            }))
-        }
+    let version = connect.version;
+    match admit(connect, &peer, edge).await {
+        Ok(identified) => Some(Box::new(identified)),
         Err(reason) => {
             debug!(?reason, "connection refused");
-            refuse(socket, connect.version, reason, edge).await;
+            refuse(socket, version, reason, edge).await;
             None
         }
     }
+}
+
+/// Decides whether a client may come in, and with what.
+async fn admit(mut connect: Connect, peer: &Peer, edge: &Edge) -> Result<Identified, ReasonCode> {
+    if let Some(reason) = peer.refusal {
+        return Err(reason);
+    }
+    check_connect(&connect)?;
+    let identity = authenticate(&connect, peer, edge).await?;
+    // The bridge is told of whoever comes in: nobody does while it has too much to hear already.
+    edge.uplinks.room().await;
+    let connack = concede(&mut connect, &identity, edge);
+    let who = newcomer(&connect, &identity, &connack, peer, &edge.options);
+    if let Some(will) = &connect.will {
+        will::check(&edge.exchange, &who, &will.topic)?;
+    }
+    let per_user_max = edge.options.connections_per_user_max;
+    if !edge.registry.has_room(&who, per_user_max) {
+        return Err(ReasonCode::QuotaExceeded);
+    }
+    Ok(Identified {
+        who,
+        connect,
+        identity,
+        connack,
+    })
 }
 
 fn check_connect(connect: &Connect) -> Result<(), ReasonCode> {
@@ -158,12 +153,11 @@ async fn authenticate(connect: &Connect, peer: &Peer, edge: &Edge) -> Result<Ide
 fn concede(connect: &mut Connect, identity: &Identity, edge: &Edge) -> ConnAckProperties {
     let options = &edge.options;
     let asked = connect.properties.as_deref();
-    let asked_expiry = asked.and_then(|set| set.session_expiry_interval);
-    let expiry = session_expiry(connect, asked_expiry, options);
+    let expiry = session_expiry(connect, options);
     let wants_information = asked.is_some_and(|set| set.request_response_information == Some(true));
     let mut properties = ConnAckProperties {
         // [MQTT-3.2.2-15] Only where it is not what the client asked for.
-        session_expiry_interval: Some(expiry).filter(|_| asked_expiry.unwrap_or(0) != expiry),
+        session_expiry_interval: Some(expiry).filter(|expiry| asked_expiry(connect) != *expiry),
         receive_maximum: NonZeroU16::new(options.receive_maximum),
         maximum_packet_size: u32::try_from(options.max_packet_size)
             .ok()
@@ -192,9 +186,7 @@ fn newcomer(
     peer: &Peer,
     options: &Options,
 ) -> Newcomer {
-    let properties = connect.properties.as_deref();
-    let asked = properties.and_then(|set| set.session_expiry_interval);
-    let expiry_secs = session_expiry(connect, asked, options);
+    let expiry_secs = session_expiry(connect, options);
     Newcomer {
         uid: identity.uid.clone(),
         // A slice would keep the whole CONNECT alive.

@@ -18,7 +18,7 @@ use schema::Uid;
 use schema::link::{FromEdge, PlainMessage, Retain, from_edge};
 
 use super::filter::{Filter, TopicLimits, check_topic};
-use super::mailbox::{Delivery, Mailbox, Pushed};
+use super::mailbox::{Delivery, Mailbox};
 use super::message::Message;
 use super::policy::{Client, Policy, Rules};
 use super::retained::{Full, Retained};
@@ -172,13 +172,13 @@ impl Exchange {
 // === impl Exchange: subscriptions ===
 
 impl Exchange {
-    /// Adds or replaces a subscription [MQTT-3.8.4-3]; tells whether it is new.
+    /// Adds or replaces a subscription [MQTT-3.8.4-3].
     pub(crate) fn subscribe(
         &self,
         filter: &Filter,
         mailbox: &Arc<Mailbox>,
         options: SubscriptionOptions,
-    ) -> bool {
+    ) {
         let mut subscriptions = self.subscriptions.write();
         let subscribers = subscriptions.get_or_insert_with(filter.topics(), Subscribers::default);
         let members = match filter.share() {
@@ -200,21 +200,14 @@ impl Exchange {
             }
         };
         match position(members, mailbox) {
-            Ok(index) => {
-                members[index].options = options;
-                return false;
-            }
+            Ok(index) => members[index].options = options,
             // Mostly the end: mailboxes are numbered in the order in which they are made.
-            Err(index) => members.insert(
-                index,
-                Subscriber {
-                    mailbox: mailbox.clone(),
-                    options,
-                },
-            ),
+            Err(index) => {
+                let mailbox = mailbox.clone();
+                members.insert(index, Subscriber { mailbox, options });
+                self.subscription_count.fetch_add(1, Ordering::Relaxed);
+            }
         }
-        self.subscription_count.fetch_add(1, Ordering::Relaxed);
-        true
     }
 
     /// Removes a subscription.
@@ -353,28 +346,29 @@ impl Exchange {
         drop(subscriptions);
         if let Some((mailbox, options)) = next {
             let delivery = self::delivery(&delivery.message, options, Some(shared));
-            let Pushed { dropped, refused } = self.push(&mailbox, delivery);
+            let refused = self.push(&mailbox, delivery);
             // Once is enough: where one after the other is full, more would be a flood of its own.
-            self.stats.dropped(Dropped::Plain, dropped + refused.len());
+            self.stats.dropped(Dropped::Plain, refused.len());
         }
     }
 
     fn put(&self, mailbox: &Mailbox, delivery: Delivery) {
-        let Pushed { dropped, refused } = self.push(mailbox, delivery);
-        self.stats.dropped(Dropped::Plain, dropped);
         // What was meant for one of many goes to another of them.
-        for delivery in refused {
+        for delivery in self.push(mailbox, delivery) {
             self.pass_on(delivery);
         }
     }
 
-    fn push(&self, mailbox: &Mailbox, delivery: Delivery) -> Pushed {
-        let was_lost = mailbox.is_lost();
+    /// Returns what another member of a shared subscription should have instead.
+    fn push(&self, mailbox: &Mailbox, delivery: Delivery) -> Vec<Delivery> {
         let pushed = mailbox.push(delivery);
-        if !was_lost && mailbox.is_lost() {
+        if pushed.dropped > 0 {
+            self.stats.dropped(Dropped::Plain, pushed.dropped);
+        }
+        if pushed.has_lost {
             self.lost.lock().insert(mailbox.id);
         }
-        pushed
+        pushed.refused
     }
 }
 

@@ -38,13 +38,15 @@ pub(crate) struct Pushed {
     pub(crate) dropped: usize,
     /// Messages of shared subscriptions that another member should have instead.
     pub(crate) refused: Vec<Delivery>,
+    /// The session, which is away, is lost with this message.
+    pub(crate) has_lost: bool,
 }
 
 impl Pushed {
     fn dropped(dropped: usize) -> Self {
         Pushed {
             dropped,
-            refused: Vec::new(),
+            ..Pushed::default()
         }
     }
 
@@ -158,7 +160,10 @@ impl Mailbox {
         // As much again: the burst that has filled it goes on while the client is told.
         if state.connection.is_none() && state.bytes + weight > 2 * self.bytes_max {
             state.is_lost = true;
-            return Pushed::refused(state.clear().chain([delivery]));
+            return Pushed {
+                has_lost: true,
+                ..Pushed::refused(state.clear().chain([delivery]))
+            };
         }
         state.push(delivery, weight);
         let connection = match is_full {

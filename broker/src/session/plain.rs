@@ -55,7 +55,7 @@ impl Session {
         let is_withheld = message.retain && publish.qos != Qos::AtMostOnce;
         let is_routed = self.publishing.take_routed(&publish);
         let token = match is_withheld {
-            true => self.publishing.withhold(&publish)?,
+            true => self.publishing.withhold(&publish),
             false => NO_ANSWER,
         };
         let exchange = self.exchange.clone();

@@ -148,10 +148,10 @@ impl Publishing {
         Ok(())
     }
 
-    /// Admits a plain publish whose acknowledgement is withheld until [`Publishing::end`]; returns its token.
-    pub(super) fn withhold(&mut self, publish: &Publish) -> Result<u32, Closed> {
-        self.check_unreleased(publish)?;
-        Ok(self.admit(publish, true, None, None))
+    /// Admits a plain publish whose acknowledgement is withheld until [`Publishing::end`]; returns its token. It has
+    /// passed [`Publishing::check_unreleased`].
+    pub(super) fn withhold(&mut self, publish: &Publish) -> u32 {
+        self.admit(publish, true, None, None)
     }
 
     /// Admits a publish whose outcome is known.
