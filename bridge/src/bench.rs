@@ -18,11 +18,18 @@ mod client;
 mod connect;
 mod connection;
 mod down;
+mod faults;
 mod http;
 mod idle;
 mod limits;
 mod process;
+#[expect(dead_code)]
+mod progress;
 mod report;
+#[expect(dead_code)]
+mod results;
+#[expect(dead_code)]
+mod runs;
 mod schedule;
 mod server;
 mod stamp;
@@ -42,7 +49,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 use self::accounts::Account;
-use self::check::{Checked, View};
+use self::check::{Conversations, View};
 use self::client::Client;
 use self::connect::ConnectOptions;
 use self::connection::Connection;
@@ -293,7 +300,12 @@ async fn open_all(
 }
 
 /// Asks the server what it has stored of some conversations.
-async fn confirm(target: &Target, accounts: &[Account], views: &[View], checked: &mut Checked) {
+async fn confirm(
+    target: &Target,
+    accounts: &[Account],
+    views: &[View],
+    checked: &mut Conversations,
+) {
     let pairs = accounts.len() / 2;
     let step = pairs.div_ceil(CONFIRMED_MAX);
     for pair in (0..pairs).step_by(step) {

@@ -1,10 +1,9 @@
 //! Whether the server kept its promises: every message stored, answered and received exactly once, in the order in
 //! which it was sent, and `seq` 1, 2, 3 … without hole or repeat for both members.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use super::faults::{Checked, Faults};
 
 /// How far a number may be ahead: one from nowhere must not take all memory.
 const SKIP_MAX: usize = 1 << 20;
@@ -106,41 +105,9 @@ fn slot(seqs: &mut [u32], number: u32) -> Option<&mut u32> {
     seqs.get_mut((number as usize).checked_sub(1)?)
 }
 
-/// What must not be: kinds, each with how often and the first example.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub(super) struct Faults(BTreeMap<&'static str, Fault>);
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Fault {
-    count: u64,
-    first: String,
-}
-
-impl Faults {
-    pub(super) fn note(&mut self, kind: &'static str, example: impl FnOnce() -> String) {
-        let fault = self.0.entry(kind).or_insert_with(|| Fault {
-            count: 0,
-            first: example(),
-        });
-        fault.count += 1;
-    }
-
-    fn add(&mut self, other: &Faults) {
-        for (kind, fault) in &other.0 {
-            let sum = self.0.entry(kind).or_insert_with(|| Fault {
-                count: 0,
-                first: fault.first.clone(),
-            });
-            sum.count += fault.count;
-        }
-    }
-}
-
-/// What the check came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Checked {
+/// What the check of all conversations came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Conversations {
     conversations: usize,
     /// Messages sent, warm-up included.
     messages: u64,
@@ -149,7 +116,7 @@ pub(super) struct Checked {
     pub faults: Faults,
 }
 
-impl Checked {
+impl Conversations {
     /// Holds what the server has stored of a conversation against what was sent.
     pub(super) fn confirm(
         &mut self,
@@ -168,14 +135,26 @@ impl Checked {
         }
     }
 
-    pub(super) fn is_ok(&self) -> bool {
-        self.faults.0.is_empty()
+    pub(super) fn into_checked(self) -> Checked {
+        let Conversations {
+            conversations,
+            messages,
+            confirmed,
+            faults,
+        } = self;
+        Checked {
+            what: format!(
+                "{messages} messages in {conversations} conversations, each stored, answered and received once, in \
+                 order, seq without holes; lastSeq right in {confirmed} of {confirmed}"
+            ),
+            faults,
+        }
     }
 }
 
 /// Checks all conversations; the views are in pairs.
-pub(super) fn conversations(views: &[View]) -> Checked {
-    let mut checked = Checked::default();
+pub(super) fn conversations(views: &[View]) -> Conversations {
+    let mut checked = Conversations::default();
     for (index, pair) in views.chunks_exact(2).enumerate() {
         let (a, b) = (&pair[0], &pair[1]);
         checked.conversations += 1;
@@ -187,9 +166,7 @@ pub(super) fn conversations(views: &[View]) -> Checked {
         check_merged(b, &mut faults);
         faults.add(&a.faults);
         faults.add(&b.faults);
-        for fault in faults.0.values_mut() {
-            fault.first = format!("conversation {index}: {}", fault.first);
-        }
+        faults.name_place(format_args!("conversation {index}"));
         checked.faults.add(&faults);
     }
     checked
@@ -249,36 +226,6 @@ fn check_merged(view: &View, faults: &mut Faults) {
     }
 }
 
-impl fmt::Display for Checked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Checked {
-            conversations,
-            messages,
-            confirmed,
-            faults,
-        } = self;
-        if self.is_ok() {
-            return writeln!(
-                f,
-                "check      ok: {messages} messages in {conversations} conversations, each stored, answered and \
-                 received once, in order, seq without holes; lastSeq right in {confirmed} of {confirmed}"
-            );
-        }
-        writeln!(
-            f,
-            "check      FAILED for {messages} messages in {conversations} conversations:"
-        )?;
-        for (kind, fault) in &faults.0 {
-            writeln!(
-                f,
-                "FAILED     {kind}: {} times; {}",
-                fault.count, fault.first
-            )?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,8 +245,10 @@ mod tests {
         [a, b]
     }
 
-    fn kinds(views: &[View]) -> Vec<&'static str> {
-        conversations(views).faults.0.into_keys().collect()
+    fn check(break_it: fn(&mut View, &mut View), expected: &[&str]) {
+        let [mut a, mut b] = good();
+        break_it(&mut a, &mut b);
+        assert_eq!(conversations(&[a, b]).faults.kinds(), expected);
     }
 
     #[test]
@@ -309,17 +258,12 @@ mod tests {
         assert!(!views[1].is_complete(3));
         let mut checked = conversations(&views);
         checked.confirm(&"a", 3, Ok(3));
-        assert!(checked.is_ok(), "{checked}");
+        assert!(checked.faults.is_empty(), "{checked:?}");
         assert_eq!((checked.conversations, checked.messages), (1, 3));
     }
 
     #[test]
     fn each_broken_promise_has_a_name() {
-        let check = |break_it: fn(&mut View, &mut View), expected: &[&str]| {
-            let [mut a, mut b] = good();
-            break_it(&mut a, &mut b);
-            assert_eq!(kinds(&[a, b]), expected);
-        };
         check(|a, _| a.acked = 1, &["no PUBACK"]);
         check(|a, _| a.answer(2, 4), &["answered twice"]);
         check(|a, _| a.answer(7, 4), &["unexpected reply"]);
@@ -350,8 +294,7 @@ mod tests {
     fn what_the_server_has_stored_counts() {
         let mut checked = conversations(&good());
         checked.confirm(&"a", 3, Ok(2));
-        assert!(!checked.is_ok());
-        let text = checked.to_string();
+        let text = checked.into_checked().to_string();
         assert!(
             text.contains("FAILED     stored count: 1 times; lastSeq is 2 for a, 3 were sent"),
             "{text}"

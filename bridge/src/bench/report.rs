@@ -10,7 +10,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::ChatOptions;
-use super::check::Checked;
+use super::check::Conversations;
+use super::faults::Checked;
 use super::process::Usage;
 use super::schedule::Phases;
 
@@ -179,13 +180,14 @@ impl Report {
         options: &ChatOptions,
         tally: &Tally,
         usage: Usage,
-        mut check: Checked,
+        mut check: Conversations,
     ) -> Report {
         if tally.stored == 0 {
             check
                 .faults
                 .note("nothing measured", || "no PUBACK came in time".to_owned());
         }
+        let check = check.into_checked();
         let per_second = |count: u64| count as f64 / f64::from(options.seconds);
         let cpu = |spent| Cpu::new(spent, options.seconds, tally.stored);
         Report {
