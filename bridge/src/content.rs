@@ -5,11 +5,11 @@ use schema::v1;
 
 /// Content, `reply_to` and mentions as one blob.
 #[must_use]
-pub fn encode(message: &v1::Message) -> Vec<u8> {
+pub fn encode(content: &v1::message::Content, reply_to: u64, mentions: &[String]) -> Vec<u8> {
     let stored = v1::Message {
-        content: message.content.clone(),
-        reply_to: message.reply_to,
-        mentions: message.mentions.clone(),
+        content: Some(content.clone()),
+        reply_to,
+        mentions: mentions.to_vec(),
         ..Default::default()
     };
     stored.encode_to_vec()
@@ -42,7 +42,9 @@ mod tests {
             sender: "alice".into(),
             ..Default::default()
         };
-        decode(&encode(&message), &mut read).unwrap();
+        let content = message.content.as_ref().unwrap();
+        let stored = encode(content, message.reply_to, &message.mentions);
+        decode(&stored, &mut read).unwrap();
         assert_eq!(read, message);
         assert!(decode(b"\xff", &mut read).is_err());
     }

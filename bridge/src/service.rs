@@ -1,8 +1,8 @@
 //! The chat service: one pipeline that takes commands from both doors, decides them in batches, stores what they say,
 //! answers, and fans out.
 //!
-//! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds: take, execute,
-//! announce), `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors` (what
+//! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds) between `intake` and
+//! `announcer`, `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors` (what
 //! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), `feeds` and
 //! `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first).
 //!
@@ -26,6 +26,7 @@ pub mod presence;
 pub mod refused;
 
 mod announce;
+mod announcer;
 mod batch;
 mod briefing;
 mod catalog;
@@ -33,6 +34,7 @@ mod catch_up;
 mod cursors;
 mod feeds;
 mod ids;
+mod intake;
 mod job;
 mod notes;
 mod patience;
@@ -43,11 +45,11 @@ mod sync;
 
 pub use job::Caller;
 
+use announcer::Announcer;
 use batch::Executor;
 use catalog::Catalog;
-use ids::MsgIds;
 use job::{Door, Job};
-use pipeline::Pipeline;
+use pipeline::{Pipeline, Unheard};
 use presence::Presence;
 use refused::Refused;
 
@@ -57,6 +59,8 @@ const HTTP_QUEUE: usize = 1024;
 const CATALOG_WEIGHT_MAX: usize = 1_000_000;
 /// Frames taken off the link ahead of the pipeline; the link's window is the real bound.
 const FRAME_QUEUE: usize = 64;
+/// Rounds that may wait to be announced.
+const ANNOUNCEMENTS: usize = 1;
 
 /// What the operator can set about commands.
 #[derive(Clone, Debug)]
@@ -112,11 +116,14 @@ pub struct Running {
 impl Running {
     /// Returns when the service can't go on.
     pub async fn failed(&mut self) -> Error {
-        match self.tasks.join_next().await {
-            Some(Ok(Err(error))) => Error::Link(error),
-            Some(Err(error)) => Error::Panicked(error),
-            Some(Ok(Ok(()))) | None => std::future::pending().await,
+        while let Some(ended) = self.tasks.join_next().await {
+            match ended {
+                Ok(Err(error)) => return Error::Link(error),
+                Err(error) => return Error::Panicked(error),
+                Ok(Ok(())) => {}
+            }
         }
+        std::future::pending().await
     }
 
     /// Executes what has arrived, stores what devices have acknowledged, and ends.
@@ -143,24 +150,40 @@ impl Service {
         let newest = messages::newest_id(store.reader()).await?;
         let mut tasks = JoinSet::new();
         let ended = CancellationToken::new();
-        let (frames, frame_queue) = mpsc::channel(FRAME_QUEUE);
-        tasks.spawn(pipeline::take_frames(link.receiver, frames, ended.clone()));
+        let (taken, frames) = mpsc::channel(FRAME_QUEUE);
+        tasks.spawn(intake::run(
+            link.receiver,
+            limits.clone(),
+            taken,
+            ended.clone(),
+        ));
         briefing::send(&store, &mut link.sender).await?;
-        let executor = Executor {
-            catalog: Catalog::new(CATALOG_WEIGHT_MAX),
-            ids: MsgIds::after(newest, 0),
-            limits: limits.clone(),
-            store,
-        };
+        let catalog = Catalog::new(CATALOG_WEIGHT_MAX);
+        let executor = Executor::new(store, catalog, newest, limits.clone());
         let (jobs, job_queue) = mpsc::channel(HTTP_QUEUE);
+        let (announcements, rounds) = mpsc::channel(ANNOUNCEMENTS);
         let is_stalled = Arc::new(AtomicBool::new(false));
         let stop = CancellationToken::new();
         let presence = Presence::default();
-        let pipeline = Pipeline::new(executor, link.sender, presence.clone(), is_stalled.clone());
+        let pipeline = Pipeline::new(
+            executor,
+            announcements,
+            presence.clone(),
+            is_stalled.clone(),
+        );
         tasks.spawn({
-            let (stop, ended) = (stop.clone(), ended.drop_guard());
+            let stop = stop.clone();
             async move {
-                let outcome = pipeline.run(frame_queue, job_queue, stop).await;
+                match pipeline.run(frames, job_queue, stop).await {
+                    // What has ended the announcer says why.
+                    Ok(()) | Err(Unheard) => Ok(()),
+                }
+            }
+        });
+        tasks.spawn({
+            let ended = ended.drop_guard();
+            async move {
+                let outcome = Announcer::new(link.sender).run(rounds).await;
                 drop(ended);
                 outcome
             }

@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use migrations::{Migrator, MigratorTrait as _};
@@ -21,6 +22,7 @@ use sea_orm::{
 };
 
 pub mod answers;
+mod checkpoint;
 pub mod conversations;
 pub mod devices;
 pub mod grants;
@@ -31,6 +33,8 @@ pub mod retained;
 pub(crate) mod sql;
 pub mod users;
 pub mod views;
+
+use checkpoint::Checkpoints;
 
 /// How long a statement waits for another process's lock on the SQLite file before it fails as [`Error::Unavailable`].
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -124,6 +128,8 @@ pub type Transaction = DatabaseTransaction;
 pub struct Store {
     write: DatabaseConnection,
     read: DatabaseConnection,
+    /// On SQLite only.
+    checkpoints: Option<Arc<Checkpoints>>,
 }
 
 impl Store {
@@ -137,13 +143,19 @@ impl Store {
             return Ok(Store {
                 write: pool.clone(),
                 read: pool,
+                checkpoints: None,
             });
         }
         let mut writer = sqlite_options(url, 1);
         writer.map_sqlx_sqlite_pool_opts(|pool| pool.after_release(give_up_if_in_transaction));
         let write = Database::connect(writer).await?;
         let read = Database::connect(sqlite_options(url, READERS)).await?;
-        Ok(Store { write, read })
+        let checkpoints = Checkpoints::start(Database::connect(sqlite_options(url, 1)).await?);
+        Ok(Store {
+            write,
+            read,
+            checkpoints: Some(Arc::new(checkpoints)),
+        })
     }
 
     /// The URL of the SQLite file in a data folder.
@@ -189,6 +201,9 @@ impl Store {
     /// Single statements that write; each is a transaction of its own.
     #[must_use]
     pub fn writer(&self) -> &DatabaseConnection {
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.written();
+        }
         &self.write
     }
 
@@ -198,6 +213,9 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] while someone else holds the lock.
     pub async fn begin(&self) -> Result<Transaction, Error> {
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.before_write(&self.write).await;
+        }
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..Default::default()
@@ -233,6 +251,7 @@ fn sqlite_options(url: &str, connections: u32) -> ConnectOptions {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(SQLITE_BUSY_TIMEOUT)
             .statement_cache_capacity(STATEMENT_CACHE)
+            .pragma("wal_autocheckpoint", "0")
             .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"))
             .pragma("temp_store", "MEMORY")
     });

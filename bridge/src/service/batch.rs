@@ -2,8 +2,11 @@
 //!
 //! Sends that follow each other are executed together, with a few statements for all of them; any other command is
 //! executed by itself, in its turn. Either all of the batch is committed or nothing.
+//!
+//! That a client sends a message again is rare, so it is not looked for: the unique index on the sender's ids finds it,
+//! and the batch is executed once more with its eyes open.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,7 +17,7 @@ use super::Limits;
 use super::catalog::{Catalog, Conversation};
 use super::command::{Command, Send};
 use super::ids::MsgIds;
-use super::job::{Delivery, Job, Outcome};
+use super::job::{Job, Key, Outcome, Place, Settled, stored_ok};
 use super::notes::Notes;
 use super::refused::Refused;
 use crate::clock;
@@ -22,19 +25,63 @@ use crate::code::Code;
 use crate::store::members::Role;
 use crate::store::{self, Store, Transaction, answers, conversations, members, messages, users};
 
+/// For how many batches repeated messages are looked for after the last one that was met.
+const WARY_BATCHES: u32 = 64;
+
 /// What executing needs, and keeps between transactions.
 #[derive(Debug)]
 pub(super) struct Executor {
-    pub(super) store: Store,
+    store: Store,
     pub(super) catalog: Catalog,
     pub(super) ids: MsgIds,
     pub(super) limits: Limits,
+    /// Batches for which repeated messages are still looked for.
+    wary: u32,
 }
 
-/// First answers, by uid and `client_msg_id`: of earlier transactions, and of this one so far.
-type Answers = HashMap<(String, String), v1::Ok>;
+/// The first answers that count for the commands of a batch.
+type Answers<'a> = HashMap<Key<'a>, First<'a>>;
+
+#[derive(Clone, Copy)]
+enum First<'a> {
+    /// Of an earlier transaction.
+    Earlier(&'a v1::Ok),
+    /// Of this batch: that of the command with this index.
+    Now(usize),
+}
+
+impl First<'_> {
+    fn outcome(self, outcomes: &[Outcome]) -> Settled {
+        match self {
+            First::Earlier(ok) => Settled::ok(ok.clone()),
+            First::Now(index) => match &outcomes[index] {
+                Outcome::Stored(place) => Settled::ok(place.ok()),
+                Outcome::Settled(settled) => Settled {
+                    result: settled.result.clone(),
+                    deliveries: Vec::new(),
+                    precondition: None,
+                },
+            },
+        }
+    }
+}
 
 impl Executor {
+    /// Executes on `store`, with ids after `newest`.
+    pub(super) fn new(store: Store, catalog: Catalog, newest: u64, limits: Limits) -> Self {
+        Executor {
+            store,
+            catalog,
+            ids: MsgIds::after(newest, 0),
+            limits,
+            wary: 0,
+        }
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Stores the notes and executes the jobs in their order; returns an outcome for each job.
     ///
     /// # Errors
@@ -44,6 +91,16 @@ impl Executor {
         jobs: &[Job],
         notes: &Notes,
     ) -> Result<Vec<Outcome>, store::Error> {
+        self.wary = self.wary.saturating_sub(1);
+        let mut outcomes = self.attempt(jobs, notes).await;
+        if matches!(outcomes, Err(store::Error::Exists(_))) && self.wary == 0 {
+            self.wary = WARY_BATCHES;
+            outcomes = self.attempt(jobs, notes).await;
+        }
+        outcomes
+    }
+
+    async fn attempt(&mut self, jobs: &[Job], notes: &Notes) -> Result<Vec<Outcome>, store::Error> {
         let outcomes = self.transact(jobs, notes).await;
         match &outcomes {
             Ok(_) => self.catalog.commit(),
@@ -59,128 +116,166 @@ impl Executor {
     ) -> Result<Vec<Outcome>, store::Error> {
         let tx = self.store.begin().await?;
         notes.store(&tx).await?;
-        let mut answers = earlier_answers(&tx, jobs).await?;
+        let earlier = self.earlier_answers(&tx, jobs).await?;
+        let first = earlier.iter().map(|(uid, client_msg_id, ok)| {
+            let key = (uid.as_str(), client_msg_id.as_str());
+            (key, First::Earlier(ok))
+        });
+        let mut answers: Answers = first.collect();
         let mut outcomes = Vec::with_capacity(jobs.len());
-        let both_send = |a: &Job, b: &Job| {
-            matches!(
-                (&a.command, &b.command),
-                (Command::Send(_), Command::Send(_))
-            )
-        };
+        let both_send = |a: &Job, b: &Job| a.send().is_some() && b.send().is_some();
         for run in jobs.chunk_by(both_send) {
             match run {
-                [job] if !matches!(job.command, Command::Send(_)) => {
-                    outcomes.push(self.execute(&tx, job, &mut answers).await?);
+                [job] if job.send().is_none() => {
+                    self.execute(&tx, job, &mut answers, &mut outcomes).await?;
                 }
-                sends => outcomes.extend(self.send_all(&tx, sends, &mut answers).await?),
+                sends => {
+                    let sends = sends.iter().filter_map(|job| Some((job, job.send()?)));
+                    let sends: Vec<(&Job, &Send)> = sends.collect();
+                    self.send_all(&tx, &sends, &mut answers, &mut outcomes)
+                        .await?;
+                }
             }
         }
         tx.commit().await.map_err(store::Error::from)?;
         Ok(outcomes)
     }
 
-    async fn execute(
+    /// The answers that are known to commands like these: user, `client_msg_id`, answer.
+    async fn earlier_answers(
         &mut self,
         tx: &Transaction,
-        job: &Job,
-        answers: &mut Answers,
-    ) -> Result<Outcome, store::Error> {
-        let key = job
-            .idempotency_key()
-            .map(|(uid, id)| (uid.to_owned(), id.to_owned()));
-        if let Some(first) = key.as_ref().and_then(|key| answers.get(key)) {
-            let mut outcome = Outcome::ok(first.clone());
+        jobs: &[Job],
+    ) -> Result<Vec<(String, String, v1::Ok)>, store::Error> {
+        let is_wary = self.wary > 0;
+        let may_be_message = |job: &&Job| is_wary || job.send().is_none();
+        let keys = jobs.iter().filter(may_be_message).filter_map(Job::key);
+        let mut found = Vec::new();
+        for earlier in messages::find_by_client_ids(tx, keys).await? {
+            // Whoever sends one again may have more.
+            self.wary = WARY_BATCHES;
+            let ok = stored_ok(MsgId(earlier.msg_id), &earlier.conversation, earlier.seq);
+            found.push((earlier.sender, earlier.client_msg_id, ok));
+        }
+        let keys = jobs.iter().filter_map(Job::key);
+        for (uid, reply) in answers::find(tx, keys).await? {
+            if let Some(v1::reply::Result::Ok(ok)) = reply.result {
+                found.push((uid, reply.client_msg_id, ok));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn execute<'a>(
+        &mut self,
+        tx: &Transaction,
+        job: &'a Job,
+        answers: &mut Answers<'a>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), store::Error> {
+        let key = job.key();
+        if let Some(first) = key.and_then(|key| answers.get(&key)) {
+            let mut settled = first.outcome(outcomes);
             if matches!(job.command, Command::Grant(..)) {
                 // Nothing new, but the answer comes after whatever the edge was told first.
-                outcome.precondition = Some(ToEdge::default());
+                settled.precondition = Some(ToEdge::default());
             }
-            return Ok(outcome);
+            outcomes.push(settled.into());
+            return Ok(());
         }
-        let outcome = self.execute_first(tx, job).await?;
-        if let (Some(key), Ok(ok)) = (key, &outcome.result) {
+        let settled = self.execute_first(tx, job).await?;
+        if let (Some(key), Ok(ok)) = (key, &settled.result) {
             let reply = v1::Reply {
                 client_msg_id: job.client_msg_id.clone(),
                 result: Some(v1::reply::Result::Ok(ok.clone())),
             };
             let id = self.ids.next(SystemTime::now());
             answers::add(tx, id.0, &job.caller.uid, &reply).await?;
-            answers.insert(key, ok.clone());
+            answers.insert(key, First::Now(outcomes.len()));
         }
-        Ok(outcome)
+        outcomes.push(settled.into());
+        Ok(())
     }
 
-    /// The sends of `jobs`, in their order.
-    async fn send_all(
+    async fn send_all<'a>(
         &mut self,
         tx: &Transaction,
-        jobs: &[Job],
-        answers: &mut Answers,
-    ) -> Result<Vec<Outcome>, store::Error> {
-        self.load_conversations(tx, jobs).await?;
-        let mut outcomes = Vec::with_capacity(jobs.len());
-        let mut places = self.lock_places(tx, jobs).await?;
-        let mut stored: Vec<(i64, v1::Message)> = Vec::with_capacity(jobs.len());
+        sends: &[(&'a Job, &'a Send)],
+        answers: &mut Answers<'a>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), store::Error> {
+        self.load_conversations(tx, sends).await?;
+        let admitted = self.admit(sends, answers, outcomes.len());
+        let mut more: HashMap<i64, u32> = HashMap::new();
         let mut sent: HashMap<(i64, &Uid), u32> = HashMap::new();
-        for job in jobs {
-            let Command::Send(send) = &job.command else {
-                continue;
-            };
-            let key = job.idempotency_key();
-            let key = key.map(|(uid, id)| (uid.to_owned(), id.to_owned()));
-            if let Some(first) = key.as_ref().and_then(|key| answers.get(key)) {
-                outcomes.push(Outcome::ok(first.clone()));
-                continue;
+        for ((job, _), admitted) in sends.iter().zip(&admitted) {
+            if let Admitted::New(conversation) = admitted {
+                *more.entry(conversation.id).or_default() += 1;
+                let member = (conversation.id, &job.caller.uid);
+                *sent.entry(member).or_default() += 1;
             }
-            let conversation = match self.writable(&job.caller.uid, send) {
-                Ok(conversation) => conversation,
-                Err(refused) => {
-                    outcomes.push(refused.into());
-                    continue;
-                }
-            };
-            let place = places.entry(conversation.id).or_default();
-            *place += 1;
-            let msg_id = self.ids.next(SystemTime::now());
-            let message = message(job, send, &conversation, *place, msg_id);
-            let ok = stored_ok(msg_id, &message.conversation, message.seq);
-            if let Some(key) = key {
-                answers.insert(key, ok.clone());
-            }
-            *sent.entry((conversation.id, &job.caller.uid)).or_default() += 1;
-            let members = conversation.members();
-            let session = job.door.session();
-            outcomes.push(Outcome {
-                result: Ok(ok),
-                deliveries: vec![Delivery::message(
-                    conversation.id,
-                    &message,
-                    members,
-                    session,
-                )],
-                precondition: None,
-            });
-            stored.push((conversation.id, message));
         }
-        messages::add(tx, stored.iter().map(|(id, message)| (*id, message))).await?;
-        let touched = sent.keys().map(|(id, _)| *id).collect::<HashSet<_>>();
-        let last_seqs = places.into_iter().filter(|(id, _)| touched.contains(id));
-        conversations::set_last_seqs(tx, last_seqs).await?;
+        let mut last_seqs = conversations::advance(tx, more).await?;
+        let mut stored = Vec::with_capacity(sends.len());
+        for ((job, send), admitted) in sends.iter().zip(admitted) {
+            let outcome = match admitted {
+                Admitted::New(conversation) => {
+                    let last_seq = last_seqs.entry(conversation.id).or_default();
+                    *last_seq += 1;
+                    let place = Place {
+                        seq: *last_seq,
+                        msg_id: self.ids.next(SystemTime::now()),
+                        conversation,
+                    };
+                    stored.push(new_message(job, send, &place));
+                    Outcome::Stored(place)
+                }
+                Admitted::Repeated(first) => first.outcome(outcomes).into(),
+                Admitted::Refused(refused) => Settled::from(refused).into(),
+            };
+            outcomes.push(outcome);
+        }
+        messages::add(tx, stored).await?;
         let sent = sent.iter().map(|((id, uid), more)| (*id, *uid, *more));
-        members::count_sent(tx, sent).await?;
-        Ok(outcomes)
+        members::count_sent(tx, sent).await
+    }
+
+    /// Decides which of the sends become messages. The outcome of the first will have the index `at`.
+    fn admit<'a>(
+        &self,
+        sends: &[(&'a Job, &'a Send)],
+        answers: &mut Answers<'a>,
+        at: usize,
+    ) -> Vec<Admitted<'a>> {
+        let mut admitted = Vec::with_capacity(sends.len());
+        for (index, (job, send)) in (at..).zip(sends) {
+            let key = job.key();
+            if let Some(first) = key.and_then(|key| answers.get(&key)) {
+                admitted.push(Admitted::Repeated(*first));
+                continue;
+            }
+            admitted.push(match self.writable(&job.caller.uid, send) {
+                Ok(conversation) => {
+                    if let Some(key) = key {
+                        answers.insert(key, First::Now(index));
+                    }
+                    Admitted::New(conversation)
+                }
+                Err(refused) => Admitted::Refused(refused),
+            });
+        }
+        admitted
     }
 
     /// Reads the conversations that the sends go to and are not known here, and makes the 1:1 ones that don't exist.
     async fn load_conversations(
         &mut self,
         tx: &Transaction,
-        jobs: &[Job],
+        sends: &[(&Job, &Send)],
     ) -> Result<(), store::Error> {
         let mut missing: HashMap<&str, &ConversationId> = HashMap::new();
-        for job in jobs {
-            if let Command::Send(send) = &job.command
-                && self.catalog.get(&send.name).is_none()
-            {
+        for (_, send) in sends {
+            if self.catalog.get(&send.name).is_none() {
                 missing.insert(&send.name, &send.conversation);
             }
         }
@@ -231,24 +326,6 @@ impl Executor {
         Ok(id)
     }
 
-    /// The newest seq of each conversation that the sends go to. Its row is locked, so that no other node gives
-    /// places in it before this transaction has ended.
-    async fn lock_places(
-        &self,
-        tx: &Transaction,
-        jobs: &[Job],
-    ) -> Result<HashMap<i64, u32>, store::Error> {
-        let known = jobs.iter().filter_map(|job| match &job.command {
-            Command::Send(send) => self.catalog.get(&send.name),
-            _ => None,
-        });
-        let mut ids: Vec<i64> = known.map(|conversation| conversation.id).collect();
-        // In one order on all nodes, so that two transactions don't wait for each other.
-        ids.sort_unstable();
-        ids.dedup();
-        Ok(conversations::lock(tx, &ids).await?.into_iter().collect())
-    }
-
     /// The conversation, if the caller may write there.
     fn writable(&self, caller: &Uid, send: &Send) -> Result<Arc<Conversation>, Refused> {
         match (self.catalog.get(&send.name), &send.conversation) {
@@ -263,52 +340,23 @@ impl Executor {
     }
 }
 
-/// The message that a send becomes at its place.
-fn message(
-    job: &Job,
-    send: &Send,
-    conversation: &Conversation,
-    seq: u32,
-    msg_id: MsgId,
-) -> v1::Message {
-    v1::Message {
-        msg_id: msg_id.0,
-        conversation: conversation.name.clone(),
-        seq,
-        sender: job.caller.uid.to_string(),
-        sender_device: job.caller.device.clone(),
-        client_msg_id: job.client_msg_id.clone(),
+/// What becomes of a send.
+enum Admitted<'a> {
+    New(Arc<Conversation>),
+    Repeated(First<'a>),
+    Refused(Refused),
+}
+
+fn new_message<'a>(job: &'a Job, send: &'a Send, place: &Place) -> messages::New<'a> {
+    messages::New {
+        msg_id: place.msg_id,
+        conversation_id: place.conversation.id,
+        seq: place.seq,
+        sender: &job.caller.uid,
+        sender_device: &job.caller.device,
+        client_msg_id: &job.client_msg_id,
         client_seq: send.client_seq,
-        kind: send.kind.clone(),
-        content: Some(send.content.clone()),
-        reply_to: send.reply_to,
-        mentions: send.mentions.clone(),
-        sent_at: Some(msg_id.timestamp()),
+        kind: &send.kind,
+        content: &send.stored,
     }
-}
-
-/// The answer to a send: the same whenever it is asked for.
-fn stored_ok(msg_id: MsgId, conversation: &str, seq: u32) -> v1::Ok {
-    v1::Ok {
-        msg_id: msg_id.0,
-        conversation: conversation.to_owned(),
-        seq,
-        sent_at: Some(msg_id.timestamp()),
-        ..Default::default()
-    }
-}
-
-async fn earlier_answers(tx: &Transaction, jobs: &[Job]) -> Result<Answers, store::Error> {
-    let keys = || jobs.iter().filter_map(Job::idempotency_key);
-    let mut found = Answers::new();
-    for earlier in messages::find_by_client_ids(tx, keys()).await? {
-        let ok = stored_ok(MsgId(earlier.msg_id), &earlier.conversation, earlier.seq);
-        found.insert((earlier.sender, earlier.client_msg_id), ok);
-    }
-    for (uid, reply) in answers::find(tx, keys()).await? {
-        if let Some(v1::reply::Result::Ok(ok)) = reply.result {
-            found.insert((uid, reply.client_msg_id), ok);
-        }
-    }
-    Ok(found)
 }

@@ -334,20 +334,26 @@ fn notice(behind: &Behind, first_pushed_seq: u32) -> Missed {
 
 #[cfg(test)]
 mod tests {
+    use schema::MsgId;
+
     use super::*;
+    use crate::content;
     use crate::store::sql;
 
     async fn send(store: &Store, conversation_id: i64, seq: u32, msg_id: u64) {
-        let message = v1::Message {
-            msg_id,
+        let text = v1::message::Content::Text("x".repeat(1000));
+        let message = messages::New {
+            msg_id: MsgId(msg_id),
+            conversation_id,
             seq,
-            sender: "alice".into(),
-            kind: "text".into(),
-            content: Some(v1::message::Content::Text("x".repeat(1000))),
-            ..Default::default()
+            sender: &"alice".parse().unwrap(),
+            sender_device: "",
+            client_msg_id: "",
+            client_seq: 0,
+            kind: "text",
+            content: &content::encode(&text, 0, &[]),
         };
-        let stored = messages::add(store.writer(), [(conversation_id, &message)]).await;
-        stored.unwrap();
+        messages::add(store.writer(), [message]).await.unwrap();
     }
 
     /// Three conversations whose messages alternate, read while the database fails now and then: everything comes,

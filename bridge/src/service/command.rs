@@ -6,6 +6,7 @@ use schema::{ConversationId, Gid, Uid, v1};
 use super::Limits;
 use super::refused::Refused;
 use crate::code::Code;
+use crate::content;
 use crate::store::grants::Grant;
 
 /// Longest `client_msg_id`, in characters.
@@ -67,6 +68,8 @@ pub struct Send {
     pub mentions: Vec<String>,
     /// The device's counter.
     pub client_seq: u64,
+    /// What of it is stored as a blob.
+    pub stored: Vec<u8>,
 }
 
 /// A page of a conversation.
@@ -160,6 +163,7 @@ fn check_send(caller: &Uid, send: v1::Send, limits: &Limits) -> Result<Send, Ref
         name: conversation.to_string(),
         conversation,
         kind: check_kind(send.kind, default_kind)?,
+        stored: content::encode(&content, send.reply_to, &send.mentions),
         content,
         reply_to: send.reply_to,
         mentions: send.mentions,

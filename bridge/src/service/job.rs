@@ -1,11 +1,14 @@
 //! A command on its way through the pipeline, and what comes of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use schema::link::{self, Position, ToEdge, to_edge};
-use schema::{Uid, v1};
+use schema::{MsgId, Uid, v1};
 use tokio::sync::oneshot;
 
-use super::command::Command;
+use super::catalog::Conversation;
+use super::command::{Command, Send};
 use super::refused::Refused;
 
 /// Who asks.
@@ -45,9 +48,20 @@ pub(super) struct Job {
     pub(super) command: Command,
 }
 
+/// A user, and the `client_msg_id` that the user gave a command: under it the first answer counts.
+pub(super) type Key<'a> = (&'a str, &'a str);
+
 impl Job {
-    /// The key under which the first answer counts; `None`: the client gave no id, or the command may be repeated.
-    pub(super) fn idempotency_key(&self) -> Option<(&str, &str)> {
+    /// The message to be sent, if that is what is asked.
+    pub(super) fn send(&self) -> Option<&Send> {
+        match &self.command {
+            Command::Send(send) => Some(send),
+            _ => None,
+        }
+    }
+
+    /// The command's key; `None`: the client gave no id, or the command may be repeated.
+    pub(super) fn key(&self) -> Option<Key<'_>> {
         let keeps_answer = match self.command {
             Command::Send(_)
             | Command::GroupCreate { .. }
@@ -64,7 +78,60 @@ impl Job {
 
 /// What a command came to.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) enum Outcome {
+    /// A send has its place. What is to be told of it follows from the job and this.
+    Stored(Place),
+    /// Anything else.
+    Settled(Settled),
+}
+
+/// A message's place in its conversation.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) conversation: Arc<Conversation>,
+    pub(super) seq: u32,
+    pub(super) msg_id: MsgId,
+}
+
+impl Place {
+    /// The answer to the send: the same whenever it is asked for.
+    pub(super) fn ok(&self) -> v1::Ok {
+        stored_ok(self.msg_id, &self.conversation.name, self.seq)
+    }
+
+    /// The message that a send becomes here.
+    pub(super) fn message(&self, caller: Caller, client_msg_id: String, send: Send) -> v1::Message {
+        v1::Message {
+            msg_id: self.msg_id.0,
+            conversation: send.name,
+            seq: self.seq,
+            sender: caller.uid.to_string(),
+            sender_device: caller.device,
+            client_msg_id,
+            client_seq: send.client_seq,
+            kind: send.kind,
+            content: Some(send.content),
+            reply_to: send.reply_to,
+            mentions: send.mentions,
+            sent_at: Some(self.msg_id.timestamp()),
+        }
+    }
+}
+
+/// The answer to a send that has its place.
+pub(super) fn stored_ok(msg_id: MsgId, conversation: &str, seq: u32) -> v1::Ok {
+    v1::Ok {
+        msg_id: msg_id.0,
+        conversation: conversation.to_owned(),
+        seq,
+        sent_at: Some(msg_id.timestamp()),
+        ..Default::default()
+    }
+}
+
+/// The outcome of anything but a new message.
+#[derive(Debug)]
+pub(super) struct Settled {
     pub(super) result: Result<v1::Ok, Refused>,
     /// What others get to know of it.
     pub(super) deliveries: Vec<Delivery>,
@@ -72,9 +139,9 @@ pub(super) struct Outcome {
     pub(super) precondition: Option<ToEdge>,
 }
 
-impl Outcome {
+impl Settled {
     pub(super) fn ok(ok: v1::Ok) -> Self {
-        Outcome {
+        Settled {
             result: Ok(ok),
             deliveries: Vec::new(),
             precondition: None,
@@ -82,13 +149,19 @@ impl Outcome {
     }
 }
 
-impl From<Refused> for Outcome {
+impl From<Refused> for Settled {
     fn from(refused: Refused) -> Self {
-        Outcome {
+        Settled {
             result: Err(refused),
             deliveries: Vec::new(),
             precondition: None,
         }
+    }
+}
+
+impl From<Settled> for Outcome {
+    fn from(settled: Settled) -> Self {
+        Outcome::Settled(settled)
     }
 }
 

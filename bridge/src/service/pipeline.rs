@@ -1,26 +1,30 @@
-//! The pipeline's loop. A round takes what is waiting, executes it in one transaction, and announces what came of it:
-//! answers, deliveries, and sessions that go live. While the database is away a round is repeated until it succeeds;
-//! meanwhile the link's window fills, and clients wait for their PUBACKs.
+//! The pipeline's loop. A round takes what is waiting, executes it in one transaction, and hands on what is to be
+//! announced: answers, deliveries, and sessions that go live. While the database is away a round is repeated until it
+//! succeeds; meanwhile the link's window fills, and clients wait for their PUBACKs.
+//!
+//! Three tasks share the work, so that the database is seldom without any: while a round is executed, `intake` takes the
+//! next frames apart and `announcer` says what the round before has come to.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
-use broker::link::{FrameReceiver, FrameSender, LinkClosed};
-use schema::link::{self, DownFrame, FromEdge, ToEdge, UpFrame, Uplink, from_edge};
-use schema::{Format, MsgId, Uid};
+use schema::MsgId;
+use schema::link::{ToEdge, from_edge};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::announce::{Answered, answer, catch_up_item};
+use super::announcer::Announcement;
 use super::batch::Executor;
 use super::catch_up::{Step, Target};
-use super::command::{self, Command};
+use super::command::Command;
 use super::cursors::Cursors;
 use super::feeds::{self, Feeds};
-use super::job::{Caller, Delivery, Door, Job, Outcome};
+use super::intake::Intake;
+use super::job::{Job, Outcome, Settled};
 use super::notes::Notes;
 use super::patience::Patience;
 use super::presence::Presence;
@@ -32,8 +36,8 @@ use crate::code::Code;
 use crate::store;
 use crate::store::{answers, devices, retained};
 
-/// Commands executed in one transaction.
-const BATCH_MAX: usize = 512;
+/// Commands executed in one transaction. A commit costs as much as some hundred of them.
+const BATCH_MAX: usize = 2048;
 /// Attempts of a batch that meets rows which exist already, before it is taken apart.
 const CONFLICTS_MAX: u32 = 5;
 /// Commands from HTTP that a round takes before those from the edge, so that neither door waits for the other.
@@ -50,7 +54,7 @@ const SYNCS_MAX: usize = 256;
 /// See the module's documentation.
 pub(super) struct Pipeline {
     executor: Executor,
-    sender: FrameSender<DownFrame>,
+    announcements: mpsc::Sender<Announcement>,
     is_stalled: Arc<AtomicBool>,
     cursors: Cursors,
     presence: Presence,
@@ -61,12 +65,11 @@ pub(super) struct Pipeline {
     /// Bounds how many syncs wait for their page.
     syncs: Arc<Semaphore>,
     answered: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
-    /// Answers to HTTP that leave when the edge is done with the frame of that number.
-    held: VecDeque<(u64, Answered)>,
 }
 
-/// A frame's number and items.
-pub(super) type Taken = (u64, Vec<FromEdge>);
+/// Nobody hears any more what rounds have come to.
+#[derive(Debug)]
+pub(super) struct Unheard;
 
 /// What a round has to do.
 #[derive(Debug, Default)]
@@ -94,33 +97,16 @@ impl Round {
     }
 }
 
-/// Hands frames to the pipeline until that has ended: to its last answer it needs to hear that there is room for more.
-pub(super) async fn take_frames(
-    mut receiver: FrameReceiver<UpFrame>,
-    frames: mpsc::Sender<Taken>,
-    ended: CancellationToken,
-) -> Result<(), LinkClosed> {
-    loop {
-        let taken = tokio::select! {
-            taken = receiver.recv() => taken?,
-            () = ended.cancelled() => return Ok(()),
-        };
-        if frames.send(taken).await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
 impl Pipeline {
     pub(super) fn new(
         executor: Executor,
-        sender: FrameSender<DownFrame>,
+        announcements: mpsc::Sender<Announcement>,
         presence: Presence,
         is_stalled: Arc<AtomicBool>,
     ) -> Self {
         let readers = Arc::new(Semaphore::new(READERS));
         let (feeds, steps) = Feeds::new(
-            executor.store.clone(),
+            executor.store().clone(),
             readers.clone(),
             executor.limits.catch_up_max,
             executor.limits.devices_max,
@@ -128,7 +114,7 @@ impl Pipeline {
         );
         Pipeline {
             executor,
-            sender,
+            announcements,
             is_stalled,
             cursors: Cursors::default(),
             presence,
@@ -137,18 +123,16 @@ impl Pipeline {
             readers,
             syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
             answered: mpsc::channel(SYNCS_MAX),
-            held: VecDeque::new(),
         }
     }
 
     /// Rounds until `stop`; then what has arrived is executed and stored.
     pub(super) async fn run(
         mut self,
-        mut frames: mpsc::Receiver<Taken>,
+        mut frames: mpsc::Receiver<Intake>,
         mut jobs: mpsc::Receiver<Job>,
         stop: CancellationToken,
-    ) -> Result<(), LinkClosed> {
-        let flow = self.sender.flow().clone();
+    ) -> Result<(), Unheard> {
         let mut prune = tokio::time::interval(PRUNE_INTERVAL);
         loop {
             let mut round = Round::default();
@@ -163,7 +147,6 @@ impl Pipeline {
                 Some(step) = self.steps.recv() => round.steps.push(step),
                 Some(answered) = self.answered.1.recv() => answer(answered, &mut round.items),
                 () = sleep_until(notes_due.min()) => {}
-                () = flow.woken() => {}
                 _ = prune.tick() => self.prune().await,
                 () = stop.cancelled() => break,
             }
@@ -180,14 +163,13 @@ impl Pipeline {
         }
         let notes = self.due_notes(true);
         self.execute(&[], notes).await;
-        self.release_answers(u64::MAX);
         Ok(())
     }
 
     /// Takes what is there without waiting, as far as a batch goes.
     fn take_waiting(
         &mut self,
-        frames: &mut mpsc::Receiver<Taken>,
+        frames: &mut mpsc::Receiver<Intake>,
         jobs: &mut mpsc::Receiver<Job>,
         round: &mut Round,
     ) {
@@ -216,69 +198,39 @@ impl Pipeline {
         }
     }
 
-    pub(super) fn take_frame(&mut self, (number, items): Taken, round: &mut Round) {
-        round.last_frame = Some(number);
-        for FromEdge { item } in items {
-            match item {
-                Some(from_edge::Item::Uplink(uplink)) => self.take_uplink(uplink, round),
-                Some(from_edge::Item::Acked(acked)) => self.cursors.note(acked),
-                Some(from_edge::Item::Subscribed(subscribed)) => {
-                    // A session that subscribes anew starts anew.
-                    self.feeds.reset(subscribed.session);
-                    round.forget(subscribed.session);
-                    round.subscribed.extend(feeds::target(subscribed));
-                }
-                Some(from_edge::Item::Drained(drained)) => self.feeds.drained(&drained),
-                Some(from_edge::Item::Gone(gone)) => {
-                    // One that has just subscribed still makes its device known, and ends after that.
-                    round.gone.push(gone.session);
-                }
-                Some(from_edge::Item::Connected(connected)) => {
-                    self.presence.connected(connected, SystemTime::now());
-                }
-                Some(from_edge::Item::Disconnected(disconnected)) => {
-                    self.presence.disconnected(disconnected, SystemTime::now());
-                }
-                Some(from_edge::Item::Retain(retain)) => round.retains.note(retain),
-                None => {}
-            }
+    pub(super) fn take_frame(&mut self, intake: Intake, round: &mut Round) {
+        round.last_frame = Some(intake.number);
+        for answered in intake.refused {
+            answer(answered, &mut round.items);
+        }
+        for job in intake.jobs {
+            self.take_job(job, round);
+        }
+        for notice in intake.notices {
+            self.take_notice(notice, round);
         }
     }
 
-    fn take_uplink(&mut self, uplink: Uplink, round: &mut Round) {
-        let door = Door::Edge {
-            session: uplink.session,
-            token: uplink.token,
-        };
-        let format = match uplink.format() {
-            link::Format::Json => Format::Json,
-            link::Format::Protobuf | link::Format::Unspecified => Format::Protobuf,
-        };
-        let Ok(uid) = uplink.uid.parse::<Uid>() else {
-            error!("the edge sent an uplink of a user who can't exist");
-            return;
-        };
-        let (client_msg_id, checked) = match format.decode_up(uplink.payload) {
-            Ok(up) => (
-                up.client_msg_id.clone(),
-                command::check(&uid, up, &self.executor.limits),
-            ),
-            Err(error) => (String::new(), Err(Refused::invalid(error.to_string()))),
-        };
-        match checked {
-            Ok(command) => {
-                let job = Job {
-                    caller: Caller {
-                        uid,
-                        device: uplink.device,
-                    },
-                    door,
-                    client_msg_id,
-                    command,
-                };
-                self.take_job(job, round);
+    fn take_notice(&mut self, notice: from_edge::Item, round: &mut Round) {
+        match notice {
+            from_edge::Item::Uplink(_) => error!("an uplink is no notice"),
+            from_edge::Item::Acked(acked) => self.cursors.note(acked),
+            from_edge::Item::Subscribed(subscribed) => {
+                // A session that subscribes anew starts anew.
+                self.feeds.reset(subscribed.session);
+                round.forget(subscribed.session);
+                round.subscribed.extend(feeds::target(subscribed));
             }
-            Err(refused) => answer((door, client_msg_id, Err(refused)), &mut round.items),
+            from_edge::Item::Drained(drained) => self.feeds.drained(&drained),
+            // One that has just subscribed still makes its device known, and ends after that.
+            from_edge::Item::Gone(gone) => round.gone.push(gone.session),
+            from_edge::Item::Connected(connected) => {
+                self.presence.connected(connected, SystemTime::now());
+            }
+            from_edge::Item::Disconnected(disconnected) => {
+                self.presence.disconnected(disconnected, SystemTime::now());
+            }
+            from_edge::Item::Retain(retain) => round.retains.note(retain),
         }
     }
 
@@ -295,7 +247,7 @@ impl Pipeline {
             );
             return;
         };
-        let (store, readers) = (self.executor.store.clone(), self.readers.clone());
+        let (store, readers) = (self.executor.store().clone(), self.readers.clone());
         let (uid, sync, answered) = (job.caller.uid, sync.clone(), self.answered.0.clone());
         tokio::spawn(async move {
             // The semaphore is never closed; a permit less would do no harm.
@@ -322,7 +274,7 @@ impl Pipeline {
 
     /// Drops what is no longer kept. That it fails once does no harm.
     async fn prune(&self) {
-        let (db, now) = (self.executor.store.writer(), SystemTime::now());
+        let (db, now) = (self.executor.store().writer(), SystemTime::now());
         if let Some(oldest) = now.checked_sub(self.executor.limits.answers_kept)
             && let Err(error) = answers::forget_before(db, MsgId::at(oldest).0).await
         {
@@ -342,15 +294,15 @@ impl Pipeline {
         }
     }
 
-    /// Executes a round's jobs and announces everything that came of it.
-    pub(super) async fn execute_round(&mut self, round: Round) -> Result<(), LinkClosed> {
+    /// Executes a round's jobs and hands on everything that is to be announced of it.
+    pub(super) async fn execute_round(&mut self, round: Round) -> Result<(), Unheard> {
         let Round {
             jobs,
             subscribed,
             gone,
             steps,
             mut retains,
-            mut items,
+            items: mut first,
             last_frame,
         } = round;
         // Whoever asks where a cursor stands, or which device was seen last, gets what has been heard by now.
@@ -362,47 +314,31 @@ impl Pipeline {
         let mut notes = self.due_notes(is_asked);
         notes.retained = retains.take_messages();
         let done = self.execute(&jobs, notes).await;
-        items.extend(retains.answers(&done.unstored));
-        let mut held = Vec::new();
-        for (job, outcome) in jobs.into_iter().zip(done.outcomes) {
-            // On the link it arrives before the answer; an answer to HTTP could overtake it.
-            let is_held = outcome.precondition.is_some() && matches!(job.door, Door::Http(_));
-            items.extend(outcome.precondition);
-            let answered = (job.door, job.client_msg_id, outcome.result);
-            if is_held {
-                held.push(answered);
-            } else {
-                answer(answered, &mut items);
-            }
-            let deliveries = outcome.deliveries.into_iter();
-            items.extend(deliveries.map(Delivery::into_item));
-        }
+        first.extend(retains.answers(&done.unstored));
         // After the deliveries of what has been committed, so that what follows continues them without a gap.
+        let mut last = Vec::new();
         for step in steps {
             match step {
-                Step::Page(target, messages) => items.push(catch_up_item(&target, messages)),
-                Step::Failed(target) => self.feeds.fail(&target, &mut items),
+                Step::Page(target, messages) => last.push(catch_up_item(&target, messages)),
+                Step::Failed(target) => self.feeds.fail(&target, &mut last),
                 Step::End(target, reached) => {
-                    self.feeds.end_catch_up(target, &reached, &mut items).await;
+                    self.feeds.end_catch_up(target, &reached, &mut last).await;
                     self.cursors.note_all(reached.cursors);
                 }
             }
         }
-        self.feeds.start(subscribed, &mut items).await;
+        self.feeds.start(subscribed, &mut last).await;
         for session in gone {
             self.feeds.end(session);
         }
-        if let Some(number) = last_frame {
-            self.sender.flow().done(number);
-        }
-        self.sender.send(items).await?;
-        if !held.is_empty() {
-            let number = self.sender.urge().await?;
-            let held = held.into_iter().map(|answered| (number, answered));
-            self.held.extend(held);
-        }
-        self.release_answers(self.sender.flow().peer_done());
-        self.sender.report().await
+        let announcement = Announcement {
+            first,
+            executed: jobs.into_iter().zip(done.outcomes).collect(),
+            last,
+            last_frame,
+        };
+        let handed = self.announcements.send(announcement).await;
+        handed.map_err(|_| Unheard)
     }
 
     /// The cursors and departures that have waited for long enough, or all of them.
@@ -415,16 +351,6 @@ impl Pipeline {
             notes.departures = self.presence.take();
         }
         notes
-    }
-
-    /// Sends the answers that were held until the edge was done with that frame.
-    fn release_answers(&mut self, done: u64) {
-        while self.held.front().is_some_and(|(number, _)| *number <= done)
-            && let Some((_, answered)) = self.held.pop_front()
-        {
-            // Only HTTP's are held, which are no items.
-            answer(answered, &mut Vec::new());
-        }
     }
 
     /// Executes jobs and stores notes, however long the database is away.
@@ -462,12 +388,15 @@ impl Pipeline {
     /// others are executed, and so it is with notes. Cursors that can't be written are given up: what they stand for is
     /// delivered again.
     async fn execute_separately(&mut self, jobs: &[Job], notes: Notes) -> Done {
-        let refused = || Refused::new(Code::Internal, "the command could not be executed");
+        let refused = || {
+            let refused = Refused::new(Code::Internal, "the command could not be executed");
+            Outcome::from(Settled::from(refused))
+        };
         let mut parts = notes.apart();
         if jobs.len() + parts.len() == 1 {
             let unstored = parts.pop().into_iter().flat_map(|part| part.retained);
             return Done {
-                outcomes: jobs.iter().map(|_| refused().into()).collect(),
+                outcomes: jobs.iter().map(|_| refused()).collect(),
                 unstored: unstored.map(|message| message.topic).collect(),
             };
         }
@@ -479,8 +408,7 @@ impl Pipeline {
         for job in jobs {
             let alone = Box::pin(self.execute(std::slice::from_ref(job), Notes::default()));
             let outcome = alone.await.outcomes.pop();
-            done.outcomes
-                .push(outcome.unwrap_or_else(|| refused().into()));
+            done.outcomes.push(outcome.unwrap_or_else(refused));
         }
         done
     }

@@ -5,7 +5,7 @@ use schema::{ConversationId, Gid, Uid, v1};
 use super::batch::Executor;
 use super::briefing;
 use super::command::{Command, too_many_grants, too_many_members};
-use super::job::{Caller, Delivery, Job, Outcome};
+use super::job::{Caller, Delivery, Job, Settled};
 use super::refused::Refused;
 use crate::code::Code;
 use crate::store::devices::{self, Cursor};
@@ -39,7 +39,7 @@ impl Executor {
         &mut self,
         tx: &Transaction,
         job: &Job,
-    ) -> Result<Outcome, store::Error> {
+    ) -> Result<Settled, store::Error> {
         let caller = &job.caller;
         let session = job.door.session();
         let executed = match &job.command {
@@ -71,7 +71,7 @@ impl Executor {
         gid: Option<&Gid>,
         name: &str,
         others: &[Uid],
-    ) -> Result<Outcome, Failed> {
+    ) -> Result<Settled, Failed> {
         check_existence(tx, others).await?;
         let gid = match gid {
             Some(gid) => gid.clone(),
@@ -96,13 +96,13 @@ impl Executor {
         caller: &Caller,
         gid: &Gid,
         uids: &[Uid],
-    ) -> Result<Outcome, Failed> {
+    ) -> Result<Settled, Failed> {
         let (id, last_seq, roles) = managed_group(tx, caller, gid).await?;
         check_existence(tx, uids).await?;
         let is_new = |uid: &&Uid| !roles.iter().any(|(member, _)| member == *uid);
         let new: Vec<&Uid> = uids.iter().filter(is_new).collect();
         if new.is_empty() {
-            return Ok(Outcome::ok(self.group_ok(tx, gid).await?));
+            return Ok(Settled::ok(self.group_ok(tx, gid).await?));
         }
         if roles.len() + new.len() > self.limits.group_members_max {
             return Err(too_many_members(&self.limits).into());
@@ -118,7 +118,7 @@ impl Executor {
         caller: &Caller,
         gid: &Gid,
         uids: &[Uid],
-    ) -> Result<Outcome, Failed> {
+    ) -> Result<Settled, Failed> {
         let (id, _, roles) = managed_group(tx, caller, gid).await?;
         for uid in uids {
             match roles.iter().find(|(member, _)| member == uid) {
@@ -144,7 +144,7 @@ impl Executor {
         tx: &Transaction,
         caller: &Caller,
         gid: &Gid,
-    ) -> Result<Outcome, Failed> {
+    ) -> Result<Settled, Failed> {
         let name = ConversationId::Group(gid.clone()).to_string();
         let Some(membership) = views::membership(tx, &caller.uid, &name).await? else {
             return Err(Refused::not_found("there is no such group").into());
@@ -158,7 +158,7 @@ impl Executor {
         self.announce(tx, gid, gone).await
     }
 
-    async fn grant(&self, tx: &Transaction, grant: &Grant) -> Result<Outcome, Failed> {
+    async fn grant(&self, tx: &Transaction, grant: &Grant) -> Result<Settled, Failed> {
         check_existence(tx, std::slice::from_ref(&grant.user)).await?;
         let others = grants::count_others(tx, &grant.owner, &grant.user, &grant.filter).await?;
         let is_taken_back = !grant.read && !grant.write;
@@ -166,9 +166,9 @@ impl Executor {
             return Err(too_many_grants(&self.limits).into());
         }
         grants::set(tx, grant).await?;
-        Ok(Outcome {
+        Ok(Settled {
             precondition: Some(briefing::grant(grant.clone())),
-            ..Outcome::ok(v1::Ok::default())
+            ..Settled::ok(v1::Ok::default())
         })
     }
 
@@ -178,7 +178,7 @@ impl Executor {
         tx: &Transaction,
         gid: &Gid,
         gone: &[Uid],
-    ) -> Result<Outcome, Failed> {
+    ) -> Result<Settled, Failed> {
         let ok = self.group_ok(tx, gid).await?;
         self.catalog.stage_change(&ok.conversation);
         let group = ok.group.clone().unwrap_or_default();
@@ -189,7 +189,7 @@ impl Executor {
             .collect();
         let everybody = members.iter().chain(gone);
         let event = v1::event::Event::Group(group);
-        Ok(Outcome {
+        Ok(Settled {
             deliveries: vec![Delivery::event(event, everybody, 0)],
             precondition: None,
             result: Ok(ok),
@@ -213,7 +213,7 @@ async fn acknowledge(
     caller: &Caller,
     conversation: &ConversationId,
     seq: u32,
-) -> Result<Outcome, Failed> {
+) -> Result<Settled, Failed> {
     let name = conversation.to_string();
     let membership = reachable(tx, caller, &name, seq).await?;
     let conversation_id = membership.conversation_id;
@@ -228,7 +228,7 @@ async fn acknowledge(
         devices::move_cursors(tx, &[cursor]).await?;
     }
     let device = (&caller.uid, caller.device.as_str());
-    Ok(Outcome::ok(v1::Ok {
+    Ok(Settled::ok(v1::Ok {
         conversation: name,
         seq: devices::acknowledged(tx, device, conversation_id).await?,
         ..Default::default()
@@ -241,7 +241,7 @@ async fn read(
     conversation: &ConversationId,
     seq: u32,
     session: u64,
-) -> Result<Outcome, Failed> {
+) -> Result<Settled, Failed> {
     let name = conversation.to_string();
     let before = reachable(tx, caller, &name, seq).await?;
     let ok = |membership: &Membership| v1::Ok {
@@ -250,7 +250,7 @@ async fn read(
         ..Default::default()
     };
     if seq <= before.last_read_seq {
-        return Ok(Outcome::ok(ok(&before)));
+        return Ok(Settled::ok(ok(&before)));
     }
     let id = before.conversation_id;
     members::set_read(tx, id, &caller.uid, before.last_read_seq, seq).await?;
@@ -264,7 +264,7 @@ async fn read(
         unread: after.unread,
         first_pushed_seq: 0,
     });
-    Ok(Outcome {
+    Ok(Settled {
         result: Ok(ok(&after)),
         deliveries: vec![Delivery::event(event, [&caller.uid], session)],
         precondition: None,

@@ -7,10 +7,12 @@ use std::time::SystemTime;
 use broker::{Authenticate, Broker, Credentials, Identity, Refusal};
 use schema::Uid;
 use schema::link::{
-    Connected, Disconnected, FromEdge, PlainMessage, Retain, Subscribed, from_edge,
+    Connected, Disconnected, FromEdge, PlainMessage, Retain, Subscribed, from_edge, to_edge,
 };
 use schema::v1::{reply, up};
 
+use super::announcer::Announcement;
+use super::job::Outcome;
 use super::pipeline::Round;
 use super::*;
 use crate::clock;
@@ -81,17 +83,20 @@ impl Fixture {
     }
 
     /// A pipeline whose rounds the test makes.
-    fn pipeline(&self) -> (Pipeline, Broker) {
-        let (broker, link) = self.broker();
-        let executor = Executor {
-            catalog: Catalog::new(1000),
-            ids: MsgIds::after(0, 0),
-            limits: limits(&self.settings),
-            store: self.store.clone(),
-        };
+    fn pipeline(&self) -> (Pipeline, mpsc::Receiver<Announcement>) {
+        let limits = limits(&self.settings);
+        let executor = Executor::new(self.store.clone(), Catalog::new(1000), 0, limits);
         let (presence, is_stalled) = (Presence::default(), Arc::default());
-        let pipeline = Pipeline::new(executor, link.sender, presence, is_stalled);
-        (pipeline, broker)
+        let (announcements, rounds) = mpsc::channel(16);
+        let pipeline = Pipeline::new(executor, announcements, presence, is_stalled);
+        (pipeline, rounds)
+    }
+
+    fn round(&self, pipeline: &mut Pipeline, number: u64, items: Vec<FromEdge>) -> Round {
+        let mut round = Round::default();
+        let intake = intake::take(number, items, &limits(&self.settings));
+        pipeline.take_frame(intake, &mut round);
+        round
     }
 
     async fn retained(&self) -> Vec<(String, String)> {
@@ -203,7 +208,7 @@ async fn grants_are_checked_stored_and_taken_back() {
 #[tokio::test]
 async fn a_round_keeps_the_newest_message_of_a_topic() {
     let fixture = Fixture::new().await;
-    let (mut pipeline, _broker) = fixture.pipeline();
+    let (mut pipeline, _rounds) = fixture.pipeline();
     for (number, items, expected) in [
         (
             1,
@@ -225,8 +230,7 @@ async fn a_round_keeps_the_newest_message_of_a_topic() {
             vec![("a", "3")],
         ),
     ] {
-        let mut round = Round::default();
-        pipeline.take_frame((number, items), &mut round);
+        let round = fixture.round(&mut pipeline, number, items);
         pipeline.execute_round(round).await.unwrap();
         let expected: Vec<_> = expected
             .into_iter()
@@ -240,24 +244,23 @@ async fn a_round_keeps_the_newest_message_of_a_topic() {
 #[tokio::test]
 async fn a_retained_message_that_can_not_be_stored_breaks_nothing_else() {
     let fixture = Fixture::new().await;
-    let (mut pipeline, _broker) = fixture.pipeline();
+    let (mut pipeline, mut rounds) = fixture.pipeline();
     let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON retained
         WHEN instr(NEW.message, 'bad') BEGIN SELECT RAISE(FAIL, 'refused'); END";
     sql::execute(fixture.store.writer(), refuse, [])
         .await
         .unwrap();
-    let mut round = Round::default();
     let items = vec![
         retain(1, "good", "1"),
         retain(2, "bad", "1"),
         retain(3, "fine", "1"),
     ];
-    pipeline.take_frame((1, items), &mut round);
+    let mut round = fixture.round(&mut pipeline, 1, items);
     let caller = Caller {
         uid: uid("alice"),
         device: String::new(),
     };
-    let (door, answer) = oneshot::channel();
+    let (door, _answer) = oneshot::channel();
     let send = v1::Send {
         to: Some(v1::To {
             to: Some(v1::to::To::User("bob".into())),
@@ -277,10 +280,16 @@ async fn a_retained_message_that_can_not_be_stored_breaks_nothing_else() {
     };
     pipeline.take_job(job, &mut round);
     pipeline.execute_round(round).await.unwrap();
+    let announcement = rounds.recv().await.unwrap();
     assert!(matches!(
-        answer.await.unwrap().result,
-        Some(reply::Result::Ok(_))
+        announcement.executed[..],
+        [(_, Outcome::Stored(_))]
     ));
+    let reasons = announcement.first.into_iter().map(|item| match item.item {
+        Some(to_edge::Item::Answer(answer)) => (answer.token, answer.reason),
+        other => panic!("not an answer: {other:?}"),
+    });
+    assert_eq!(reasons.collect::<Vec<_>>(), [(1, 0), (2, 0x80), (3, 0)]);
     let kept = [("fine", "1"), ("good", "1")];
     let kept = kept.map(|(topic, payload)| (topic.to_owned(), payload.to_owned()));
     assert_eq!(fixture.retained().await, kept);
@@ -291,7 +300,7 @@ async fn a_retained_message_that_can_not_be_stored_breaks_nothing_else() {
 async fn who_has_left_last_stays_known() {
     let mut fixture = Fixture::new().await;
     fixture.settings.devices.per_user_max = 2;
-    let (mut pipeline, _broker) = fixture.pipeline();
+    let (mut pipeline, _rounds) = fixture.pipeline();
     let item = |item| FromEdge { item: Some(item) };
     let subscribe = |session: u64, device: &str| {
         item(from_edge::Item::Subscribed(Subscribed {
@@ -340,8 +349,7 @@ async fn who_has_left_last_stays_known() {
     ];
     for (number, frame) in (1..).zip(frames) {
         tick();
-        let mut round = Round::default();
-        pipeline.take_frame((number, frame), &mut round);
+        let round = fixture.round(&mut pipeline, number, frame);
         pipeline.execute_round(round).await.unwrap();
     }
     let known = devices::list(fixture.store.reader(), &uid("bob")).await;

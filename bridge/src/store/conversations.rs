@@ -1,7 +1,9 @@
 //! Conversations and the sequence of each.
 
+use std::collections::{BTreeSet, HashMap};
+
 use schema::Uid;
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, DbBackend};
 
 use super::{Error, sql};
 
@@ -84,29 +86,37 @@ pub async fn lock<C: ConnectionTrait>(db: &C, ids: &[i64]) -> Result<Vec<(i64, u
     Ok(locked)
 }
 
-/// Sets the newest seq of each.
+/// Gives so many places in each conversation, whose rows stay locked to the end of the transaction; returns the newest
+/// seq before them.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
-pub async fn set_last_seqs<C: ConnectionTrait>(
+pub async fn advance<C: ConnectionTrait>(
     db: &C,
-    seqs: impl IntoIterator<Item = (i64, u32)>,
-) -> Result<(), Error> {
+    more: HashMap<i64, u32>,
+) -> Result<HashMap<i64, u32>, Error> {
     let mut rows = sql::Rows::new(2);
-    for (id, seq) in seqs {
-        rows.push([id.into(), seq.cast_signed().into()]);
+    // In one order on all nodes, so that two transactions don't wait for each other.
+    let ids: BTreeSet<i64> = more.keys().copied().collect();
+    for id in &ids {
+        rows.push([(*id).into(), more[id].cast_signed().into()]);
     }
-    let on = "conversations.id = v.id";
-    sql::update_rows(
-        db,
-        "conversations",
-        &["id", "seq"],
-        "last_seq = v.seq",
-        on,
-        rows,
-    )
-    .await?;
-    Ok(())
+    let (table, columns, on) = ("conversations", ["id", "more"], "conversations.id = v.id");
+    let set = "last_seq = conversations.last_seq + v.more";
+    // There is no other node on SQLite, and one statement is enough.
+    if db.get_database_backend() != DbBackend::Sqlite {
+        let ids: Vec<i64> = ids.into_iter().collect();
+        let last_seqs = lock(db, &ids).await?.into_iter().collect();
+        sql::update_rows(db, table, &columns, set, on, rows).await?;
+        return Ok(last_seqs);
+    }
+    let returning = "RETURNING id, last_seq";
+    let mut last_seqs = HashMap::with_capacity(ids.len());
+    for row in sql::update_rows_returning(db, table, &columns, set, on, returning, rows).await? {
+        let (id, last_seq): (i64, i32) = (row.try_get("", "id")?, row.try_get("", "last_seq")?);
+        last_seqs.insert(id, last_seq.cast_unsigned() - more[&id]);
+    }
+    Ok(last_seqs)
 }
 
 /// Makes a conversation a group's.

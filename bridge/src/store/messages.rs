@@ -1,32 +1,54 @@
 //! Messages: stored once, never changed.
 
-use schema::v1;
+use schema::{MsgId, Uid};
 use sea_orm::ConnectionTrait;
 
 use super::{Error, sql};
-use crate::content;
 
-/// Stores messages: the conversation's key in the database, and the message.
+/// A message to be stored.
+#[derive(Debug)]
+pub struct New<'a> {
+    /// Its id.
+    pub msg_id: MsgId,
+    /// The conversation's key in the database.
+    pub conversation_id: i64,
+    /// Its place there.
+    pub seq: u32,
+    /// Who sent it.
+    pub sender: &'a Uid,
+    /// With which device.
+    pub sender_device: &'a str,
+    /// The id that the client gave it; empty: none.
+    pub client_msg_id: &'a str,
+    /// The device's counter.
+    pub client_seq: u64,
+    /// What the content is.
+    pub kind: &'a str,
+    /// As [`content::encode`](crate::content::encode) writes it.
+    pub content: &'a [u8],
+}
+
+/// Stores messages.
 ///
 /// # Errors
 /// [`Error::Exists`] when a message with the same sender and `client_msg_id` is there.
 pub async fn add<'a, C: ConnectionTrait>(
     db: &C,
-    messages: impl IntoIterator<Item = (i64, &'a v1::Message)>,
+    messages: impl IntoIterator<Item = New<'a>>,
 ) -> Result<(), Error> {
     let mut rows = sql::Rows::new(9);
-    for (conversation_id, message) in messages {
-        let client_msg_id = Some(message.client_msg_id.as_str()).filter(|id| !id.is_empty());
+    for message in messages {
+        let client_msg_id = Some(message.client_msg_id).filter(|id| !id.is_empty());
         rows.push([
-            message.msg_id.cast_signed().into(),
-            conversation_id.into(),
+            message.msg_id.0.cast_signed().into(),
+            message.conversation_id.into(),
             message.seq.cast_signed().into(),
             message.sender.as_str().into(),
-            message.sender_device.as_str().into(),
+            message.sender_device.into(),
             client_msg_id.into(),
             message.client_seq.cast_signed().into(),
-            message.kind.as_str().into(),
-            content::encode(message).into(),
+            message.kind.into(),
+            message.content.into(),
         ]);
     }
     let text = "INSERT INTO messages (msg_id, conversation_id, seq, sender, sender_device, client_msg_id, client_seq,

@@ -24,14 +24,11 @@ async fn write_group(store: &Store) {
         sql::execute(db, text, []).await.unwrap();
     }
     for seq in 1..=10_i32 {
-        let message = v1::Message {
-            content: Some(v1::message::Content::Text(format!("text {seq}"))),
-            ..Default::default()
-        };
+        let content = v1::message::Content::Text(format!("text {seq}"));
         let values = [
             i64::from(seq + 100).into(),
             seq.into(),
-            crate::content::encode(&message).into(),
+            crate::content::encode(&content, 0, &[]).into(),
         ];
         let text = "INSERT INTO messages VALUES (?, 7, ?, 'alice', 'phone', NULL, 0, 'text', ?)";
         sql::execute(db, text, values).await.unwrap();
