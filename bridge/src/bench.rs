@@ -4,7 +4,7 @@
 //! measures what a user would feel. A run whose messages are not all stored, answered and received exactly once, in order
 //! and without a hole in `seq`, has failed, however fast it was.
 //!
-//! Reading order: `chat` and `group` (scenarios) → `load` (their recipe), `server` and `accounts` (what must be there
+//! Reading order: `chat`, `group` and `rooms` (scenarios) → `load` (their recipe), `server` and `accounts` (what must be there
 //! first), `talk` (who talks with whom), `way`, `connection`, `incoming` → `client` (one user), `stamp`, `template` and
 //! `down` (what the messages hold), `schedule` (when they are sent), `check`, `tally`, `process` and `figures` (what is made
 //! of it), `runs` and `results` (what is told of it). `connect`, `idle` and `users` measure other things with the same
@@ -33,6 +33,7 @@ mod progress;
 mod report;
 #[allow(dead_code, reason = "files of results are not written yet")]
 mod results;
+mod rooms;
 mod runs;
 mod schedule;
 mod server;
@@ -56,6 +57,7 @@ use self::connect::ConnectOptions;
 use self::connection::{Connection, Entry};
 use self::group::GroupOptions;
 use self::idle::IdleOptions;
+use self::rooms::RoomsOptions;
 use self::users::UsersOptions;
 use self::way::Way;
 
@@ -66,6 +68,8 @@ pub enum Command {
     Chat(ChatOptions),
     /// One group of many members, of whom some send
     Group(GroupOptions),
+    /// Plain topics, on each of which one user publishes to many; nothing is stored
+    Rooms(RoomsOptions),
     /// How many clients a second are let in, and what that costs
     Connect(ConnectOptions),
     /// The memory of connections that do nothing
@@ -113,6 +117,7 @@ impl Command {
             match self {
                 Command::Chat(options) => options.run(config).await,
                 Command::Group(options) => options.run(config).await,
+                Command::Rooms(options) => options.run(config).await,
                 Command::Connect(options) => options.run(config).await,
                 Command::Idle(options) => options.run(config).await,
                 Command::Users(options) => options.run(config).await,
@@ -162,6 +167,7 @@ mod tests {
         for measure in [
             "chat",
             "group",
+            "rooms --qos 0",
             "connect",
             "idle",
             "users",

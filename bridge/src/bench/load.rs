@@ -453,7 +453,8 @@ mod tests {
             format,
             qos: Qos::AtLeastOnce,
         };
-        load.run(&Progress::default()).await.unwrap()
+        let progress = Default::default();
+        load.run(&progress).await.unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread")]
