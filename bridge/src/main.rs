@@ -10,6 +10,7 @@ use tidings_bridge::settings::Settings;
 use tracing_subscriber::EnvFilter;
 
 /// The system's allocator takes a sixth of the server's time, since so much is made in one thread and dropped in another.
+/// SQLite uses this one too.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -65,7 +65,7 @@ impl Announcer {
         for (job, outcome) in announcement.executed {
             match outcome {
                 Outcome::Stored(place) => tell_stored(job, &place, &mut items),
-                Outcome::Settled(settled) => tell_settled(job, settled, &mut items, &mut held),
+                Outcome::Settled(settled) => tell_settled(job, *settled, &mut items, &mut held),
             }
         }
         items.extend(announcement.last);

@@ -82,7 +82,7 @@ pub(super) enum Outcome {
     /// A send has its place. What is to be told of it follows from the job and this.
     Stored(Place),
     /// Anything else.
-    Settled(Settled),
+    Settled(Box<Settled>),
 }
 
 /// A message's place in its conversation.
@@ -161,7 +161,7 @@ impl From<Refused> for Settled {
 
 impl From<Settled> for Outcome {
     fn from(settled: Settled) -> Self {
-        Outcome::Settled(settled)
+        Outcome::Settled(Box::new(settled))
     }
 }
 
