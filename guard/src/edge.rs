@@ -28,6 +28,8 @@ use crate::samples;
 
 /// Bytes between a client and its connection, each way.
 const STREAM_BYTES: usize = 64 * 1024;
+/// Subscriptions of one client.
+const SUBSCRIPTIONS_MAX: usize = 1000;
 /// Publishes that a client sends at once.
 const AT_ONCE: u16 = 16;
 
@@ -65,7 +67,7 @@ pub fn start(rules: Rules) -> anyhow::Result<(Broker, BridgeLink)> {
     settings.network.connects_per_second = 0;
     settings.mqtt.publish_rate = 0;
     settings.mqtt.byte_rate = 0;
-    settings.mqtt.subscriptions_max = usize::MAX;
+    settings.mqtt.subscriptions_max = SUBSCRIPTIONS_MAX;
     let mut options = broker_options(&settings);
     // It comes by the clock, not by the work.
     options.sys_interval = None;
@@ -342,7 +344,11 @@ impl FanOut {
         self.seq += 1;
         let message = samples::message(self.seq);
         let deliver = Deliver {
-            to: self.members.iter().map(|one| one.user.to_string()).collect(),
+            to: self
+                .members
+                .iter()
+                .map(|one| one.user.to_string())
+                .collect(),
             except_session: 0,
             payload: encode_message(&message),
             position: Some(Position {
@@ -370,8 +376,8 @@ impl FanOut {
 pub struct Plain {
     // The connections would end with it.
     _edge: Edge,
-    // Its subscriptions would.
-    _watcher: Client,
+    // Their subscriptions would.
+    _watchers: Vec<Client>,
     publisher: Client,
     subscribers: Vec<Client>,
     payload: Bytes,
@@ -382,10 +388,8 @@ impl Plain {
     pub const PER_STEP: usize = AT_ONCE as usize;
     /// Clients who get them.
     const SUBSCRIBERS: usize = 8;
-    /// Filters in one SUBSCRIBE.
-    const FILTERS_AT_ONCE: usize = 100;
 
-    /// Some who know user 1, and somebody with so many filters of other topics.
+    /// Some who know user 1, and others with so many filters of other topics.
     ///
     /// # Errors
     /// The edge does not do what it should.
@@ -407,14 +411,17 @@ impl Plain {
         for client in &mut clients {
             client.subscribe(&[samples::LAMP.to_owned()]).await?;
         }
-        let mut watcher = edge.connect(samples::uid(0), Version::V5).await?;
         let filters: Vec<_> = (0..filters).map(samples::room).collect();
-        for some in filters.chunks(Self::FILTERS_AT_ONCE) {
+        let mut watchers = Vec::new();
+        for some in filters.chunks(SUBSCRIPTIONS_MAX) {
+            let name = samples::uid(100 + watchers.len());
+            let mut watcher = edge.connect(name, Version::V5).await?;
             watcher.subscribe(some).await?;
+            watchers.push(watcher);
         }
         Ok(Plain {
             _edge: edge,
-            _watcher: watcher,
+            _watchers: watchers,
             publisher,
             subscribers: clients,
             payload: Bytes::from_static(&[b'x'; 64]),
