@@ -1,5 +1,7 @@
 //! The real chat service on an SQLite file, asked as HTTP asks it: no frame has to come in for a command to be executed.
 
+use std::time::SystemTime;
+
 use anyhow::{Context as _, ensure};
 use bridge::serve::limits;
 use bridge::service::{Caller, Running, Service};
@@ -9,7 +11,6 @@ use bridge::store::users::{self, Role, User};
 use broker::{Broker, Rules};
 use futures_util::future::join_all;
 use schema::v1::reply;
-use std::time::SystemTime;
 use tempfile::TempDir;
 
 use crate::{edge, samples};
