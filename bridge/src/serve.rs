@@ -267,7 +267,9 @@ fn announce(addresses: &Addresses, is_demo: bool) {
     }
 }
 
-pub(crate) fn broker_options(settings: &Settings) -> broker::Options {
+/// What the settings say of the edge.
+#[must_use]
+pub fn broker_options(settings: &Settings) -> broker::Options {
     let (network, mqtt, topics) = (&settings.network, &settings.mqtt, &settings.topics);
     broker::Options {
         network: broker::NetworkOptions {
@@ -341,7 +343,9 @@ pub(crate) fn rules(settings: &Settings) -> anyhow::Result<broker::Rules> {
     broker::Rules::compile(rules).context("topics.rules can't be used")
 }
 
-pub(crate) fn limits(settings: &Settings) -> service::Limits {
+/// What the settings say of commands.
+#[must_use]
+pub fn limits(settings: &Settings) -> service::Limits {
     service::Limits {
         text_max: settings.messages.text_max,
         catch_up_max: settings.messages.catch_up_max,

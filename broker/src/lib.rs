@@ -24,6 +24,9 @@ mod edge;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod identity;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 pub mod link;
 mod listener;
 pub mod net;
