@@ -4,7 +4,7 @@
 //! measures what a user would feel. A run whose messages are not all stored, answered and received exactly once, in order
 //! and without a hole in `seq`, has failed, however fast it was.
 //!
-//! Reading order: `chat`, `group` and `rooms` (scenarios) → `load` (their recipe), `server` and `accounts` (what must be there
+//! Reading order: `chat`, `group`, `rooms` and `mixed` (scenarios) → `load` (their recipe), `server` and `accounts` (what must be there
 //! first), `talk` (who talks with whom), `way`, `connection`, `incoming` → `client` (one user), `stamp`, `template` and
 //! `down` (what the messages hold), `schedule` (when they are sent), `check`, `tally`, `process` and `figures` (what is made
 //! of it), `runs` and `results` (what is told of it). `connect`, `idle` and `users` measure other things with the same
@@ -28,6 +28,7 @@ mod idle;
 mod incoming;
 mod limits;
 mod load;
+mod mixed;
 mod process;
 mod progress;
 mod report;
@@ -57,6 +58,7 @@ use self::connect::ConnectOptions;
 use self::connection::{Connection, Entry};
 use self::group::GroupOptions;
 use self::idle::IdleOptions;
+use self::mixed::MixedOptions;
 use self::rooms::RoomsOptions;
 use self::users::UsersOptions;
 use self::way::Way;
@@ -70,6 +72,8 @@ pub enum Command {
     Group(GroupOptions),
     /// Plain topics, on each of which one user publishes to many; nothing is stored
     Rooms(RoomsOptions),
+    /// A day in small: most only read, some write in pairs and groups, some go away and come back
+    Mixed(MixedOptions),
     /// How many clients a second are let in, and what that costs
     Connect(ConnectOptions),
     /// The memory of connections that do nothing
@@ -118,6 +122,7 @@ impl Command {
                 Command::Chat(options) => options.run(config).await,
                 Command::Group(options) => options.run(config).await,
                 Command::Rooms(options) => options.run(config).await,
+                Command::Mixed(options) => options.run(config).await,
                 Command::Connect(options) => options.run(config).await,
                 Command::Idle(options) => options.run(config).await,
                 Command::Users(options) => options.run(config).await,
@@ -146,7 +151,8 @@ async fn open_all(
 ) -> anyhow::Result<Vec<Connection>> {
     let accounts = accounts.iter();
     let entries = accounts.map(|account| Entry::of_chat(account, format));
-    load::open(way, entries.collect(), |_| ()).await
+    let entries: Vec<Entry> = entries.collect();
+    load::open(way, &entries, |_| ()).await
 }
 
 #[cfg(test)]
@@ -168,6 +174,7 @@ mod tests {
             "chat",
             "group",
             "rooms --qos 0",
+            "mixed --users 100 --absent 0",
             "connect",
             "idle",
             "users",

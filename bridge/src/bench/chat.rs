@@ -1,5 +1,6 @@
 //! `bench chat`: pairs of users who send each other messages, both at once.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::ensure;
@@ -30,11 +31,11 @@ pub struct ChatOptions {
     #[arg(long, default_value = "1", requires = "broker", value_parser = parse_qos)]
     qos: Qos,
     #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
     load: LoadOptions,
     #[command(flatten)]
     server: WhereOptions,
-    #[command(flatten)]
-    output: Output,
 }
 
 impl ChatOptions {
@@ -83,6 +84,7 @@ impl ChatOptions {
             promises: Promises::of_plain(self.qos),
             format: self.format,
             qos: self.qos,
+            absences: BTreeMap::new(),
         };
         load.run(progress).await
     }
@@ -108,6 +110,7 @@ pub(super) async fn pairs(
         promises: Promises::Chat,
         format,
         qos: Qos::AtLeastOnce,
+        absences: BTreeMap::new(),
     };
     load.run(progress).await
 }

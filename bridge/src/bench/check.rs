@@ -88,6 +88,11 @@ impl View {
         self.own.published
     }
 
+    /// The connection was lost, and is there again.
+    pub(super) fn reconnect(&mut self) {
+        self.has_reconnected = true;
+    }
+
     /// How many messages were published.
     pub(super) fn published(&self) -> u32 {
         self.own.published
@@ -236,7 +241,7 @@ fn mark(sender: u32, number: u32, seq: u32) -> u64 {
 }
 
 /// A bijection that leaves nothing of the order of its arguments: the finalizer of SplitMix64.
-fn scramble(value: u64) -> u64 {
+pub(super) fn scramble(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -515,7 +520,7 @@ mod tests {
     fn after_a_reconnect_things_may_come_again_but_not_go() {
         let again = |_: &mut View, b: &mut View, c: &mut View| {
             for view in [&mut *b, &mut *c] {
-                view.has_reconnected = true;
+                view.reconnect();
                 view.receive(0, 2, 3);
                 view.receive(0, 1, 1);
             }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use broker::codec::{AckKind, ReasonCode, Version, encode_ack};
 use bytes::BytesMut;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::check::Promises;
-use super::connection::{Broken, Connection};
+use super::connection::{Broken, Connection, Entry};
 use super::down::{self, Received};
 use super::faults::Faults;
 use super::incoming::Incoming;
@@ -19,11 +19,12 @@ use super::schedule::{Next, Pace};
 use super::stamp::Stamp;
 use super::talk::{Seat, Shared};
 use super::tally::Samples;
+use super::way::Way;
 
 /// How long after the end the rest may take to be stored, answered and received.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How long nothing comes from a plain broker before what is missing counts as lost: it does not tell.
-const QUIET_MAX: Duration = Duration::from_secs(3);
+const QUIET_MAX: Duration = Duration::from_secs(5);
 /// How long to listen at the end for what should not come: repeats.
 const LINGER: Duration = Duration::from_millis(300);
 
@@ -37,6 +38,25 @@ pub(super) struct Client {
     pub pace: Option<Pace>,
     /// Told when a message may be due.
     pub wake: Arc<Notify>,
+    /// Of one that does not send.
+    pub absence: Option<(Absence, Door)>,
+}
+
+/// A time without connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absence {
+    /// On the run's clock.
+    pub from: Duration,
+    pub lasts: Duration,
+    /// Whether there is a DISCONNECT before it.
+    pub says_goodbye: bool,
+}
+
+/// How a client that was away comes back.
+pub(super) struct Door {
+    pub way: Way,
+    pub index: u32,
+    pub entry: Entry,
 }
 
 /// What a client has seen.
@@ -62,6 +82,7 @@ struct Running {
     connection: Connection,
     pace: Option<Pace>,
     wake: Arc<Notify>,
+    absence: Option<(Absence, Door)>,
     desk: Desk,
     /// Of [`Desk::seats`], those of conversations to which the client sends.
     sending: Vec<usize>,
@@ -79,6 +100,8 @@ struct Desk {
     /// Oldest first: PUBACKs come in the order of the publishes [MQTT-4.6.0-2].
     in_flight: VecDeque<InFlight>,
     samples: Samples,
+    /// When the client came back, if it was away: it misses what was due before.
+    back_at: u64,
     faults: Faults,
 }
 
@@ -108,11 +131,13 @@ impl Running {
             connection: client.connection,
             pace: client.pace,
             wake: client.wake,
+            absence: client.absence,
             desk: Desk {
                 shared: client.shared,
                 seats: client.seats,
                 in_flight: VecDeque::new(),
                 samples: Samples::default(),
+                back_at: 0,
                 faults: Faults::default(),
             },
             sent: 0,
@@ -124,11 +149,14 @@ impl Running {
 
     async fn run(&mut self) -> Result<(), Broken> {
         let shared = self.desk.shared.clone();
+        let is_plain = shared.promises != Promises::Chat;
         let end = Instant::from_std(shared.clock.at(shared.phases.end));
         sleep_until(shared.clock.at(0).into()).await;
         let alarm = sleep_until(end);
         let known = shared.totals.known();
-        tokio::pin!(alarm, known);
+        let leaves = self.absence.as_ref().map(|(absence, _)| absence.from);
+        let leaving = sleep_until((shared.clock.at(0) + leaves.unwrap_or_default()).into());
+        tokio::pin!(alarm, known, leaving);
         loop {
             self.publish_due();
             self.connection.flush()?;
@@ -140,16 +168,18 @@ impl Running {
                 read = self.connection.exchange() => {
                     read?;
                     self.take_packets()?;
-                    if self.stage == Stage::Draining && shared.promises != Promises::Chat {
+                    if self.stage == Stage::Draining && is_plain {
                         alarm.as_mut().reset(Instant::now() + QUIET_MAX);
                     }
                 }
                 () = self.wake.notified() => {}
+                () = &mut leaving, if self.absence.is_some() => self.be_absent().await?,
                 () = &mut known, if !self.is_total_known => self.is_total_known = true,
                 () = &mut alarm => match self.stage {
                     Stage::Talking => {
                         self.stage = Stage::Draining;
-                        alarm.as_mut().reset(Instant::now() + DRAIN_MAX);
+                        let patience = if is_plain { QUIET_MAX } else { DRAIN_MAX };
+                        alarm.as_mut().reset(Instant::now() + patience);
                     }
                     Stage::Draining => {
                         self.give_up();
@@ -159,6 +189,27 @@ impl Running {
                 },
             }
         }
+    }
+
+    /// Leaves, and comes back later.
+    async fn be_absent(&mut self) -> Result<(), Broken> {
+        let Some((absence, door)) = self.absence.take() else {
+            return Ok(());
+        };
+        if absence.says_goodbye {
+            self.connection.say_goodbye();
+            self.connection.flush()?;
+        }
+        self.connection.disconnect();
+        sleep(absence.lasts).await;
+        let Door { way, index, entry } = door;
+        let connection = Connection::open(&way, index, &entry).await;
+        self.connection = connection.map_err(Broken::NotReopened)?;
+        self.desk.back_at = self.desk.shared.clock.now();
+        for seat in &mut self.desk.seats {
+            seat.view.reconnect();
+        }
+        Ok(())
     }
 
     /// Whether everything that was sent is accounted for, which it was not before.
@@ -325,8 +376,10 @@ impl Desk {
     fn receive(&mut self, stamp: Stamp, seq: u32, now: u64) {
         if let Some(seat) = self.seat(stamp.talk) {
             let is_new = seat.view.receive(stamp.sender, stamp.number, seq);
-            if is_new {
+            if is_new && stamp.due >= self.back_at {
                 self.samples.delivered(stamp.due, now);
+            } else if is_new {
+                self.samples.caught_up();
             }
         }
     }

@@ -43,6 +43,8 @@ pub(super) enum Broken {
     Closed,
     #[error("the server sent what is not MQTT: {0}")]
     Protocol(#[from] DecodeError),
+    #[error("a new connection failed: {0:#}")]
+    NotReopened(anyhow::Error),
 }
 
 /// How a client presents itself, and what it subscribes to.
@@ -190,14 +192,24 @@ impl Connection {
 
     /// Says DISCONNECT, and waits until the server has closed: then it is the one that has to remember the port.
     pub(super) async fn close(mut self) {
+        self.say_goodbye();
+        let closing = async { while self.exchange().await.is_ok() {} };
+        // Then it is closed from here.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+    }
+
+    /// Appends a DISCONNECT to what is to be written.
+    pub(super) fn say_goodbye(&mut self) {
         let goodbye = Disconnect {
             reason: ReasonCode::Success,
             properties: None,
         };
         Packet::Disconnect(goodbye).encode(Version::V4, &mut self.out);
-        let closing = async { while self.exchange().await.is_ok() {} };
-        // Then it is closed from here.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+    }
+
+    /// Closes it without a word, and without waiting.
+    pub(super) fn disconnect(&mut self) {
+        self.stream = Box::new(tokio::io::empty());
     }
 
     /// Whether the server has not closed, and said nothing.
@@ -208,7 +220,7 @@ impl Connection {
     }
 
     /// The next packet of what has been read.
-    fn next(&mut self) -> Result<Option<Packet>, Broken> {
+    pub(super) fn next(&mut self) -> Result<Option<Packet>, Broken> {
         Ok(decode(Version::V4, &mut self.inbox, PACKET_MAX)?)
     }
 

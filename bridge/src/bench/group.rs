@@ -1,5 +1,6 @@
 //! `bench group`: one group of many members, of whom some send; what counts is the deliveries.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::ensure;
@@ -33,11 +34,11 @@ pub struct GroupOptions {
     #[arg(long, default_value = "1", requires = "broker", value_parser = parse_qos)]
     qos: Qos,
     #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
     load: LoadOptions,
     #[command(flatten)]
     server: WhereOptions,
-    #[command(flatten)]
-    output: Output,
 }
 
 impl GroupOptions {
@@ -110,6 +111,7 @@ impl GroupOptions {
             promises,
             format: self.format,
             qos: self.qos,
+            absences: BTreeMap::new(),
         };
         load.run(progress).await
     }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::accounts::{self, Account};
 use super::check::{Conversations, Promises, View};
-use super::client::{Client, Seen};
+use super::client::{Absence, Client, Door, Seen};
 use super::connection::{Connection, Entry};
 use super::progress::Progress;
 use super::results::Run;
@@ -221,12 +221,15 @@ pub(super) struct Load<'a> {
     pub format: WireFormat,
     /// At which plain topics are subscribed.
     pub qos: Qos,
+    /// Clients that go away for a while; they only listen.
+    pub absences: BTreeMap<u32, Absence>,
 }
 
 impl Load<'_> {
     /// Connects everyone, lets them talk, and checks what they have seen.
     pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<Run> {
-        let connections = self.open_all(progress).await?;
+        let entries = self.entries();
+        let connections = self.open_all(&entries, progress).await?;
         let clock = Clock::starting_in(SETTLE);
         let phases = Phases::new(self.options.warmup, self.options.seconds);
         let senders = self.senders();
@@ -241,7 +244,7 @@ impl Load<'_> {
         });
         let usage = tokio::spawn(process::sample(clock, phases, self.site.pid));
         let seen = tokio::select! {
-            seen = self.talk(&shared, connections, &senders) => seen?,
+            seen = self.talk(&shared, connections, entries, &senders) => seen?,
             () = tell(progress, &shared) => bail!("telling does not end"),
         };
         let usage = usage.await.context("sampling")?;
@@ -266,6 +269,7 @@ impl Load<'_> {
         &self,
         shared: &Arc<Shared>,
         connections: Vec<Connection>,
+        entries: Vec<Entry>,
         senders: &[u32],
     ) -> anyhow::Result<Vec<Seen>> {
         let rate = self.options.rate;
@@ -273,7 +277,13 @@ impl Load<'_> {
         let wakes: Vec<Arc<Notify>> = senders.iter().map(|_| Arc::default()).collect();
         let mut seats = self.seats();
         let mut tasks = Vec::with_capacity(connections.len());
-        for (index, connection) in (0..).zip(connections) {
+        for ((index, connection), entry) in (0..).zip(connections).zip(entries) {
+            let door = Door {
+                way: self.site.way.clone(),
+                index,
+                entry,
+            };
+            let absence = self.absences.get(&index).copied();
             let sender = senders.binary_search(&index).ok();
             let place = sender.map(|sender| schedule::place(sender, senders.len()));
             let pace = place.map(|place| Pace::new(rate, senders.len() as u32, place as u32));
@@ -283,6 +293,7 @@ impl Load<'_> {
                 seats: std::mem::take(&mut seats[index as usize]),
                 pace,
                 wake: place.map_or_else(Arc::default, |place| wakes[place].clone()),
+                absence: absence.map(|absence| (absence, door)),
             };
             tasks.push(tokio::spawn(client.run()));
         }
@@ -355,9 +366,12 @@ impl Load<'_> {
     }
 
     /// Connects and subscribes everyone; the result has the order of the accounts.
-    async fn open_all(&self, progress: &Progress) -> anyhow::Result<Vec<Connection>> {
-        let stage = progress.count("connecting", self.accounts.len() as u64);
-        let entries = self.entries();
+    async fn open_all(
+        &self,
+        entries: &[Entry],
+        progress: &Progress,
+    ) -> anyhow::Result<Vec<Connection>> {
+        let stage = progress.count("connecting", entries.len() as u64);
         open(&self.site.way, entries, |steps| stage.advance(steps)).await
     }
 
@@ -401,12 +415,12 @@ async fn tell(progress: &Progress, shared: &Shared) {
 /// Connects and subscribes everyone; the result has the order of the entries.
 pub(super) async fn open(
     way: &Way,
-    entries: Vec<Entry>,
+    entries: &[Entry],
     advance: impl Fn(u64),
 ) -> anyhow::Result<Vec<Connection>> {
     let mut opening = JoinSet::new();
     let mut opened = Vec::with_capacity(entries.len());
-    for (index, entry) in (0..).zip(entries) {
+    for (index, entry) in (0..).zip(entries.iter().cloned()) {
         if opening.len() == CONNECTING_MAX {
             opened.extend(opening.join_next().await.transpose()?);
             advance(1);
@@ -436,53 +450,50 @@ mod tests {
         size: 64,
     };
 
-    async fn site(users: u32) -> Site {
-        let extras = Extras::default();
-        let server = Server::start(None, users, Place::Here, &extras).await;
+    async fn site(users: u32, extras: &Extras) -> Site {
+        let server = Server::start(None, users, Place::Here, extras).await;
         let (server, accounts) = server.unwrap();
         Site::of(server, accounts)
     }
 
-    async fn run(site: &Site, talks: Vec<Talk>, format: WireFormat, rate: u32) -> Run {
+    /// So many messages a second; 0: with a window.
+    async fn run(site: Site, talks: Vec<Talk>, promises: Promises, rate: u32) -> Run {
         let load = Load {
             options: &LoadOptions { rate, ..OPTIONS },
-            site,
+            site: &site,
             accounts: &site.accounts,
             talks,
-            promises: Promises::Chat,
-            format,
+            promises,
+            format: WireFormat::Json,
             qos: Qos::AtLeastOnce,
+            absences: BTreeMap::new(),
         };
         let progress = Default::default();
-        load.run(&progress).await.unwrap()
+        let run = load.run(&progress).await.unwrap();
+        site.close().await;
+        assert!(run.check.is_ok(), "{}", run.check);
+        run
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn groups_and_pairs_are_delivered_to_all_others() {
-        let site = site(5).await;
+        let site = site(5, &Extras::default()).await;
         let (owner, others) = site.accounts.split_first().unwrap();
         let others: Vec<&Account> = others.iter().take(3).collect();
         let http = site.http().unwrap();
-        accounts::make_group(http, owner, "friends", &others)
-            .await
-            .unwrap();
+        let made = accounts::make_group(http, owner, "friends", &others).await;
+        made.unwrap();
         let group = Talk {
             at: At::Group("friends".to_owned()),
             members: vec![3, 1, 0, 2],
             senders: 2,
         };
         let talks = vec![Talk::pair(0, 4), group, Talk::pair(1, 2)];
-        let run = run(&site, talks, WireFormat::Json, 100).await;
-        site.close().await;
-        assert!(run.check.is_ok(), "{}", run.check);
-        // Senders take turns, each among its conversations: 0, 1, 2, 3 and 4 send 20 messages each.
-        assert!(
-            run.check
-                .what
-                .starts_with("100 messages in 3 conversations"),
-            "{}",
-            run.check
-        );
+        let run = run(site, talks, Promises::Chat, 100).await;
+        // Five send 20 each; 1 is in two conversations and sends to them in turn.
+        let what = "100 messages in 3 conversations, each stored and answered once, 160 deliveries";
+        assert!(run.check.what.starts_with(what), "{}", run.check);
+        assert!(run.check.what.ends_with("3 of 3"), "{}", run.check);
         assert_eq!(run.series.len(), 1);
         assert!(
             run.value("delivered p50")
@@ -492,10 +503,42 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_window_is_kept_full() {
-        let site = site(2).await;
-        let run = run(&site, vec![Talk::pair(0, 1)], WireFormat::Protobuf, 0).await;
-        site.close().await;
-        assert!(run.check.is_ok(), "{}", run.check);
+        let site = site(2, &Extras::default()).await;
+        let run = run(site, vec![Talk::pair(0, 1)], Promises::Chat, 0).await;
         assert!(run.value("stored").is_some_and(|stored| stored > 8.0));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn strangers_talk_through_any_broker() {
+        let extras = Extras {
+            settings: vec![("TIDINGS__MQTT__ANONYMOUS", "true".to_owned())],
+            rules: r#"
+[[topics.rules]]
+effect = "allow"
+action = "all"
+who = "anonymous"
+topics = ["bench/#"]
+"#,
+        };
+        let site = Site {
+            accounts: accounts::strangers(4).unwrap(),
+            http: None,
+            ..site(0, &extras).await
+        };
+        let one_way = |members: [u32; 2]| Talk {
+            at: At::Topic(format!("bench/{}", members[1])),
+            members: members.into(),
+            senders: 1,
+        };
+        let group = Talk {
+            at: At::Topic("bench/group".to_owned()),
+            members: vec![0, 1, 2, 3],
+            senders: 2,
+        };
+        let talks = vec![one_way([0, 1]), one_way([1, 0]), group];
+        let run = run(site, talks, Promises::Plain, 100).await;
+        let what = "100 messages in 3 conversations, each acknowledged, 150 deliveries";
+        assert!(run.check.what.starts_with(what), "{}", run.check);
+        assert_eq!(run.value("lost"), Some(0.0));
     }
 }

@@ -1,5 +1,6 @@
 //! `bench rooms`: fan-out without storage: on each of some plain topics one user publishes to many.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -42,11 +43,11 @@ pub struct RoomsOptions {
     #[arg(long, default_value = "1", value_parser = parse_qos)]
     qos: Qos,
     #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
     load: LoadOptions,
     #[command(flatten)]
     server: WhereOptions,
-    #[command(flatten)]
-    output: Output,
 }
 
 impl RoomsOptions {
@@ -108,6 +109,7 @@ impl RoomsOptions {
             promises: Promises::of_plain(self.qos),
             format: WireFormat::Protobuf,
             qos: self.qos,
+            absences: BTreeMap::new(),
         };
         load.run(progress).await
     }
