@@ -267,8 +267,10 @@ fn give_up_if_in_transaction<'c>(
     _: PoolConnectionMetadata,
 ) -> Pin<Box<dyn Future<Output = Result<bool, sqlx::Error>> + Send + 'c>> {
     Box::pin(async move {
-        // Waits for the rollback that a dropped transaction has left behind.
-        connection.ping().await?;
+        if connection.is_in_transaction() {
+            // Waits for the rollback that a dropped transaction has left behind.
+            connection.ping().await?;
+        }
         Ok(!connection.is_in_transaction())
     })
 }
