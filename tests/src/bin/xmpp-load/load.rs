@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, watch};
 
+use crate::report::Faults;
 use crate::session::Incoming;
 use crate::stanza::Element;
 
@@ -75,8 +76,7 @@ pub struct Tally {
 #[derive(Debug, Default)]
 pub struct View {
     last: u32,
-    /// Each with its kind.
-    pub faults: Vec<(&'static str, String)>,
+    pub faults: Faults,
 }
 
 // === impl Timing, Pace ===
@@ -218,7 +218,7 @@ impl Channel {
             self.take(incoming, timing, tally, &mut view);
             tokio::select! {
                 read = incoming.read() => if let Err(error) = read {
-                    view.faults.push(("broken connection", format!("{error:#}")));
+                    view.faults.note("broken connection", format!("{error:#}"));
                     return view;
                 },
                 _ = stop.wait_for(|stop| *stop) => return view,
@@ -236,7 +236,7 @@ impl Channel {
             }
             let Some((number, due)) = self.stamp(&element) else {
                 view.faults
-                    .push(("unexpected stanza", element.as_str().to_owned()));
+                    .note("unexpected stanza", element.as_str().to_owned());
                 continue;
             };
             if view.receive(number) {
@@ -281,17 +281,13 @@ impl View {
     fn receive(&mut self, number: u32) -> bool {
         let next = self.last + 1;
         if number < next {
-            self.faults.push((
-                "received twice or late",
-                format!("message {number} after {}", self.last),
-            ));
+            let example = format!("message {number} after {}", self.last);
+            self.faults.note("received twice or late", example);
             return false;
         }
         if number > next {
-            self.faults.push((
-                "not received in its turn",
-                format!("message {next}; {number} came"),
-            ));
+            let example = format!("message {next}; {number} came");
+            self.faults.note("not received in its turn", example);
         }
         self.last = number;
         true
@@ -331,5 +327,48 @@ impl Template {
             out,
             "{head}{number}'><body>{number:08x}{due:016x}{tail}"
         )?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_tells_what_is_wrong() {
+        let mut view = View::default();
+        let new: Vec<bool> = [1, 2, 2, 4, 3, 5].map(|number| view.receive(number)).into();
+        assert_eq!(new, [true, true, false, true, false, true]);
+        assert_eq!(
+            view.faults.kinds(),
+            ["not received in its turn", "received twice or late"]
+        );
+    }
+
+    #[test]
+    fn a_message_is_done_when_everyone_has_it() {
+        let pace = Pace {
+            window: 2,
+            rate: 0,
+            senders: 1,
+        };
+        let channel = Channel::new(0, "a".to_owned(), 2, pace);
+        let done = [1, 2, 1, 2, 3, 3].map(|number| {
+            channel.arrived(number);
+            channel.done()
+        });
+        assert_eq!(done, [0, 0, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn the_timetable_is_everyone_in_turn() {
+        let pace = Pace {
+            window: 16,
+            rate: 4,
+            senders: 2,
+        };
+        let due = |index, number| pace.due(index, number, 77);
+        assert_eq!([due(0, 1), due(1, 1), due(0, 2)], [0, NANOS / 4, NANOS / 2]);
+        assert_eq!(Pace { rate: 0, ..pace }.due(1, 9, 77), 77);
     }
 }

@@ -289,14 +289,15 @@ impl Load {
         sleep(LINGER).await;
         stop.send_replace(true);
         for view in receiving.join_all().await {
-            view.faults
-                .into_iter()
-                .for_each(|(kind, example)| faults.note(kind, example));
+            faults.add(view.faults);
         }
         for archive in archives {
             self.check_archive(&archive, &mut faults).await;
         }
         let tally = std::mem::take(&mut *tally.lock().unwrap_or_else(PoisonError::into_inner));
+        if tally.delivered == 0 {
+            faults.note("nothing measured", "no message came in time".to_owned());
+        }
         Ok(Outcome {
             seconds: self.seconds,
             messages: channels

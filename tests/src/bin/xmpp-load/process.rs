@@ -31,7 +31,8 @@ impl Server {
         Ok(TICK * u32::try_from(ticks)?)
     }
 
-    /// Memory in bytes; what several share counts once. The most that one had who is alone, else what they have now.
+    /// Memory in bytes: the most that one had who is alone. Of several what they have now, where what they share counts
+    /// once; a backend of PostgreSQL stays and gives nothing back, so that is about the most, too.
     pub fn memory(self) -> Result<u64> {
         match self {
             Server::Alone(pid) => kib(pid, "status", "VmHWM:"),

@@ -22,29 +22,53 @@ pub struct Outcome {
     pub faults: Faults,
 }
 
-/// What the time that counts has cost: the server, then its database.
+/// What the time that counts has cost.
 pub struct Spent {
-    cpu: [Duration; 2],
-    memory: [u64; 2],
+    server: Cost,
+    database: Cost,
+    generator: Cost,
+}
+
+struct Cost {
+    cpu: Duration,
+    memory: u64,
 }
 
 /// Kinds of faults, each with how often and the first example.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Faults(BTreeMap<&'static str, (u64, String)>);
 
-// === impl Spent, Faults ===
+// === impl Spent, Cost, Faults ===
 
 impl Spent {
-    pub async fn sample(servers: [Server; 2], timing: Timing) -> Result<Spent> {
-        let cpu = || Ok::<_, anyhow::Error>([servers[0].cpu()?, servers[1].cpu()?]);
+    pub async fn sample([server, database]: [Server; 2], timing: Timing) -> Result<Spent> {
+        let servers = [server, database, Server::Alone(std::process::id())];
         tokio::time::sleep_until(timing.at(timing.start).into()).await;
-        let before = cpu()?;
+        let before = servers.map(Server::cpu);
         tokio::time::sleep_until(timing.at(timing.end).into()).await;
-        let after = cpu()?;
+        let after = servers.map(Server::cpu);
+        let mut costs = Vec::new();
+        for ((server, before), after) in servers.into_iter().zip(before).zip(after) {
+            costs.push(Cost {
+                cpu: after?.saturating_sub(before?),
+                memory: server.memory()?,
+            });
+        }
+        let [server, database, generator] = costs.try_into().ok().context("three costs")?;
         Ok(Spent {
-            cpu: [after[0] - before[0], after[1] - before[1]],
-            memory: [servers[0].memory()?, servers[1].memory()?],
+            server,
+            database,
+            generator,
         })
+    }
+}
+
+impl Cost {
+    fn and(&self, other: &Cost) -> Cost {
+        Cost {
+            cpu: self.cpu + other.cpu,
+            memory: self.memory + other.memory,
+        }
     }
 }
 
@@ -52,32 +76,61 @@ impl Faults {
     pub fn note(&mut self, kind: &'static str, example: String) {
         self.0.entry(kind).or_insert((0, example)).0 += 1;
     }
+
+    pub fn add(&mut self, other: Faults) {
+        for (kind, (count, example)) in other.0 {
+            self.0.entry(kind).or_insert((0, example)).0 += count;
+        }
+    }
+
+    #[cfg(test)]
+    pub fn kinds(&self) -> Vec<&str> {
+        self.0.keys().copied().collect()
+    }
 }
 
 // === impl Outcome ===
 
 impl Outcome {
     fn figures(&self) -> Vec<Value> {
-        let per_second = self.tally.delivered as f64 / f64::from(self.seconds);
-        let latency = |quantile| self.tally.delivered_in.value_at_quantile(quantile) as f64;
-        let cpu = self
-            .spent
-            .cpu
-            .map(|cpu| cpu.as_secs_f64() * 1e6 / self.tally.delivered.max(1) as f64);
-        let memory = self.spent.memory.map(|bytes| bytes as f64);
-        let figure = |name: &str, value: f64, unit: &str, better: &str| json!({"name": name, "value": value, "unit": unit, "better": better});
-        vec![
-            figure("delivered", per_second, "perSecond", "more"),
-            figure("delivered p50", latency(0.5), "micros", "less"),
-            figure("delivered p99", latency(0.99), "micros", "less"),
-            figure("delivered p99.9", latency(0.999), "micros", "less"),
-            figure("server CPU per delivery", cpu[0] + cpu[1], "micros", "less"),
-            figure("of it ejabberd", cpu[0], "micros", "less"),
-            figure("of it PostgreSQL", cpu[1], "micros", "less"),
-            figure("server memory peak", memory[0] + memory[1], "bytes", "less"),
-            figure("of it ejabberd's", memory[0], "bytes", "less"),
-            figure("of it PostgreSQL's", memory[1], "bytes", "less"),
-        ]
+        let per_second = |count: f64| count / f64::from(self.seconds);
+        let delivered = self.tally.delivered as f64;
+        let per_delivery = |cpu: Duration| cpu.as_secs_f64() * 1e6 / delivered.max(1.0);
+        let less = |name: String, value: f64, unit: &str| figure(&name, value, unit, "less");
+        let mut figures = vec![figure(
+            "delivered",
+            per_second(delivered),
+            "perSecond",
+            "more",
+        )];
+        for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
+            let micros = self.tally.delivered_in.value_at_quantile(quantile);
+            figures.push(less(format!("delivered {name}"), micros as f64, "micros"));
+        }
+        let Spent {
+            server,
+            database,
+            generator,
+        } = &self.spent;
+        for (name, Cost { cpu, memory }) in [
+            ("server", &server.and(database)),
+            ("ejabberd", server),
+            ("PostgreSQL", database),
+        ] {
+            figures.push(less(
+                format!("{name} CPU per delivery"),
+                per_delivery(*cpu),
+                "micros",
+            ));
+            figures.push(less(format!("{name} peak RSS"), *memory as f64, "bytes"));
+        }
+        figures.push(figure(
+            "generator CPU per delivery",
+            per_delivery(generator.cpu),
+            "micros",
+            "neither",
+        ));
+        figures
     }
 
     fn check(&self) -> Value {
@@ -114,6 +167,10 @@ pub fn write(scenario: &Scenario, outcome: &Outcome) -> Result<()> {
         bail!("FAILED: not every message was received once and archived; see the check");
     }
     Ok(())
+}
+
+fn figure(name: &str, value: f64, unit: &str, better: &str) -> Value {
+    json!({"name": name, "value": value, "unit": unit, "better": better})
 }
 
 fn describe(scenario: &Scenario) -> (&'static str, String, &Load) {
