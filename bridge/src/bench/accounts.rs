@@ -51,8 +51,8 @@ pub(super) async fn make(address: &str, count: u32) -> anyhow::Result<Vec<Accoun
 async fn make_one(address: &str, uid: Uid) -> anyhow::Result<Account> {
     let password = format!("{:08x}{:08x}", random()?, random()?);
     let credentials = json!({"uid": uid.as_str(), "password": password});
-    http::post(address, "/v1/users", &credentials).await?;
-    let tokens = http::post(address, "/v1/auth/login", &credentials).await?;
+    http::post(address, "/v1/users", None, &credentials).await?;
+    let tokens = http::post(address, "/v1/auth/login", None, &credentials).await?;
     let token = tokens["accessToken"].as_str();
     let token = token.context("the login has no access token")?.to_owned();
     Ok(Account { uid, token })
@@ -87,21 +87,48 @@ pub(super) async fn seed(data_dir: &Path, key: &str, count: u32) -> anyhow::Resu
     Ok(seeded)
 }
 
-/// How many messages the server has stored in the user's only conversation.
-pub(super) async fn last_seq(address: &str, account: &Account) -> anyhow::Result<u32> {
+/// Users of a server that knows nobody: names only.
+pub(super) fn strangers(count: u32) -> anyhow::Result<Vec<Account>> {
+    let run = random()?;
+    let stranger = |index| {
+        Ok(Account {
+            uid: format!("bench-{run:08x}-{index:06}").parse()?,
+            token: String::new(),
+        })
+    };
+    (0..count).map(stranger).collect()
+}
+
+/// Makes a group of `owner` and the others.
+pub(super) async fn make_group(
+    address: &str,
+    owner: &Account,
+    gid: &str,
+    others: &[&Account],
+) -> anyhow::Result<()> {
+    let members: Vec<&str> = others.iter().map(|other| other.uid.as_str()).collect();
+    let group = json!({"gid": gid, "name": gid, "members": members});
+    let made = http::post(address, "/v1/groups", Some(&owner.token), &group).await;
+    made.with_context(|| format!("making the group {gid}"))?;
+    Ok(())
+}
+
+/// How many messages the server has stored in a conversation of the user's.
+pub(super) async fn last_seq(
+    address: &str,
+    account: &Account,
+    conversation: &str,
+) -> anyhow::Result<u32> {
     let list = http::get(address, "/v1/conversations", &account.token).await?;
-    let conversations = list["conversations"]
-        .as_array()
-        .map_or(&[][..], Vec::as_slice);
-    match conversations {
-        [] => Ok(0),
-        [conversation] => {
-            let last_seq = conversation["lastSeq"].as_u64();
-            let last_seq = last_seq.and_then(|seq| u32::try_from(seq).ok());
-            last_seq.context("a conversation without lastSeq")
-        }
-        more => anyhow::bail!("{} is in {} conversations", account.uid, more.len()),
-    }
+    let conversations = list["conversations"].as_array();
+    let mut conversations = conversations.into_iter().flatten();
+    // It begins to be with its first message.
+    let Some(found) = conversations.find(|found| found["conversation"] == conversation) else {
+        return Ok(0);
+    };
+    let last_seq = found["lastSeq"].as_u64();
+    let last_seq = last_seq.and_then(|seq| u32::try_from(seq).ok());
+    last_seq.context("a conversation without lastSeq")
 }
 
 fn random() -> anyhow::Result<u32> {

@@ -1,52 +1,130 @@
 //! Whether the server kept its promises: every message stored, answered and received exactly once, in the order in
-//! which it was sent, and `seq` 1, 2, 3 … without hole or repeat for both members.
+//! which it was sent, and `seq` 1, 2, 3 … without hole or repeat for all members.
+//!
+//! What a client has seen of a conversation takes the same memory however many messages there were: counts, what came
+//! last, and sums of hashes, which agree at the end only if everyone has seen the same messages at the same places.
 
 use std::fmt;
 
+use broker::codec::Qos;
+
 use super::faults::{Checked, Faults};
 
-/// How far a number may be ahead: one from nowhere must not take all memory.
-const SKIP_MAX: usize = 1 << 20;
+/// What the server promises about a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Promises {
+    /// It stores messages, answers each, and gives it to all other members with its `seq`.
+    Chat,
+    /// It passes messages on, once each and in the order of the sender, to those who do not send.
+    Plain,
+    /// The same, but for those that it drops.
+    PlainWithLosses,
+}
 
-/// What one user has seen of the conversation.
-#[derive(Debug, Default)]
+impl Promises {
+    /// Of plain messages that are delivered at this QoS.
+    pub(super) fn of_plain(qos: Qos) -> Promises {
+        match qos {
+            Qos::AtMostOnce => Promises::PlainWithLosses,
+            Qos::AtLeastOnce | Qos::ExactlyOnce => Promises::Plain,
+        }
+    }
+}
+
+/// What one client has seen of one conversation.
+#[derive(Debug)]
 pub(super) struct View {
-    /// `seq` of the own messages by number, from the replies; 0: no reply yet.
-    answered: Vec<u32>,
-    /// `seq` of the peer's messages by number; 0: not received yet.
-    received: Vec<u32>,
-    /// How many of the own messages were answered, and how many different ones of the peer were received.
-    counts: (u32, u32),
-    /// PUBACKs.
-    pub acked: u32,
+    promises: Promises,
+    /// The client's index among the senders, if it is one.
+    sender: Option<u32>,
+    own: Own,
+    /// How many different messages of others were received.
+    received: u32,
+    /// Of them, the last `seq`, and the sum of all marks.
+    received_seq: u32,
+    received_sum: u64,
+    /// Of each sender, the highest number received.
+    numbers: Box<[u32]>,
+    /// Numbers that were passed over and have not come since.
+    missing: u64,
+    /// Whether the connection was a new one since the beginning: what was not acknowledged on the old one comes again.
+    has_reconnected: bool,
     pub faults: Faults,
 }
 
+/// What became of a client's own messages.
+#[derive(Clone, Copy, Debug, Default)]
+struct Own {
+    published: u32,
+    acked: u32,
+    answered: u32,
+    /// Of those that were answered, the last number and the last `seq`, the sum of all marks, and that of all `seq`s.
+    last: u32,
+    seq: u32,
+    sum: u64,
+    seqs: u64,
+}
+
 impl View {
+    /// Of a conversation with so many senders; `sender` tells whether this client is one.
+    pub(super) fn new(promises: Promises, sender: Option<u32>, senders: u32) -> View {
+        View {
+            promises,
+            sender,
+            own: Own::default(),
+            received: 0,
+            received_seq: 0,
+            received_sum: 0,
+            numbers: vec![0; senders as usize].into(),
+            missing: 0,
+            has_reconnected: false,
+            faults: Faults::default(),
+        }
+    }
+
     /// The number of the next own message, which counts as published now.
     pub(super) fn publish(&mut self) -> u32 {
-        self.answered.push(0);
-        self.published()
+        self.own.published += 1;
+        self.own.published
     }
 
     /// How many messages were published.
     pub(super) fn published(&self) -> u32 {
-        u32::try_from(self.answered.len()).unwrap_or(u32::MAX)
+        self.own.published
+    }
+
+    /// An own message had its PUBACK.
+    pub(super) fn ack(&mut self) {
+        self.own.acked += 1;
     }
 
     /// The own message `number` was stored at `seq`.
     pub(super) fn answer(&mut self, number: u32, seq: u32) {
-        match slot(&mut self.answered, number) {
-            Some(answered) if *answered == 0 => {
-                *answered = seq;
-                self.counts.0 += 1;
+        let own = &mut self.own;
+        let (next, last_seq) = (own.last + 1, own.seq);
+        if number == 0 || number > own.published {
+            let example = || format!("message {number}");
+            self.faults.note("unexpected reply", example);
+            return;
+        }
+        if number < next {
+            if !self.has_reconnected {
+                let example = || format!("message {number}");
+                self.faults.note("answered twice", example);
             }
-            Some(_) => self
-                .faults
-                .note("answered twice", || format!("message {number}")),
-            None => self
-                .faults
-                .note("unexpected reply", || format!("message {number}")),
+            return;
+        }
+        if number > next {
+            let example = || format!("message {number} before {next}");
+            self.faults.note("reply out of order", example);
+        }
+        own.answered += 1;
+        (own.last, own.seq) = (number, seq);
+        let sender = self.sender.unwrap_or_default();
+        own.sum = own.sum.wrapping_add(mark(sender, number, seq));
+        own.seqs = own.seqs.wrapping_add(scramble(seq.into()));
+        if seq <= last_seq {
+            self.note_reordered(seq, last_seq);
         }
     }
 
@@ -56,53 +134,113 @@ impl View {
             .note("refused", || format!("message {number}: {reason}"));
     }
 
-    /// The peer's message `number` came with `seq`.
-    pub(super) fn receive(&mut self, number: u32, seq: u32) {
-        let (at, next) = (number as usize, self.received.len() + 1);
-        if at > next {
-            let example = || format!("message {number} before {next}");
-            self.faults.note("out of order", example);
-        }
-        if at > next + SKIP_MAX {
-            return;
-        }
-        if at >= next {
-            self.received.resize(at, 0);
-        }
-        match slot(&mut self.received, number) {
-            Some(received) if *received == 0 => {
-                *received = seq;
-                self.counts.1 += 1;
+    /// A sender's message `number` came, with `seq` if this is a chat. Whether it is one that was to come, and new.
+    pub(super) fn receive(&mut self, sender: u32, number: u32, seq: u32) -> bool {
+        if !self.hears() || self.sender == Some(sender) {
+            // Others of the user's devices may have sent it, for all that the server knows of a new connection.
+            if !self.has_reconnected {
+                self.faults
+                    .note("own message", || format!("message {number}"));
             }
-            Some(_) => self
-                .faults
-                .note("received twice", || format!("message {number}")),
-            None => self
-                .faults
-                .note("unexpected message", || format!("message {number}")),
+            return false;
+        }
+        let Some(last) = self.numbers.get_mut(sender as usize) else {
+            let example = || format!("sender {sender}");
+            self.faults.note("unexpected message", example);
+            return false;
+        };
+        if number == 0 {
+            let example = || "message 0".to_owned();
+            self.faults.note("unexpected message", example);
+            return false;
+        }
+        if number <= *last {
+            if self.missing == 0 {
+                if !self.has_reconnected {
+                    let example = || format!("message {number}");
+                    self.faults.note("received twice", example);
+                }
+                return false;
+            }
+            self.missing -= 1;
+            let example = || format!("message {number} after {last}");
+            self.faults.note("out of order", example);
+        } else {
+            self.missing += u64::from(number - *last - 1);
+            *last = number;
+        }
+        self.received += 1;
+        if self.promises == Promises::Chat {
+            self.place(sender, number, seq);
+        }
+        true
+    }
+
+    fn place(&mut self, sender: u32, number: u32, seq: u32) {
+        if seq <= self.received_seq {
+            self.note_reordered(seq, self.received_seq);
+        }
+        self.received_seq = seq;
+        self.received_sum = self.received_sum.wrapping_add(mark(sender, number, seq));
+    }
+
+    fn note_reordered(&mut self, seq: u32, last: u32) {
+        self.faults
+            .note("reordered", || format!("seq {seq} after {last}"));
+    }
+
+    /// Whether messages of others come to this client.
+    fn hears(&self) -> bool {
+        self.promises == Promises::Chat || self.sender.is_none()
+    }
+
+    /// How many of all messages this client is to receive.
+    fn expected(&self, total: u64) -> u64 {
+        match self.hears() {
+            true => total.saturating_sub(self.own.published.into()),
+            false => 0,
         }
     }
 
-    /// Whether all own messages were stored and answered, and all of the peer's received.
-    pub(super) fn is_complete(&self, peer_total: u32) -> bool {
-        let published = self.published();
-        self.acked >= published && self.counts.0 >= published && self.counts.1 >= peer_total
+    /// Whether all own messages were stored and answered, and all others of the `total` received.
+    pub(super) fn is_complete(&self, total: u64) -> bool {
+        let Own {
+            published,
+            acked,
+            answered,
+            ..
+        } = self.own;
+        let is_answered = answered >= published || self.promises != Promises::Chat;
+        acked >= published && is_answered && u64::from(self.received) >= self.expected(total)
     }
 
     /// What [`is_complete`](Self::is_complete) waits for.
-    pub(super) fn progress(&self, peer_total: Option<u32>) -> String {
-        let (answered, received) = self.counts;
-        let of = peer_total.map_or("?".to_owned(), |total| total.to_string());
+    pub(super) fn progress(&self, total: u64) -> String {
+        let Own {
+            published,
+            acked,
+            answered,
+            ..
+        } = self.own;
         format!(
-            "of {} messages {} had a PUBACK and {answered} a reply; {received} of {of} were received",
-            self.published(),
-            self.acked
+            "of {published} messages {acked} had a PUBACK and {answered} a reply; {} of {} were received",
+            self.received,
+            self.expected(total)
         )
     }
 }
 
-fn slot(seqs: &mut [u32], number: u32) -> Option<&mut u32> {
-    seqs.get_mut((number as usize).checked_sub(1)?)
+/// What stands for a message at its place in sums.
+fn mark(sender: u32, number: u32, seq: u32) -> u64 {
+    scramble(scramble(u64::from(sender) << 32 | u64::from(number)) ^ u64::from(seq))
+}
+
+/// A bijection that leaves nothing of the order of its arguments: the finalizer of SplitMix64.
+fn scramble(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
 }
 
 /// What the check of all conversations came to.
@@ -111,118 +249,147 @@ pub(super) struct Conversations {
     conversations: usize,
     /// Messages sent, warm-up included.
     messages: u64,
+    /// Messages received, the same one by as many as are to receive it.
+    deliveries: u64,
+    /// Deliveries that did not happen.
+    pub lost: u64,
     /// Conversations whose `lastSeq` the server was asked for.
     confirmed: usize,
     pub faults: Faults,
 }
 
 impl Conversations {
+    /// Checks the conversation `name` as all its members have seen it; the result is how many messages there were.
+    pub(super) fn add(&mut self, name: impl fmt::Display, views: &[&View]) -> u64 {
+        let total: u64 = views.iter().map(|view| u64::from(view.published())).sum();
+        self.conversations += 1;
+        self.messages += total;
+        let mut faults = Faults::default();
+        for view in views {
+            self.deliveries += u64::from(view.received);
+            self.lost += check_counts(view, total, &mut faults);
+            faults.add(&view.faults);
+        }
+        check_senders(views, &mut faults);
+        if views.iter().all(|view| view.promises == Promises::Chat) {
+            check_places(views, total, &mut faults);
+        }
+        faults.name_place(name);
+        self.faults.add(&faults);
+        total
+    }
+
     /// Holds what the server has stored of a conversation against what was sent.
     pub(super) fn confirm(
         &mut self,
-        uid: &impl fmt::Display,
-        sent: u32,
+        name: impl fmt::Display,
+        sent: u64,
         stored: anyhow::Result<u32>,
     ) {
         self.confirmed += 1;
         match stored {
-            Ok(stored) if stored == sent => {}
+            Ok(stored) if u64::from(stored) == sent => {}
             Ok(stored) => {
-                let example = || format!("lastSeq is {stored} for {uid}, {sent} were sent");
+                let example = || format!("{name}: lastSeq is {stored}, {sent} were sent");
                 self.faults.note("stored count", example);
             }
-            Err(error) => self.faults.note("stored count", || format!("{error:#}")),
+            Err(error) => {
+                let example = || format!("{name}: {error:#}");
+                self.faults.note("stored count", example);
+            }
         }
     }
 
-    pub(super) fn into_checked(self) -> Checked {
+    pub(super) fn into_checked(self, promises: Promises) -> Checked {
         let Conversations {
             conversations,
             messages,
+            deliveries,
             confirmed,
             faults,
+            ..
         } = self;
-        Checked {
-            what: format!(
-                "{messages} messages in {conversations} conversations, each stored, answered and received once, in \
-                 order, seq without holes; lastSeq right in {confirmed} of {confirmed}"
+        let counts = format!("{messages} messages in {conversations} conversations");
+        let what = match promises {
+            Promises::Chat => format!(
+                "{counts}, each stored and answered once, {deliveries} deliveries, each once and in order, seq without \
+                 holes; lastSeq right in {confirmed} of {confirmed}"
             ),
-            faults,
+            Promises::Plain => {
+                format!(
+                    "{counts}, each acknowledged, {deliveries} deliveries, each once and in order"
+                )
+            }
+            Promises::PlainWithLosses => format!(
+                "{counts}, each acknowledged, {deliveries} deliveries, none twice and all in order"
+            ),
+        };
+        Checked { what, faults }
+    }
+}
+
+/// Whether as many came as were to come; the result is how many were lost.
+fn check_counts(view: &View, total: u64, faults: &mut Faults) -> u64 {
+    let Own {
+        published,
+        acked,
+        answered,
+        ..
+    } = view.own;
+    let without = |count: u32| u64::from(published.saturating_sub(count));
+    faults.note_many("no PUBACK", without(acked), || view.progress(total));
+    if view.promises == Promises::Chat {
+        faults.note_many("no reply", without(answered), || view.progress(total));
+    }
+    let lost = view.expected(total).saturating_sub(view.received.into());
+    if view.promises != Promises::PlainWithLosses {
+        faults.note_many("lost", lost, || view.progress(total));
+    }
+    lost
+}
+
+/// Whether nobody has received what nobody sent.
+fn check_senders(views: &[&View], faults: &mut Faults) {
+    for sender in views {
+        let Some(index) = sender.sender else { continue };
+        for view in views {
+            let highest = view.numbers.get(index as usize).copied().unwrap_or(0);
+            if highest > sender.published() {
+                let of = sender.published();
+                faults.note("invented", || format!("message {highest} of {of}"));
+            }
         }
     }
 }
 
-/// Checks all conversations; the views are in pairs.
-pub(super) fn conversations(views: &[View]) -> Conversations {
-    let mut checked = Conversations::default();
-    for (index, pair) in views.chunks_exact(2).enumerate() {
-        let (a, b) = (&pair[0], &pair[1]);
-        checked.conversations += 1;
-        checked.messages += u64::from(a.published()) + u64::from(b.published());
-        let mut faults = Faults::default();
-        check_direction(a, b, &mut faults);
-        check_direction(b, a, &mut faults);
-        check_merged(a, &mut faults);
-        check_merged(b, &mut faults);
-        faults.add(&a.faults);
-        faults.add(&b.faults);
-        faults.name_place(format_args!("conversation {index}"));
-        checked.faults.add(&faults);
+/// Whether everyone has seen the same messages at the same places, which are 1, 2, 3 …
+fn check_places(views: &[&View], total: u64, faults: &mut Faults) {
+    let sum = |part: fn(&View) -> u64| {
+        let parts = views.iter().map(|view| part(view));
+        parts.fold(0, u64::wrapping_add)
+    };
+    // Otherwise the sums differ, and why has been told.
+    let is_answered = |view: &&View| view.own.answered == view.own.published;
+    if !views.iter().all(is_answered) {
+        return;
     }
-    checked
-}
-
-/// What `sender` has sent, and `receiver` has got of it.
-fn check_direction(sender: &View, receiver: &View, faults: &mut Faults) {
-    for _ in sender.acked..sender.published() {
-        faults.note("no PUBACK", || sender.progress(None));
-    }
-    let received = receiver.received.iter().copied();
-    let mut received = received.chain(std::iter::repeat(0));
-    for (number, &answered) in (1..).zip(&sender.answered) {
-        let received = received.next().unwrap_or(0);
-        if answered == 0 {
-            faults.note("no reply", || format!("message {number}"));
-        }
-        if received == 0 {
-            faults.note("lost", || format!("message {number} with seq {answered}"));
-        }
-        if answered != 0 && received != 0 && answered != received {
-            let example =
-                || format!("message {number} is {answered} to the sender, {received} to the peer");
+    let answered = sum(|view| view.own.sum);
+    for view in views {
+        let is_counted = u64::from(view.received) == view.expected(total);
+        let others = answered.wrapping_sub(view.own.sum);
+        if is_counted && view.received_sum != others {
+            let example = || "the senders were told other ones than a receiver".to_owned();
             faults.note("two seqs", example);
         }
     }
-    if receiver.received.len() > sender.answered.len() {
-        let numbers = (receiver.received.len(), sender.answered.len());
-        faults.note("invented", || {
-            format!("{} of {} messages", numbers.0, numbers.1)
-        });
-    }
-    if !receiver
-        .received
-        .iter()
-        .filter(|seq| **seq != 0)
-        .is_sorted()
-    {
-        let example = || "seq does not keep the order in which one user sent".to_owned();
-        faults.note("reordered", example);
-    }
-}
-
-/// A user's merged view is 1, 2, 3 …
-fn check_merged(view: &View, faults: &mut Faults) {
-    let all = view.answered.iter().chain(&view.received).copied();
-    let mut seqs: Vec<u32> = all.filter(|seq| *seq != 0).collect();
-    seqs.sort_unstable();
-    let mut last = 0;
-    for seq in seqs {
-        if seq == last {
-            faults.note("repeated seq", || format!("seq {seq}"));
-        } else if seq != last + 1 {
-            faults.note("hole in seq", || format!("seq {seq} after {last}"));
-        }
-        last = seq;
+    let last = views.iter().map(|view| view.own.seq).max().unwrap_or(0);
+    let expected = (1..=total).map(scramble).fold(0, u64::wrapping_add);
+    if u64::from(last) > total {
+        let example = || format!("seq {last} after {total} messages");
+        faults.note("hole in seq", example);
+    } else if sum(|view| view.own.seqs) != expected {
+        let example = || format!("{total} messages up to seq {last}");
+        faults.note("repeated seq", example);
     }
 }
 
@@ -230,73 +397,174 @@ fn check_merged(view: &View, faults: &mut Faults) {
 mod tests {
     use super::*;
 
-    /// Two messages of a and one of b, stored as a, b, a.
-    fn good() -> [View; 2] {
-        let (mut a, mut b) = (View::default(), View::default());
+    /// Two messages of a and one of b, stored as a, b, a; c only listens.
+    fn good() -> [View; 3] {
+        let new = |sender| View::new(Promises::Chat, sender, 2);
+        let [mut a, mut b, mut c] = [Some(0), Some(1), None].map(new);
         assert_eq!((a.publish(), a.publish(), b.publish()), (1, 2, 1));
-        a.acked = 2;
-        b.acked = 1;
+        a.ack();
         a.answer(1, 1);
-        a.answer(2, 3);
+        b.ack();
         b.answer(1, 2);
-        b.receive(1, 1);
-        b.receive(2, 3);
-        a.receive(1, 2);
-        [a, b]
+        a.ack();
+        a.answer(2, 3);
+        b.receive(0, 1, 1);
+        b.receive(0, 2, 3);
+        a.receive(1, 1, 2);
+        for (sender, number, seq) in [(0, 1, 1), (1, 1, 2), (0, 2, 3)] {
+            c.receive(sender, number, seq);
+        }
+        [a, b, c]
     }
 
-    fn check(break_it: fn(&mut View, &mut View), expected: &[&str]) {
-        let [mut a, mut b] = good();
-        break_it(&mut a, &mut b);
-        assert_eq!(conversations(&[a, b]).faults.kinds(), expected);
+    fn kinds(views: &[View]) -> Vec<String> {
+        let mut checked = Conversations::default();
+        checked.add("x", &views.iter().collect::<Vec<_>>());
+        checked
+            .faults
+            .kinds()
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn check<R>(break_it: impl FnOnce(&mut View, &mut View, &mut View) -> R, expected: &[&str]) {
+        let mut views = good();
+        let [a, b, c] = &mut views;
+        let _ = break_it(a, b, c);
+        assert_eq!(kinds(&views), expected);
+    }
+
+    /// The same conversation, with these places told to the sender of 1 and 3 and to the listener.
+    fn check_seqs(told: [u32; 2], heard: [u32; 3], expected: &[&str]) {
+        let [_, b, _] = good();
+        let (mut a, mut c) = (
+            View::new(Promises::Chat, Some(0), 2),
+            View::new(Promises::Chat, None, 2),
+        );
+        for (number, seq) in (1..).zip(told) {
+            a.publish();
+            a.ack();
+            a.answer(number, seq);
+        }
+        a.receive(1, 1, 2);
+        for ((sender, number), seq) in [(0, 1), (1, 1), (0, 2)].into_iter().zip(heard) {
+            c.receive(sender, number, seq);
+        }
+        assert_eq!(kinds(&[a, b, c]), expected);
     }
 
     #[test]
     fn a_good_conversation_is_good() {
         let views = good();
-        assert!(views[0].is_complete(1) && views[1].is_complete(2));
-        assert!(!views[1].is_complete(3));
-        let mut checked = conversations(&views);
-        checked.confirm(&"a", 3, Ok(3));
+        assert!(views.iter().all(|view| view.is_complete(3)));
+        assert!(!views.iter().any(|view| view.is_complete(4)));
+        let mut checked = Conversations::default();
+        let total = checked.add("x", &views.iter().collect::<Vec<_>>());
+        checked.confirm("x", total, Ok(3));
         assert!(checked.faults.is_empty(), "{checked:?}");
-        assert_eq!((checked.conversations, checked.messages), (1, 3));
+        assert_eq!((checked.messages, checked.deliveries), (3, 6));
     }
 
     #[test]
     fn each_broken_promise_has_a_name() {
-        check(|a, _| a.acked = 1, &["no PUBACK"]);
-        check(|a, _| a.answer(2, 4), &["answered twice"]);
-        check(|a, _| a.answer(7, 4), &["unexpected reply"]);
-        check(|a, _| a.refuse(1, "x".into()), &["refused"]);
-        check(|_, b| b.receive(2, 3), &["received twice"]);
-        check(|_, b| b.receive(0, 3), &["unexpected message"]);
-        check(|_, b| b.receive(3, 4), &["invented"]);
-        check(|_, b| b.receive(5, 4), &["invented", "out of order"]);
-        check(|_, b| b.receive(u32::MAX, 4), &["out of order"]);
-        check(|_, b| b.received.truncate(1), &["lost"]);
-        check(|a, _| a.answered[1] = 0, &["no reply"]);
+        check(|a, _, _| a.own.acked = 1, &["no PUBACK"]);
+        check(|a, _, _| a.answer(2, 4), &["answered twice"]);
+        check(|a, _, _| a.answer(7, 4), &["unexpected reply"]);
+        check(|a, _, _| a.refuse(1, "x".into()), &["refused"]);
+        check(|_, b, _| b.receive(0, 2, 3), &["received twice"]);
+        check(|_, b, _| b.receive(0, 0, 3), &["unexpected message"]);
+        check(|_, b, _| b.receive(9, 1, 3), &["unexpected message"]);
+        check(|_, b, _| b.receive(1, 1, 3), &["own message"]);
+        check(|_, b, _| b.receive(0, 3, 4), &["invented"]);
+        check(|_, b, _| b.receive(0, u32::MAX, 4), &["invented"]);
+        check(|_, _, c| c.received -= 1, &["lost"]);
         check(
-            |a, b| (a.answered[1], b.received[1]) = (4, 4),
-            &["hole in seq"],
-        );
-        check(|_, b| b.received[1] = 4, &["hole in seq", "two seqs"]);
-        check(
-            |a, b| (a.answered[1], b.received[1]) = (1, 1),
-            &["repeated seq"],
+            |a, _, _| {
+                a.publish();
+                a.ack();
+            },
+            &["lost", "no reply"],
         );
         check(
-            |a, b| (a.answered, b.received) = (vec![3, 1], vec![3, 1]),
-            &["reordered"],
+            |a, b, c| {
+                assert_eq!((a.publish(), a.publish()), (3, 4));
+                a.ack();
+                a.ack();
+                a.answer(4, 5);
+                b.receive(0, 4, 5);
+                b.receive(0, 3, 6);
+                c.receive(0, 3, 4);
+                c.receive(0, 4, 5);
+            },
+            &["no reply", "out of order", "reply out of order"],
         );
     }
 
     #[test]
+    fn everyone_sees_the_same_seqs() {
+        check_seqs([1, 3], [1, 2, 3], &[]);
+        check_seqs([1, 4], [1, 2, 3], &["hole in seq", "two seqs"]);
+        check_seqs([1, 2], [1, 2, 3], &["repeated seq", "two seqs"]);
+        check_seqs([1, 3], [1, 2, 4], &["two seqs"]);
+        check_seqs([1, 3], [1, 3, 2], &["reordered", "two seqs"]);
+        check_seqs([3, 1], [1, 2, 3], &["reordered", "two seqs"]);
+    }
+
+    #[test]
+    fn after_a_reconnect_things_may_come_again_but_not_go() {
+        let again = |_: &mut View, b: &mut View, c: &mut View| {
+            for view in [&mut *b, &mut *c] {
+                view.has_reconnected = true;
+                view.receive(0, 2, 3);
+                view.receive(0, 1, 1);
+            }
+            b.receive(1, 1, 2);
+            b.answer(1, 2);
+        };
+        check(again, &[]);
+        let gone = |a: &mut View, b: &mut View, c: &mut View| {
+            again(a, b, c);
+            for (number, seq) in [(3, 4), (4, 5)] {
+                a.publish();
+                a.ack();
+                a.answer(number, seq);
+                b.receive(0, number, seq);
+            }
+            c.receive(0, 4, 5);
+        };
+        check(gone, &["lost"]);
+    }
+
+    #[test]
+    fn a_plain_broker_only_passes_on() {
+        for (promises, expected) in [
+            (Promises::Plain, &["lost"][..]),
+            (Promises::PlainWithLosses, &[]),
+        ] {
+            let mut sender = View::new(promises, Some(0), 1);
+            let mut listener = View::new(promises, None, 1);
+            for number in 1..=3 {
+                assert_eq!(sender.publish(), number);
+                sender.ack();
+            }
+            listener.receive(0, 1, 0);
+            listener.receive(0, 3, 0);
+            assert!(sender.is_complete(3) && !listener.is_complete(3));
+            let mut checked = Conversations::default();
+            checked.add("x", &[&sender, &listener]);
+            assert_eq!(checked.faults.kinds(), expected);
+            assert_eq!(checked.lost, 1);
+        }
+    }
+
+    #[test]
     fn what_the_server_has_stored_counts() {
-        let mut checked = conversations(&good());
-        checked.confirm(&"a", 3, Ok(2));
-        let text = checked.into_checked().to_string();
+        let mut checked = Conversations::default();
+        checked.confirm("u:a:b", 3, Ok(2));
+        let text = checked.into_checked(Promises::Chat).to_string();
         assert!(
-            text.contains("FAILED     stored count: 1 times; lastSeq is 2 for a, 3 were sent"),
+            text.contains("stored count: 1 times; u:a:b: lastSeq is 2, 3 were sent"),
             "{text}"
         );
     }

@@ -5,123 +5,151 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::codec::{AckKind, Packet, Publish, ReasonCode, Version, encode_ack};
-use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use broker::codec::{AckKind, ReasonCode, Version, encode_ack};
+use bytes::BytesMut;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::check::View;
+use super::check::Promises;
 use super::connection::{Broken, Connection};
 use super::down::{self, Received};
-use super::report::{Samples, Tally};
-use super::schedule::{Clock, Next, Pace, Phases};
-use super::template::Template;
+use super::faults::Faults;
+use super::incoming::Incoming;
+use super::schedule::{Next, Pace};
+use super::stamp::Stamp;
+use super::talk::{Seat, Shared};
+use super::tally::Samples;
 
 /// How long after the end the rest may take to be stored, answered and received.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-/// How long to listen after that for what should not come: repeats.
+/// How long nothing comes from a plain broker before what is missing counts as lost: it does not tell.
+const QUIET_MAX: Duration = Duration::from_secs(3);
+/// How long to listen at the end for what should not come: repeats.
 const LINGER: Duration = Duration::from_millis(300);
 
 /// What a client starts with.
 pub(super) struct Client {
+    pub shared: Arc<Shared>,
     pub connection: Connection,
-    pub template: Template,
-    pub pace: Pace,
-    /// Publishes that may wait for their PUBACK.
-    pub window: usize,
-    pub clock: Clock,
-    pub phases: Phases,
+    /// By the index of the conversation.
+    pub seats: Vec<Seat>,
+    /// Of one that sends; it goes through its seats by turns.
+    pub pace: Option<Pace>,
     /// Told when a message may be due.
     pub wake: Arc<Notify>,
-    /// Where everyone's measurements go.
-    pub tally: Arc<Mutex<Tally>>,
-    /// Tells the peer how many messages there were, once.
-    pub total: Option<oneshot::Sender<u32>>,
-    /// The same from the peer.
-    pub peer_total: oneshot::Receiver<u32>,
+}
+
+/// What a client has seen.
+pub(super) struct Seen {
+    pub seats: Vec<Seat>,
+    /// What has nothing to do with one conversation.
+    pub faults: Faults,
 }
 
 impl Client {
-    /// Chats to the end; what went wrong is in the view.
-    pub(super) async fn run(self) -> View {
-        let mut chat = Chat::new(self);
-        if let Err(broken) = chat.run().await {
-            chat.view
-                .faults
-                .note("broken connection", || broken.to_string());
+    /// Talks to the end.
+    pub(super) async fn run(self) -> Seen {
+        let mut running = Running::new(self);
+        if let Err(broken) = running.run().await {
+            let example = || broken.to_string();
+            running.desk.faults.note("broken connection", example);
         }
-        chat.view
+        running.finish()
     }
+}
+
+struct Running {
+    connection: Connection,
+    pace: Option<Pace>,
+    wake: Arc<Notify>,
+    desk: Desk,
+    /// Of [`Desk::seats`], those of conversations to which the client sends.
+    sending: Vec<usize>,
+    /// How many messages it has sent to all of them.
+    sent: usize,
+    last_packet_id: u16,
+    is_total_known: bool,
+    stage: Stage,
+}
+
+/// What a client does with what comes, apart from the connection on which it comes.
+struct Desk {
+    shared: Arc<Shared>,
+    seats: Vec<Seat>,
+    /// Oldest first: PUBACKs come in the order of the publishes [MQTT-4.6.0-2].
+    in_flight: VecDeque<InFlight>,
+    samples: Samples,
+    faults: Faults,
 }
 
 /// A publish that waits for its PUBACK.
 struct InFlight {
     packet_id: NonZeroU16,
+    seat: usize,
     due: u64,
-}
-
-struct Chat {
-    client: Client,
-    view: View,
-    /// Oldest first: PUBACKs come in the order of the publishes [MQTT-4.6.0-2].
-    in_flight: VecDeque<InFlight>,
-    last_packet_id: u16,
-    samples: Samples,
-    /// How many messages the peer sent, when that is known.
-    expected: Option<u32>,
-    stage: Stage,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// Until the end of the time to measure.
-    Chatting,
+    Talking,
     /// Until everything is accounted for.
     Draining,
     /// For a while longer.
     Lingering,
 }
 
-impl Chat {
-    fn new(client: Client) -> Chat {
-        Chat {
-            client,
-            view: View::default(),
-            in_flight: VecDeque::new(),
+impl Running {
+    fn new(client: Client) -> Running {
+        let seats = client.seats.iter().enumerate();
+        let sending = seats.filter(|(_, seat)| seat.template.is_some());
+        Running {
+            sending: sending.map(|(index, _)| index).collect(),
+            connection: client.connection,
+            pace: client.pace,
+            wake: client.wake,
+            desk: Desk {
+                shared: client.shared,
+                seats: client.seats,
+                in_flight: VecDeque::new(),
+                samples: Samples::default(),
+                faults: Faults::default(),
+            },
+            sent: 0,
             last_packet_id: 0,
-            samples: Samples::default(),
-            expected: None,
-            stage: Stage::Chatting,
+            is_total_known: false,
+            stage: Stage::Talking,
         }
     }
 
     async fn run(&mut self) -> Result<(), Broken> {
-        let end = Instant::from_std(self.client.clock.at(self.client.phases.end));
-        sleep_until(self.client.clock.at(0).into()).await;
+        let shared = self.desk.shared.clone();
+        let end = Instant::from_std(shared.clock.at(shared.phases.end));
+        sleep_until(shared.clock.at(0).into()).await;
         let alarm = sleep_until(end);
-        tokio::pin!(alarm);
+        let known = shared.totals.known();
+        tokio::pin!(alarm, known);
         loop {
             self.publish_due();
-            self.hand_over();
-            self.client.connection.flush()?;
-            if self.stage != Stage::Lingering && self.is_complete() {
+            self.connection.flush()?;
+            if self.is_complete() {
                 self.stage = Stage::Lingering;
                 alarm.as_mut().reset(Instant::now() + LINGER);
             }
             tokio::select! {
-                read = self.client.connection.exchange() => {
+                read = self.connection.exchange() => {
                     read?;
                     self.take_packets()?;
+                    if self.stage == Stage::Draining && shared.promises != Promises::Chat {
+                        alarm.as_mut().reset(Instant::now() + QUIET_MAX);
+                    }
                 }
-                () = self.client.wake.notified() => {}
-                // A peer that has failed says nothing; its own view tells what happened.
-                total = &mut self.client.peer_total, if self.expected.is_none() => {
-                    self.expected = Some(total.unwrap_or(0));
-                }
+                () = self.wake.notified() => {}
+                () = &mut known, if !self.is_total_known => self.is_total_known = true,
                 () = &mut alarm => match self.stage {
-                    Stage::Chatting => {
+                    Stage::Talking => {
                         self.stage = Stage::Draining;
-                        alarm.as_mut().reset(end + DRAIN_MAX);
+                        alarm.as_mut().reset(Instant::now() + DRAIN_MAX);
                     }
                     Stage::Draining => {
                         self.give_up();
@@ -133,127 +161,188 @@ impl Chat {
         }
     }
 
-    /// Whether everything that was sent is accounted for, on both sides.
+    /// Whether everything that was sent is accounted for, which it was not before.
     fn is_complete(&self) -> bool {
-        let is_all_sent = self.client.total.is_none();
-        is_all_sent
-            && self
-                .expected
-                .is_some_and(|total| self.view.is_complete(total))
-    }
-
-    /// The rest has taken too long.
-    fn give_up(&mut self) {
-        let progress = self.view.progress(self.expected);
-        let is_all_sent = self.client.total.is_none();
-        let kind = if is_all_sent {
-            "not drained"
-        } else {
-            "rate not kept"
+        let is_complete = |seat: &Seat| {
+            let total = self.desk.shared.totals.of(seat.talk);
+            seat.view.is_complete(total)
         };
-        self.view.faults.note(kind, || progress);
+        self.is_total_known
+            && self.stage != Stage::Lingering
+            && self.desk.seats.iter().all(is_complete)
     }
 
-    /// Publishes what is due, as far as the window has room; at the end, tells the peer how many there were.
+    /// The rest has taken too long; what is missing is counted by the check.
+    fn give_up(&mut self) {
+        if self.pace.is_some() {
+            let sent = self.sent;
+            let example = || format!("{sent} messages were sent until then");
+            self.desk.faults.note("rate not kept", example);
+        }
+    }
+
+    /// Publishes what is due, as far as the window has room; at the end, tells how many there were.
     fn publish_due(&mut self) {
-        let client = &mut self.client;
-        let now = client.clock.now();
-        while client.total.is_some() && self.in_flight.len() < client.window {
-            let due = match client
-                .pace
-                .next(self.view.published() as usize, now, client.phases.end)
-            {
+        let Running { desk, pace, .. } = self;
+        let Some(plan) = *pace else { return };
+        let Shared { clock, phases, .. } = *desk.shared;
+        if desk.in_flight.len() >= desk.shared.window {
+            return;
+        }
+        let now = clock.now();
+        desk.hand_over(now);
+        while desk.in_flight.len() < desk.shared.window {
+            let due = match plan.next(self.sent, now, phases.end) {
                 Next::Due(due) => due,
                 Next::Later => return,
                 Next::Never => {
-                    let total = client.total.take();
-                    // A peer that has failed does not listen.
-                    total.map(|total| total.send(self.view.published()));
+                    *pace = None;
+                    desk.shared.totals.finish(&desk.seats);
                     return;
                 }
             };
-            let number = self.view.publish();
+            let index = self.sending[self.sent % self.sending.len()];
+            let Seat { view, template, .. } = &mut desk.seats[index];
+            let Some(template) = template else { return };
+            self.sent += 1;
             self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
             let packet_id = NonZeroU16::new(self.last_packet_id).unwrap_or(NonZeroU16::MIN);
-            client
-                .template
-                .write(&mut client.connection.out, packet_id, number, due);
-            self.in_flight.push_back(InFlight { packet_id, due });
-            self.samples.sent(client.phases, now);
+            template.write(&mut self.connection.out, packet_id, view.publish(), due);
+            desk.in_flight.push_back(InFlight {
+                packet_id,
+                seat: index,
+                due,
+            });
+            desk.samples.sent();
         }
     }
 
     fn take_packets(&mut self) -> Result<(), Broken> {
-        let now = self.client.clock.now();
-        while let Some(packet) = self.client.connection.next()? {
-            match packet {
-                Packet::PubAck(ack) => self.on_puback(ack.packet_id, now),
-                Packet::Publish(publish) => self.on_publish(&publish, now),
-                Packet::Disconnect(_) => return Err(Broken::Closed),
-                other => {
-                    let packet_type = other.packet_type();
-                    let faults = &mut self.view.faults;
-                    faults.note("unexpected packet", || format!("{packet_type:?}"));
+        let Running {
+            connection, desk, ..
+        } = self;
+        let now = desk.shared.clock.now();
+        desk.hand_over(now);
+        connection.take_packets(|packet, out| match packet {
+            Incoming::PubAck(packet_id) => desk.on_puback(packet_id, now),
+            Incoming::Publish { packet_id, payload } => {
+                if let Some(packet_id) = packet_id {
+                    acknowledge(out, packet_id);
                 }
+                desk.on_publish(payload, now);
             }
-        }
-        Ok(())
+            Incoming::Other(packet_type) => {
+                let example = || format!("{packet_type:?}");
+                desk.faults.note("unexpected packet", example);
+            }
+        })
     }
 
+    fn finish(self) -> Seen {
+        let mut desk = self.desk;
+        if self.pace.is_some() {
+            // The others need not wait for what will not come.
+            desk.shared.totals.finish(&desk.seats);
+        }
+        let now = desk.shared.clock.now();
+        desk.shared.tally.lock().add(&mut desk.samples, now);
+        Seen {
+            seats: desk.seats,
+            faults: desk.faults,
+        }
+    }
+}
+
+fn acknowledge(out: &mut BytesMut, packet_id: NonZeroU16) {
+    let success = ReasonCode::Success;
+    encode_ack(AckKind::PubAck, Version::V4, out, packet_id, success);
+}
+
+impl Desk {
     fn on_puback(&mut self, packet_id: NonZeroU16, now: u64) {
-        match self.in_flight.pop_front() {
+        match self.in_flight.front() {
             Some(oldest) if oldest.packet_id == packet_id => {
-                self.view.acked += 1;
-                let phases = self.client.phases;
-                self.samples.stored(phases, oldest.due, now);
+                self.seats[oldest.seat].view.ack();
+                self.samples.stored(oldest.due, now);
+                self.in_flight.pop_front();
             }
-            other => {
-                self.view
-                    .faults
-                    .note("unexpected PUBACK", || format!("packet {packet_id}"));
-                other
-                    .into_iter()
-                    .for_each(|oldest| self.in_flight.push_front(oldest));
+            _ => {
+                let example = || format!("packet {packet_id}");
+                self.faults.note("unexpected PUBACK", example);
             }
         }
     }
 
-    fn on_publish(&mut self, publish: &Publish, now: u64) {
-        let connection = &mut self.client.connection;
-        if let Some(packet_id) = publish.packet_id {
-            let success = ReasonCode::Success;
-            encode_ack(
-                AckKind::PubAck,
-                Version::V4,
-                &mut connection.out,
-                packet_id,
-                success,
-            );
-        }
-        let (view, samples, phases) = (&mut self.view, &mut self.samples, self.client.phases);
-        let read = down::read(
-            connection.format,
-            &publish.payload,
-            |received| match received {
-                Received::Stored { number, seq } => view.answer(number, seq),
-                Received::Refused { number, reason } => view.refuse(number, reason),
-                Received::Message { stamp, seq } => {
-                    view.receive(stamp.number, seq);
-                    samples.delivered(phases, stamp.due, now);
+    fn on_publish(&mut self, payload: &[u8], now: u64) {
+        let Shared {
+            promises, format, ..
+        } = *self.shared;
+        if promises != Promises::Chat {
+            match Stamp::read(payload) {
+                Some(stamp) => self.receive(stamp, 0, now),
+                None => {
+                    let example = || format!("{} bytes", payload.len());
+                    self.faults.note("unexpected publish", example);
                 }
-            },
-        );
+            }
+            return;
+        }
+        let read = down::read(format, payload, |received| self.take(received, now));
         if let Err(error) = read {
-            self.view
-                .faults
-                .note("unexpected publish", || error.to_string());
+            let example = || error.to_string();
+            self.faults.note("unexpected publish", example);
         }
     }
 
-    /// Hands the samples over.
-    fn hand_over(&mut self) {
-        if !self.samples.is_empty() {
-            self.client.tally.lock().add(&mut self.samples);
+    fn take(&mut self, received: Received<'_>, now: u64) {
+        match received {
+            Received::Stored { mark, seq } => {
+                if let Some(seat) = self.seat(mark.talk) {
+                    seat.view.answer(mark.number, seq);
+                }
+            }
+            Received::Refused { mark, reason } => {
+                if let Some(seat) = self.seat(mark.talk) {
+                    seat.view.refuse(mark.number, reason);
+                }
+            }
+            Received::Message {
+                stamp,
+                seq,
+                conversation,
+            } => {
+                if let Some(seat) = self.seat(stamp.talk)
+                    && *seat.name != *conversation
+                {
+                    let example = || format!("{conversation} instead of {}", seat.name);
+                    seat.view.faults.note("wrong conversation", example);
+                }
+                self.receive(stamp, seq, now);
+            }
+        }
+    }
+
+    fn receive(&mut self, stamp: Stamp, seq: u32, now: u64) {
+        if let Some(seat) = self.seat(stamp.talk) {
+            let is_new = seat.view.receive(stamp.sender, stamp.number, seq);
+            if is_new {
+                self.samples.delivered(stamp.due, now);
+            }
+        }
+    }
+
+    fn seat(&mut self, talk: u32) -> Option<&mut Seat> {
+        let found = self.seats.binary_search_by_key(&talk, |seat| seat.talk);
+        if found.is_err() {
+            let example = || format!("of conversation {talk}");
+            self.faults.note("message for others", example);
+        }
+        self.seats.get_mut(found.ok()?)
+    }
+
+    fn hand_over(&mut self, now: u64) {
+        if self.samples.is_due(now) {
+            self.shared.tally.lock().add(&mut self.samples, now);
         }
     }
 }

@@ -17,7 +17,7 @@ use super::connection::Connection;
 use super::report::{self, Quantiles};
 use super::server::{Place, Server};
 use super::way::Way;
-use super::{limits, process};
+use super::{limits, process, tally};
 
 /// Users whose tokens are shown in turn.
 const USERS: u32 = 1000;
@@ -140,7 +140,7 @@ async fn connect(way: &Way, index: u32, account: &Account) -> anyhow::Result<Con
 impl Seen {
     fn new() -> Seen {
         Seen {
-            connected_in: report::latencies(),
+            connected_in: tally::latencies(3),
             failures: Vec::new(),
         }
     }

@@ -1,5 +1,6 @@
 //! A client's end of an MQTT 3.1.1 connection: bytes in, bytes out, as many at a time as there are.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroU16;
@@ -19,14 +20,15 @@ use tokio::io::AsyncReadExt as _;
 use tokio::task::unconstrained;
 
 use super::accounts::Account;
+use super::incoming::{self, Incoming, PACKET_MAX};
 use super::way::{Stream, Way};
 
 /// The client id; a user has only this device.
 const DEVICE: &str = "bench";
-/// The longest packet that is taken from the server.
-const PACKET_MAX: usize = 1024 * 1024;
 /// Bytes that are read before they are looked at.
 const READ_MAX: usize = 64 * 1024;
+/// Room for a first read; most find little.
+const READ_MIN: usize = 4 * 1024;
 /// How long the server may take to let a client in.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take to close after a DISCONNECT.
@@ -43,29 +45,72 @@ pub(super) enum Broken {
     Protocol(#[from] DecodeError),
 }
 
-/// See the module's documentation. `format` is that of the subscription.
+/// How a client presents itself, and what it subscribes to.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    client_id: String,
+    /// The name and the token of a user; none: the server asks nobody who it is.
+    user: Option<(String, String)>,
+    filters: Vec<(String, Qos)>,
+}
+
+impl Entry {
+    /// Of a user of Tidings.
+    pub(super) fn of_user(account: &Account, filters: Vec<(String, Qos)>) -> Entry {
+        Entry {
+            client_id: DEVICE.to_owned(),
+            user: Some((account.uid.to_string(), account.token.clone())),
+            filters,
+        }
+    }
+
+    /// Of a user who wants what a chat client wants.
+    pub(super) fn of_chat(account: &Account, format: Format) -> Entry {
+        let down = Topic::down(format, &account.uid);
+        Self::of_user(account, vec![(down, Qos::AtLeastOnce)])
+    }
+
+    /// Of someone whom the server does not know.
+    pub(super) fn of_stranger(client_id: String, filters: Vec<(String, Qos)>) -> Entry {
+        Entry {
+            client_id,
+            user: None,
+            filters,
+        }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = self.user.as_ref().map(|(uid, _)| uid);
+        f.write_str(user.unwrap_or(&self.client_id))
+    }
+}
+
+/// See the module's documentation.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     inbox: BytesMut,
     /// What [`flush`](Self::flush) is to write.
     pub(super) out: BytesMut,
-    pub(super) format: Format,
 }
 
 impl Connection {
-    /// Connects with the access token, as the `index`th of all, and subscribes to the user's down topic.
-    pub(super) async fn open(
-        way: &Way,
-        index: u32,
-        account: &Account,
-        format: Format,
-    ) -> anyhow::Result<Connection> {
-        let opening = async {
-            let mut connection = Self::connect(way, index, account, format).await?;
-            connection.subscribe(account).await?;
-            anyhow::Ok(connection)
-        };
-        in_time(opening).await
+    /// Connects as the `index`th of all, and subscribes.
+    pub(super) async fn open(way: &Way, index: u32, entry: &Entry) -> anyhow::Result<Connection> {
+        in_time(async {
+            let mut connection = Connection {
+                stream: way.open(index).await?,
+                inbox: BytesMut::new(),
+                out: BytesMut::new(),
+            };
+            connection.say_connect(entry).await?;
+            if !entry.filters.is_empty() {
+                connection.subscribe(entry).await?;
+            }
+            Ok(connection)
+        })
+        .await
     }
 
     /// Connects with the access token only.
@@ -74,34 +119,19 @@ impl Connection {
         index: u32,
         account: &Account,
     ) -> anyhow::Result<Connection> {
-        in_time(Self::connect(way, index, account, Format::Protobuf)).await
+        Self::open(way, index, &Entry::of_user(account, Vec::new())).await
     }
 
-    async fn connect(
-        way: &Way,
-        index: u32,
-        account: &Account,
-        format: Format,
-    ) -> anyhow::Result<Connection> {
-        let mut connection = Connection {
-            stream: way.open(index).await?,
-            inbox: BytesMut::new(),
-            out: BytesMut::new(),
-            format,
-        };
-        connection.say_connect(account).await?;
-        Ok(connection)
-    }
-
-    async fn say_connect(&mut self, account: &Account) -> anyhow::Result<()> {
+    async fn say_connect(&mut self, entry: &Entry) -> anyhow::Result<()> {
+        let (username, password) = entry.user.clone().unzip();
         let connect = Connect {
             version: Version::V4,
-            client_id: DEVICE.into(),
+            client_id: entry.client_id.as_str().into(),
             // None: the run itself tells soon enough whether the server is there.
             keep_alive: 0,
             clean_start: true,
-            username: Some(account.uid.as_str().into()),
-            password: Some(account.token.clone().into()),
+            username: username.map(Into::into),
+            password: password.map(Into::into),
             will: None,
             properties: None,
         };
@@ -118,24 +148,29 @@ impl Connection {
         }
     }
 
-    async fn subscribe(&mut self, account: &Account) -> anyhow::Result<()> {
-        let filter = SubscribeFilter {
-            filter: Topic::down(self.format, &account.uid).into(),
-            qos: Qos::AtLeastOnce,
+    async fn subscribe(&mut self, entry: &Entry) -> anyhow::Result<()> {
+        let filter = |(filter, qos): &(String, Qos)| SubscribeFilter {
+            filter: filter.as_str().into(),
+            qos: *qos,
             no_local: false,
             retain_as_published: false,
             retain_handling: RetainHandling::default(),
         };
         let subscribe = Subscribe {
             packet_id: NonZeroU16::MIN,
-            filters: vec![filter],
+            filters: entry.filters.iter().map(filter).collect(),
             subscription_identifier: None,
             user_properties: Vec::new(),
         };
         match self.ask(Packet::Subscribe(subscribe)).await? {
             Packet::SubAck(suback) => {
                 let reasons = suback.reasons;
-                ensure!(reasons == [ReasonCode::GrantedQos1], "SUBACK {reasons:?}");
+                let is_granted = |((_, qos), reason): (&(String, Qos), &ReasonCode)| match qos {
+                    Qos::AtMostOnce => *reason == ReasonCode::Success,
+                    _ => *reason == ReasonCode::GrantedQos1,
+                };
+                let is_right = entry.filters.iter().zip(&reasons).all(is_granted);
+                ensure!(is_right, "SUBACK {reasons:?}");
                 Ok(())
             }
             other => bail!("{:?} instead of SUBACK", other.packet_type()),
@@ -173,8 +208,22 @@ impl Connection {
     }
 
     /// The next packet of what has been read.
-    pub(super) fn next(&mut self) -> Result<Option<Packet>, Broken> {
+    fn next(&mut self) -> Result<Option<Packet>, Broken> {
         Ok(decode(Version::V4, &mut self.inbox, PACKET_MAX)?)
+    }
+
+    /// Hands what has been read to `take`, packet by packet, along with where to write.
+    pub(super) fn take_packets(
+        &mut self,
+        mut take: impl FnMut(Incoming<'_>, &mut BytesMut),
+    ) -> Result<(), Broken> {
+        let mut rest = &self.inbox[..];
+        while let Some(packet) = incoming::next(&mut rest)? {
+            take(packet, &mut self.out);
+        }
+        let taken = self.inbox.len() - rest.len();
+        self.inbox.advance(taken);
+        Ok(())
     }
 
     /// Writes as much as the stream takes now.
@@ -210,7 +259,7 @@ impl Connection {
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let before = self.inbox.len();
         while self.inbox.len() < before + READ_MAX {
-            self.inbox.reserve(READ_MAX / 2);
+            self.inbox.reserve(READ_MIN);
             let room = self.inbox.capacity() - self.inbox.len();
             match pin!(self.stream.read_buf(&mut self.inbox)).poll(context) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Broken::Closed)),

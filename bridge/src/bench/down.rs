@@ -1,30 +1,37 @@
-//! What a client takes from a `Down`.
+//! What a client takes from a `Down`. Only the parts that are measured and checked are read: most of what the load
+//! generator does is to receive.
 
 use std::borrow::Cow;
 
-use prost::Message as _;
+use prost::DecodeError;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use schema::Format;
-use schema::v1::{self, down, message, reply};
 use serde::Deserialize;
 
-use super::stamp::{self, Stamp};
+use super::stamp::{Mark, Stamp};
 
 /// The parts that are measured and checked.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(super) enum Received<'a> {
     /// A message of one's own has got its place.
-    Stored { number: u32, seq: u32 },
+    Stored { mark: Mark, seq: u32 },
     /// A message of one's own was refused, for the reason told.
-    Refused { number: u32, reason: String },
-    /// A message of the peer.
-    Message { stamp: Stamp, seq: u32 },
+    Refused { mark: Mark, reason: String },
+    /// A message of someone else; or of one's own, where it is part of what was missed.
+    Message {
+        stamp: Stamp,
+        seq: u32,
+        conversation: &'a str,
+    },
 }
 
 /// A `Down` that no message of this run can have caused, or no `Down` at all.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unexpected {
     #[error("not a protobuf Down: {0}")]
-    Protobuf(#[from] prost::DecodeError),
+    Protobuf(#[from] DecodeError),
+    #[error("a protobuf Down that is cut off")]
+    CutOff,
     #[error("not a JSON Down: {0}")]
     Json(#[from] serde_json::Error),
     #[error("a client_msg_id or a content that nobody has sent")]
@@ -35,61 +42,178 @@ pub(super) enum Unexpected {
 pub(super) fn read(
     format: Format,
     payload: &[u8],
-    mut take: impl FnMut(Received),
+    mut take: impl FnMut(Received<'_>),
 ) -> Result<(), Unexpected> {
     match format {
-        Format::Protobuf => match v1::Down::decode(payload)?.content {
-            Some(down::Content::Reply(reply)) => take(from_reply(reply)?),
-            Some(down::Content::Message(message)) => take(from_message(&message)?),
-            Some(down::Content::Batch(batch)) => {
-                for message in &batch.messages {
-                    take(from_message(message)?);
+        Format::Protobuf => read_protobuf(payload, &mut take),
+        Format::Json => read_json(payload, &mut take),
+    }
+}
+
+/// Field numbers, as in `proto/tidings/v1/tidings.proto`.
+mod field {
+    pub(super) mod down {
+        pub(crate) const REPLY: u32 = 1;
+        pub(crate) const MESSAGE: u32 = 2;
+        pub(crate) const BATCH: u32 = 3;
+    }
+    pub(super) mod reply {
+        pub(crate) const CLIENT_MSG_ID: u32 = 1;
+        pub(crate) const OK: u32 = 2;
+        pub(crate) const ERROR: u32 = 3;
+    }
+    pub(super) mod ok {
+        pub(crate) const SEQ: u32 = 3;
+    }
+    pub(super) mod error {
+        pub(crate) const CODE: u32 = 1;
+        pub(crate) const REASON: u32 = 2;
+    }
+    pub(super) mod message {
+        pub(crate) const CONVERSATION: u32 = 2;
+        pub(crate) const SEQ: u32 = 3;
+        pub(crate) const TEXT: u32 = 9;
+        pub(crate) const BODY: u32 = 10;
+    }
+    pub(super) mod batch {
+        pub(crate) const MESSAGES: u32 = 2;
+    }
+}
+
+/// The value of a field of a protobuf message.
+#[derive(Clone, Copy)]
+enum Value<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Value<'a> {
+    fn number(self) -> Result<u32, Unexpected> {
+        match self {
+            Value::Number(number) => u32::try_from(number).map_err(|_| Unexpected::Unmarked),
+            Value::Bytes(_) => Err(Unexpected::Unmarked),
+        }
+    }
+
+    fn bytes(self) -> Result<&'a [u8], Unexpected> {
+        match self {
+            Value::Bytes(bytes) => Ok(bytes),
+            Value::Number(_) => Err(Unexpected::Unmarked),
+        }
+    }
+
+    fn text(self) -> Result<&'a str, Unexpected> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Unexpected::Unmarked)
+    }
+}
+
+/// The next field of a protobuf message, whose rest is `rest`.
+fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, Value<'a>)>, Unexpected> {
+    while !rest.is_empty() {
+        let (tag, wire_type) = decode_key(rest)?;
+        let value = match wire_type {
+            WireType::Varint => Value::Number(decode_varint(rest)?),
+            WireType::LengthDelimited => {
+                let size = usize::try_from(decode_varint(rest)?).unwrap_or(usize::MAX);
+                let parts = rest.split_at_checked(size);
+                let (bytes, after) = parts.ok_or(Unexpected::CutOff)?;
+                *rest = after;
+                Value::Bytes(bytes)
+            }
+            _ => {
+                skip_field(wire_type, tag, rest, DecodeContext::default())?;
+                continue;
+            }
+        };
+        return Ok(Some((tag, value)));
+    }
+    Ok(None)
+}
+
+fn read_protobuf(mut down: &[u8], take: &mut impl FnMut(Received<'_>)) -> Result<(), Unexpected> {
+    while let Some((tag, value)) = next_field(&mut down)? {
+        match tag {
+            field::down::REPLY => take(reply(value.bytes()?)?),
+            field::down::MESSAGE => take(message(value.bytes()?)?),
+            field::down::BATCH => {
+                let mut batch = value.bytes()?;
+                while let Some((tag, value)) = next_field(&mut batch)? {
+                    if tag == field::batch::MESSAGES {
+                        take(message(value.bytes()?)?);
+                    }
                 }
             }
-            Some(down::Content::Event(_)) | None => {}
-        },
-        Format::Json => {
-            let down: DownJson = serde_json::from_slice(payload)?;
-            down.reply.map(ReplyJson::read).transpose()?.map(&mut take);
-            let batch = down.batch.map(|batch| batch.messages).unwrap_or_default();
-            for message in down.message.iter().chain(&batch) {
-                take(marked(message.text.as_bytes(), message.seq)?);
-            }
+            _ => {}
         }
     }
     Ok(())
 }
 
-fn from_reply(reply: v1::Reply) -> Result<Received, Unexpected> {
-    let number = number(&reply.client_msg_id)?;
-    match reply.result {
-        Some(reply::Result::Ok(ok)) => Ok(Received::Stored {
-            number,
-            seq: ok.seq,
-        }),
-        Some(reply::Result::Error(error)) => Ok(Received::Refused {
-            number,
-            reason: format!("{}: {}", error.code, error.reason),
-        }),
-        None => Err(Unexpected::Unmarked),
+fn reply(mut reply: &[u8]) -> Result<Received<'_>, Unexpected> {
+    let (mut mark, mut ok, mut error) = (None, None, None);
+    while let Some((tag, value)) = next_field(&mut reply)? {
+        match tag {
+            field::reply::CLIENT_MSG_ID => mark = Mark::read(value.bytes()?),
+            field::reply::OK => ok = Some(value.bytes()?),
+            field::reply::ERROR => error = Some(value.bytes()?),
+            _ => {}
+        }
+    }
+    let mark = mark.ok_or(Unexpected::Unmarked)?;
+    match (ok, error) {
+        (Some(mut ok), None) => {
+            let mut seq = 0;
+            while let Some((tag, value)) = next_field(&mut ok)? {
+                if tag == field::ok::SEQ {
+                    seq = value.number()?;
+                }
+            }
+            Ok(Received::Stored { mark, seq })
+        }
+        (None, Some(mut error)) => {
+            let (mut code, mut reason) = ("", "");
+            while let Some((tag, value)) = next_field(&mut error)? {
+                match tag {
+                    field::error::CODE => code = value.text()?,
+                    field::error::REASON => reason = value.text()?,
+                    _ => {}
+                }
+            }
+            let reason = format!("{code}: {reason}");
+            Ok(Received::Refused { mark, reason })
+        }
+        _ => Err(Unexpected::Unmarked),
     }
 }
 
-fn from_message(message: &v1::Message) -> Result<Received, Unexpected> {
-    match &message.content {
-        Some(message::Content::Body(body)) => marked(body, message.seq),
-        Some(message::Content::Text(text)) => marked(text.as_bytes(), message.seq),
-        None => Err(Unexpected::Unmarked),
+fn message(mut message: &[u8]) -> Result<Received<'_>, Unexpected> {
+    let (mut conversation, mut seq, mut content) = ("", 0, &[][..]);
+    while let Some((tag, value)) = next_field(&mut message)? {
+        match tag {
+            field::message::CONVERSATION => conversation = value.text()?,
+            field::message::SEQ => seq = value.number()?,
+            field::message::TEXT | field::message::BODY => content = value.bytes()?,
+            _ => {}
+        }
     }
-}
-
-fn marked(content: &[u8], seq: u32) -> Result<Received, Unexpected> {
     let stamp = Stamp::read(content).ok_or(Unexpected::Unmarked)?;
-    Ok(Received::Message { stamp, seq })
+    Ok(Received::Message {
+        stamp,
+        seq,
+        conversation,
+    })
 }
 
-fn number(client_msg_id: &str) -> Result<u32, Unexpected> {
-    stamp::read_number(client_msg_id.as_bytes()).ok_or(Unexpected::Unmarked)
+fn read_json(payload: &[u8], take: &mut impl FnMut(Received<'_>)) -> Result<(), Unexpected> {
+    let down: DownJson = serde_json::from_slice(payload)?;
+    if let Some(reply) = down.reply {
+        take(reply.read()?);
+    }
+    let batch = down.batch.map(|batch| batch.messages).unwrap_or_default();
+    for message in down.message.iter().chain(&batch) {
+        take(message.read()?);
+    }
+    Ok(())
 }
 
 /// The JSON of a `Down` as far as it is looked at: reading it whole would cost more than the server's part.
@@ -128,6 +252,8 @@ struct ErrorJson<'a> {
 
 #[derive(Deserialize)]
 struct MessageJson<'a> {
+    #[serde(borrow)]
+    conversation: Cow<'a, str>,
     seq: u32,
     #[serde(borrow)]
     text: Cow<'a, str>,
@@ -140,94 +266,143 @@ struct BatchJson<'a> {
 }
 
 impl ReplyJson<'_> {
-    fn read(self) -> Result<Received, Unexpected> {
-        let number = number(&self.client_msg_id)?;
+    fn read(self) -> Result<Received<'static>, Unexpected> {
+        let mark = Mark::read(self.client_msg_id.as_bytes()).ok_or(Unexpected::Unmarked)?;
         match (self.ok, self.error) {
-            (Some(ok), None) => Ok(Received::Stored {
-                number,
-                seq: ok.seq,
-            }),
-            (None, Some(error)) => Ok(Received::Refused {
-                number,
-                reason: format!("{}: {}", error.code, error.reason),
-            }),
+            (Some(OkJson { seq }), None) => Ok(Received::Stored { mark, seq }),
+            (None, Some(error)) => {
+                let reason = format!("{}: {}", error.code, error.reason);
+                Ok(Received::Refused { mark, reason })
+            }
             _ => Err(Unexpected::Unmarked),
         }
     }
 }
 
+impl MessageJson<'_> {
+    fn read(&self) -> Result<Received<'_>, Unexpected> {
+        let stamp = Stamp::read(self.text.as_bytes()).ok_or(Unexpected::Unmarked)?;
+        Ok(Received::Message {
+            stamp,
+            seq: self.seq,
+            conversation: &self.conversation,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use schema::v1::{self, down, message, reply};
     use schema::wire::encode_down;
 
     use super::*;
 
-    fn read_all(content: down::Content) -> Vec<Received> {
+    fn read_all(content: down::Content, expected: &[Received<'_>]) {
         let protobuf = encode_down(content);
-        let [from_protobuf, from_json] = [Format::Protobuf, Format::Json].map(|format| {
-            let mut all = Vec::new();
+        for format in [Format::Protobuf, Format::Json] {
             let payload = format.from_protobuf(&protobuf).unwrap();
-            read(format, &payload, |received| all.push(received)).unwrap();
-            all
-        });
-        assert_eq!(from_protobuf, from_json);
-        from_protobuf
+            let mut expected = expected.iter();
+            read(format, &payload, |received| {
+                assert_eq!(Some(&received), expected.next(), "{format:?}");
+            })
+            .unwrap();
+            assert_eq!(expected.next(), None, "{format:?}");
+        }
     }
 
-    fn reply(result: reply::Result) -> down::Content {
+    fn reply_with(result: reply::Result) -> down::Content {
         down::Content::Reply(v1::Reply {
-            client_msg_id: "0000000a".into(),
+            client_msg_id: "0000020000000a".into(),
             result: Some(result),
         })
     }
 
     fn text(seq: u32) -> v1::Message {
         v1::Message {
+            msg_id: u64::MAX,
             conversation: "u:a:b".into(),
             seq,
-            content: Some(message::Content::Text(format!("{:08x}{:016x}…", seq, 99))),
+            sender: "a".into(),
+            content: Some(message::Content::Text(format!(
+                "000002000001{seq:08x}{:012x}…",
+                99
+            ))),
+            sent_at: Some(schema::Timestamp::from_millis(1_700_000_000_123)),
             ..Default::default()
+        }
+    }
+
+    fn received(seq: u32) -> Received<'static> {
+        let stamp = Stamp {
+            talk: 2,
+            sender: 1,
+            number: seq,
+            due: 99,
+        };
+        Received::Message {
+            stamp,
+            seq,
+            conversation: "u:a:b",
         }
     }
 
     #[test]
     fn both_formats_are_understood() {
-        let ok = v1::Ok {
+        let mark = Mark {
+            talk: 2,
+            number: 10,
+        };
+        let ok = reply::Result::Ok(v1::Ok {
+            msg_id: 7,
+            conversation: "u:a:b".into(),
             seq: 5,
             ..Default::default()
-        };
-        assert_eq!(
-            read_all(reply(reply::Result::Ok(ok))),
-            [Received::Stored { number: 10, seq: 5 }]
-        );
-        let error = v1::Error {
+        });
+        read_all(reply_with(ok), &[Received::Stored { mark, seq: 5 }]);
+        let error = reply::Result::Error(v1::Error {
             code: "conflict".into(),
             reason: "a \"reason\"".into(),
             retry_after_ms: 3,
-        };
-        assert_eq!(
-            read_all(reply(reply::Result::Error(error))),
-            [Received::Refused {
-                number: 10,
-                reason: "conflict: a \"reason\"".into()
-            }]
-        );
-        let message = |seq| Received::Message {
-            stamp: Stamp {
-                number: seq,
-                due: 99,
-            },
-            seq,
-        };
-        assert_eq!(read_all(down::Content::Message(text(3))), [message(3)]);
+        });
+        let reason = "conflict: a \"reason\"".to_owned();
+        read_all(reply_with(error), &[Received::Refused { mark, reason }]);
+        read_all(down::Content::Message(text(3)), &[received(3)]);
         let batch = v1::Batch {
+            conversation: "u:a:b".into(),
             messages: vec![text(3), text(4)],
-            ..Default::default()
+            last_seq: 4,
+            more: true,
         };
-        assert_eq!(
-            read_all(down::Content::Batch(batch)),
-            [message(3), message(4)]
-        );
-        assert_eq!(read_all(down::Content::Event(v1::Event::default())), []);
+        read_all(down::Content::Batch(batch), &[received(3), received(4)]);
+        read_all(down::Content::Event(v1::Event::default()), &[]);
+    }
+
+    #[test]
+    fn a_body_counts_like_a_text() {
+        let mut message = text(3);
+        if let Some(message::Content::Text(text)) = message.content.take() {
+            message.content = Some(message::Content::Body(text.into_bytes().into()));
+        }
+        let payload = encode_down(down::Content::Message(message));
+        let mut count = 0;
+        let read = read(Format::Protobuf, &payload, |message| {
+            assert_eq!(message, received(3));
+            count += 1;
+        });
+        assert!(read.is_ok() && count == 1);
+    }
+
+    #[test]
+    fn what_nobody_has_sent_is_told() {
+        let mut message = text(3);
+        message.content = Some(message::Content::Text("hello".into()));
+        let strange = encode_down(down::Content::Message(message));
+        let good = encode_down(down::Content::Message(text(3)));
+        for payload in [&strange[..], &good[..good.len() - 1], b"\xff"] {
+            assert!(read(Format::Protobuf, payload, |_| ()).is_err());
+        }
+        for payload in ["{\"message\":{\"seq\":1}}", "x"] {
+            assert!(read(Format::Json, payload.as_bytes(), |_| ()).is_err());
+        }
     }
 }

@@ -19,11 +19,24 @@ struct Fault {
 
 impl Faults {
     pub(super) fn note(&mut self, kind: &'static str, example: impl FnOnce() -> String) {
+        self.note_many(kind, 1, example);
+    }
+
+    /// Notes so many of the same kind; none is no fault.
+    pub(super) fn note_many(
+        &mut self,
+        kind: &'static str,
+        count: u64,
+        example: impl FnOnce() -> String,
+    ) {
+        if count == 0 {
+            return;
+        }
         let fault = self.0.entry(kind.into()).or_insert_with(|| Fault {
             count: 0,
             first: example(),
         });
-        fault.count += 1;
+        fault.count += count;
     }
 
     pub(super) fn add(&mut self, other: &Faults) {

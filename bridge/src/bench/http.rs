@@ -10,11 +10,19 @@ use tokio::net::TcpStream;
 /// How long a request may take; hashing a password waits for its turn.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Posts `body` and returns the answer.
-pub(super) async fn post(address: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
+/// Posts `body`, as the one whom the token belongs to or as a stranger, and returns the answer.
+pub(super) async fn post(
+    address: &str,
+    path: &str,
+    token: Option<&str>,
+    body: &Value,
+) -> anyhow::Result<Value> {
     let body = body.to_string();
+    let bearer = token.map_or(String::new(), |token| {
+        format!("authorization: Bearer {token}\r\n")
+    });
     let headers = format!(
-        "content-type: application/json\r\ncontent-length: {}\r\n",
+        "{bearer}content-type: application/json\r\ncontent-length: {}\r\n",
         body.len()
     );
     request(address, "POST", path, &headers, &body).await

@@ -3,13 +3,13 @@
 use std::fs;
 use std::time::Duration;
 
-use super::schedule::{Clock, Phases};
+use super::schedule::{Clock, NANOS_PER_SECOND, Phases};
 
 /// A tick of the CPU times in `/proc/PID/stat`: USER_HZ, which is 100 on every Linux that we know.
 const TICK: Duration = Duration::from_millis(10);
 
 /// What the measured time has cost.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Usage {
     /// CPU time of the load generator, if it is a process of its own.
     pub generator_cpu: Option<Duration>,
@@ -19,32 +19,59 @@ pub(super) struct Usage {
     pub shared_cpu: Option<Duration>,
     /// The most memory that the server had during the run, in bytes.
     pub server_rss_peak: Option<u64>,
-    /// The same before the run, when passwords were hashed.
-    pub server_rss_peak_before: Option<u64>,
+    /// What it had at the end.
+    pub server_rss: Option<u64>,
+    /// Second by second, warm-up included.
+    pub seconds: Vec<ServerSecond>,
 }
 
-/// Measures from the start to the end of what counts. The server may be this process.
+/// What one second has cost the server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ServerSecond {
+    pub cpu: Option<Duration>,
+    /// Memory at its end, in bytes.
+    pub rss: Option<u64>,
+}
+
+/// Watches from the start to the end of the load. The server may be this process.
 pub(super) async fn sample(clock: Clock, phases: Phases, server: Option<u32>) -> Usage {
     let own = std::process::id();
     let cpu = |pid: Option<u32>| pid.and_then(cpu_time);
-    let server_rss_peak_before = server.and_then(rss_peak);
-    let is_reset = server.is_some_and(reset_rss_peak);
-    tokio::time::sleep_until(clock.at(phases.start).into()).await;
-    let before = (cpu(Some(own)), cpu(server));
-    tokio::time::sleep_until(clock.at(phases.end).into()).await;
-    let after = (cpu(Some(own)), cpu(server));
-    let spent = |before: Option<Duration>, after: Option<Duration>| {
-        after.zip(before).map(|(after, before)| after - before)
-    };
-    let (own_cpu, server_cpu) = (spent(before.0, after.0), spent(before.1, after.1));
+    if let Some(server) = server {
+        reset_rss_peak(server);
+    }
+    let mut seconds = Vec::new();
+    let mut own_cpu = None;
+    let mut server_cpu = None;
+    let mut last = None;
+    for at in (0..=phases.end).step_by(NANOS_PER_SECOND as usize) {
+        tokio::time::sleep_until(clock.at(at).into()).await;
+        let now = cpu(server);
+        if at > 0 {
+            seconds.push(ServerSecond {
+                cpu: spent(last, now),
+                rss: server.and_then(rss),
+            });
+        }
+        if at == phases.start {
+            (own_cpu, server_cpu) = (cpu(Some(own)), now);
+        }
+        last = now;
+    }
+    let (own_cpu, server_cpu) = (spent(own_cpu, cpu(Some(own))), spent(server_cpu, last));
     let is_shared = server == Some(own);
     Usage {
         generator_cpu: own_cpu.filter(|_| !is_shared),
         server_cpu: server_cpu.filter(|_| !is_shared),
         shared_cpu: own_cpu.filter(|_| is_shared),
         server_rss_peak: server.and_then(rss_peak),
-        server_rss_peak_before: server_rss_peak_before.filter(|_| is_reset),
+        server_rss: seconds.last().and_then(|second| second.rss),
+        seconds,
     }
+}
+
+fn spent(before: Option<Duration>, after: Option<Duration>) -> Option<Duration> {
+    after?.checked_sub(before?)
 }
 
 /// CPU time that a process has used until now.
@@ -68,9 +95,9 @@ fn memory(pid: u32, name: &str) -> Option<u64> {
     )
 }
 
-/// Lets the peak begin anew at the present size.
-fn reset_rss_peak(pid: u32) -> bool {
-    fs::write(format!("/proc/{pid}/clear_refs"), "5").is_ok()
+/// Lets the peak begin anew at the present size, where that is allowed: before, passwords may have been hashed.
+fn reset_rss_peak(pid: u32) {
+    let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
 }
 
 /// utime + stime, fields 14 and 15 of proc_pid_stat(5). The name, field 2, may hold spaces and parentheses.

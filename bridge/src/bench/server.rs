@@ -37,6 +37,35 @@ pub(super) enum Place {
     Here,
 }
 
+/// What a load needs besides.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Extras {
+    /// Variables of the environment.
+    pub settings: Vec<(&'static str, String)>,
+    /// What only a settings' file can say, to be appended to one.
+    pub rules: &'static str,
+}
+
+impl Extras {
+    /// The settings' file to start with, in `folder` if it is a new one.
+    fn add_to(&self, config: Option<&Path>, folder: &Path) -> anyhow::Result<Option<PathBuf>> {
+        if self.rules.is_empty() {
+            return Ok(config.map(Path::to_owned));
+        }
+        let mut text = match config {
+            Some(path) => {
+                fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?
+            }
+            None => String::new(),
+        };
+        text.push('\n');
+        text.push_str(self.rules);
+        let path = folder.join("bench.toml");
+        fs::write(&path, text)?;
+        Ok(Some(path))
+    }
+}
+
 /// Ends with this value, and takes its folder along.
 pub(super) struct Server {
     target: Target,
@@ -56,52 +85,46 @@ enum Running {
 }
 
 impl Server {
-    /// Starts the server and waits until it is ready. What the environment and `config` say goes for it too, except
-    /// for the listeners, the data folder and, unless the environment has them, limits that the load would meet.
-    pub(super) async fn start(config: Option<&Path>) -> anyhow::Result<Server> {
-        Self::start_in(Folder::make()?, config, Place::Apart, &[]).await
-    }
-
-    /// The same with so many users, who are in its database before it starts: making them over HTTP would take a password's
-    /// time for each.
+    /// Starts the server with so many users and waits until it is ready. What the environment and `config` say goes for
+    /// it too, except for the listeners, the data folder and, unless the environment has them, limits that the load would
+    /// meet. The users are in its database before it starts: making them over HTTP would take a password's time for each.
     pub(super) async fn start_with_users(
         config: Option<&Path>,
         count: u32,
         place: Place,
     ) -> anyhow::Result<(Server, Vec<Account>)> {
-        let folder = Folder::make()?;
-        eprintln!("making {count} accounts");
-        let key = token::random_hex();
-        let accounts = accounts::seed(&folder.0, &key, count).await?;
-        let settings = [
-            ("TIDINGS__AUTH__JWT_KEY", key.as_str()),
-            // The one in the data folder.
-            ("TIDINGS__DATABASE__URL", ""),
-        ];
-        let server = Self::start_in(folder, config, place, &settings).await;
-        let server = server.context("starting a server")?;
-        eprintln!("server started: pid {}", server.pid);
-        Ok((server, accounts))
+        Self::start(config, count, place, &Extras::default()).await
     }
 
-    async fn start_in(
-        folder: Folder,
+    /// The same with settings that a load needs.
+    pub(super) async fn start(
         config: Option<&Path>,
+        users: u32,
         place: Place,
-        settings: &[(&'static str, &str)],
-    ) -> anyhow::Result<Server> {
+        extras: &Extras,
+    ) -> anyhow::Result<(Server, Vec<Account>)> {
+        let folder = Folder::make()?;
+        let key = token::random_hex();
+        let accounts = accounts::seed(&folder.0, &key, users).await?;
         let mut variables = vec![
             ("TIDINGS__DATA_DIR", folder.0.display().to_string()),
             ("TIDINGS__MQTT__LISTEN", "127.0.0.1:0".to_owned()),
             ("TIDINGS__HTTP__LISTEN", "127.0.0.1:0".to_owned()),
+            ("TIDINGS__AUTH__JWT_KEY", key),
+            // The one in the data folder.
+            ("TIDINGS__DATABASE__URL", String::new()),
         ];
         let is_unset = |(name, _): &&(&str, &str)| std::env::var_os(name).is_none();
-        let more = settings.iter().chain(UNLESS_SET.iter().filter(is_unset));
-        variables.extend(more.map(|(name, value)| (*name, (*value).to_owned())));
-        match place {
+        let unless_set = UNLESS_SET.iter().filter(is_unset);
+        variables.extend(unless_set.map(|(name, value)| (*name, (*value).to_owned())));
+        variables.extend(extras.settings.iter().cloned());
+        let config = extras.add_to(config, &folder.0)?;
+        let config = config.as_deref();
+        let server = match place {
             Place::Apart => Self::start_apart(folder, config, variables).await,
             Place::Here => Self::start_here(folder, config, &variables).await,
-        }
+        };
+        Ok((server.context("starting a server")?, accounts))
     }
 
     async fn start_apart(

@@ -1,4 +1,4 @@
-//! A user's PUBLISH, encoded once: what differs from message to message has a fixed width and is written over.
+//! A client's PUBLISH, encoded once: what differs from message to message has a fixed width and is written over.
 
 use std::num::NonZeroU16;
 
@@ -11,43 +11,63 @@ use schema::{Format, Topic, Uid};
 use super::stamp::{self, put_hex};
 
 /// What stands for the digits that change; no topic and no uid can hold these characters.
-const MSG_ID: &str = "!!!!!!!!";
 const NUMBER: &str = "????????";
-const TIME: &str = "~~~~~~~~~~~~~~~~";
+const TIME: &str = "~~~~~~~~~~~~";
+
+/// Which messages a template is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    /// See [`Stamp::talk`](stamp::Stamp::talk).
+    pub talk: u32,
+    /// See [`Stamp::sender`](stamp::Stamp::sender).
+    pub sender: u32,
+    /// Bytes of the content, [`stamp::SIZE`] or more.
+    pub size: usize,
+}
 
 /// The packet, and where in it the changing parts are.
+#[derive(Debug)]
 pub(super) struct Template {
     packet: Vec<u8>,
     packet_id_at: usize,
-    msg_id_at: usize,
-    number_at: usize,
+    /// Of the content, and before it of the `client_msg_id`, if there is one.
+    numbers_at: Vec<usize>,
     time_at: usize,
 }
 
 impl Template {
-    /// Messages from `uid` to `peer` whose content is `size` bytes, [`stamp::SIZE`] or more.
-    pub(super) fn new(format: Format, uid: &Uid, peer: &Uid, size: usize) -> Template {
+    /// Commands of `uid` that send to `to`.
+    pub(super) fn of_command(format: Format, uid: &Uid, to: to::To, kind: Kind) -> Template {
         let topic = Topic::Up(format, uid.clone()).to_string();
+        Self::new(&topic, &command(format, to, kind))
+    }
+
+    /// The bare content, to a plain topic.
+    pub(super) fn of_content(topic: &str, kind: Kind) -> Template {
+        Self::new(topic, content(kind).as_bytes())
+    }
+
+    fn new(topic: &str, payload: &[u8]) -> Template {
         let head = PublishHead {
             dup: false,
             qos: Qos::AtLeastOnce,
             retain: false,
-            topic: &topic,
+            topic,
             packet_id: Some(NonZeroU16::MIN),
             properties: None,
         };
         let mut packet = BytesMut::new();
-        encode_publish(Version::V4, &mut packet, head, &payload(format, peer, size));
-        let find = |part: &str| {
-            let mut windows = packet.windows(part.len());
-            windows.position(|window| window == part.as_bytes())
+        encode_publish(Version::V4, &mut packet, head, payload);
+        let found = |part: &str| {
+            let windows = packet.windows(part.len()).enumerate();
+            let found = windows.filter(|(_, window)| *window == part.as_bytes());
+            found.map(|(at, _)| at).collect::<Vec<usize>>()
         };
-        let find = |part| find(part).expect("the packet holds what it was made of");
+        let first = |part| found(part)[0];
         Template {
-            packet_id_at: find(&topic) + topic.len(),
-            msg_id_at: find(MSG_ID),
-            number_at: find(NUMBER),
-            time_at: find(TIME),
+            packet_id_at: first(topic) + topic.len(),
+            numbers_at: found(NUMBER),
+            time_at: first(TIME),
             packet: packet.to_vec(),
         }
     }
@@ -58,19 +78,23 @@ impl Template {
         out.extend_from_slice(&self.packet);
         let packet = &mut out[start..];
         packet[self.packet_id_at..][..2].copy_from_slice(&packet_id.get().to_be_bytes());
-        put_hex(&mut packet[self.msg_id_at..][..MSG_ID.len()], number.into());
-        put_hex(&mut packet[self.number_at..][..NUMBER.len()], number.into());
+        for at in &self.numbers_at {
+            put_hex(&mut packet[*at..][..NUMBER.len()], number.into());
+        }
         put_hex(&mut packet[self.time_at..][..TIME.len()], due);
     }
 }
 
-fn payload(format: Format, peer: &Uid, size: usize) -> Vec<u8> {
+fn content(kind: Kind) -> String {
+    let Kind { talk, sender, size } = kind;
     let padding = "x".repeat(size.saturating_sub(stamp::SIZE));
-    let content = format!("{NUMBER}{TIME}{padding}");
+    format!("{talk:06x}{sender:06x}{NUMBER}{TIME}{padding}")
+}
+
+fn command(format: Format, to: to::To, kind: Kind) -> Vec<u8> {
+    let content = content(kind);
     let send = v1::Send {
-        to: Some(v1::To {
-            to: Some(to::To::User(peer.to_string())),
-        }),
+        to: Some(v1::To { to: Some(to) }),
         content: Some(match format {
             Format::Protobuf => send::Content::Body(content.into_bytes().into()),
             Format::Json => send::Content::Text(content),
@@ -78,7 +102,7 @@ fn payload(format: Format, peer: &Uid, size: usize) -> Vec<u8> {
         ..Default::default()
     };
     let up = v1::Up {
-        client_msg_id: MSG_ID.to_owned(),
+        client_msg_id: format!("{:06x}{NUMBER}", kind.talk),
         command: Some(up::Command::Send(send)),
     };
     match format {
@@ -89,44 +113,68 @@ fn payload(format: Format, peer: &Uid, size: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use broker::codec::{Packet, decode};
+    use broker::codec::{Packet, Publish, decode};
 
-    use super::super::stamp::Stamp;
+    use super::super::stamp::{Mark, Stamp};
     use super::*;
+
+    const KIND: Kind = Kind {
+        talk: 3,
+        sender: 5,
+        size: 200,
+    };
+    const STAMP: Stamp = Stamp {
+        talk: 3,
+        sender: 5,
+        number: 77,
+        due: 123_456_789,
+    };
+
+    fn written(template: &Template) -> Publish {
+        let mut out = BytesMut::from(&b"before"[..]);
+        let id = NonZeroU16::new(0x1234).unwrap();
+        template.write(&mut out, id, STAMP.number, STAMP.due);
+        let mut packet = out.split_off(6);
+        let decoded = decode(Version::V4, &mut packet, 1024).unwrap().unwrap();
+        let Packet::Publish(publish) = decoded else {
+            panic!("not a PUBLISH: {decoded:?}");
+        };
+        assert_eq!(publish.packet_id, Some(id));
+        publish
+    }
 
     #[test]
     fn what_is_written_is_a_command() {
-        let (alice, bob): (Uid, Uid) = ("alice".parse().unwrap(), "bob".parse().unwrap());
+        let alice: Uid = "alice".parse().unwrap();
         for format in [Format::Protobuf, Format::Json] {
-            let template = Template::new(format, &alice, &bob, 200);
-            let mut out = BytesMut::from(&b"before"[..]);
-            let id = NonZeroU16::new(0x1234).unwrap();
-            template.write(&mut out, id, 77, 123_456_789);
-            let mut packet = out.split_off(6);
-            let decoded = decode(Version::V4, &mut packet, 1024).unwrap().unwrap();
-            let Packet::Publish(publish) = decoded else {
-                panic!("not a PUBLISH: {decoded:?}");
-            };
-            assert_eq!(publish.packet_id, Some(id));
-            assert_eq!(
-                Topic::parse(&publish.topic),
-                Topic::Up(format, alice.clone())
-            );
+            let to = to::To::Group("friends".into());
+            let publish = written(&Template::of_command(format, &alice, to.clone(), KIND));
+            let topic = Topic::parse(&publish.topic);
+            assert_eq!(topic, Topic::Up(format, alice.clone()));
             let up = format.decode_up(publish.payload).unwrap();
-            assert_eq!(stamp::read_number(up.client_msg_id.as_bytes()), Some(77));
+            let mark = Mark {
+                talk: 3,
+                number: 77,
+            };
+            assert_eq!(Mark::read(up.client_msg_id.as_bytes()), Some(mark));
             let Some(up::Command::Send(send)) = up.command else {
                 panic!("not a send");
             };
+            assert_eq!(send.to.unwrap().to, Some(to));
             let content = match send.content.unwrap() {
                 send::Content::Text(text) => text.into_bytes(),
                 send::Content::Body(body) => body.to_vec(),
             };
             assert_eq!(content.len(), 200);
-            let stamp = Stamp {
-                number: 77,
-                due: 123_456_789,
-            };
-            assert_eq!(Stamp::read(&content), Some(stamp));
+            assert_eq!(Stamp::read(&content), Some(STAMP));
         }
+    }
+
+    #[test]
+    fn a_plain_message_is_its_content() {
+        let publish = written(&Template::of_content("bench/1/group", KIND));
+        assert_eq!(publish.topic, "bench/1/group");
+        assert_eq!(publish.payload.len(), 200);
+        assert_eq!(Stamp::read(&publish.payload), Some(STAMP));
     }
 }

@@ -1,16 +1,20 @@
 //! `bench users`: whether a message costs more when many users are connected: the same load with few and then with many,
 //! on the same server, spread over all of them.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use clap::Args;
-use serde::Serialize;
+use serde_json::json;
 
-use super::report::{self, Report};
+use super::accounts::Account;
+use super::faults::Checked;
+use super::load::{LoadOptions, Site};
+use super::progress::Progress;
+use super::results::{About, Figure, Run, Unit};
+use super::runs::Output;
 use super::server::{Place, Server};
-use super::{ChatOptions, WireFormat, limits, stamp};
+use super::{WireFormat, chat, limits, stamp};
 
 /// The same load with few users and with many.
 #[derive(Args, Clone, Debug)]
@@ -37,21 +41,8 @@ pub struct UsersOptions {
     /// Bytes of a message's content
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(stamp::SIZE as i64..))]
     size: u32,
-    /// Also write the report as JSON; to the standard output for -, and the text to the standard error then
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-/// The outcome.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Both {
-    few: Report,
-    many: Report,
-    /// CPU time per message, with many by with few: of the server, or of the process that it shares with the generator.
-    cpu_ratio: Option<f64>,
-    /// The same for the median of the time that a message takes to its receiver.
-    delivered_in_ratio: f64,
+    #[command(flatten)]
+    output: Output,
 }
 
 impl UsersOptions {
@@ -68,94 +59,135 @@ impl UsersOptions {
             (Place::Apart, limits::connections_that_fit(self.many) & !1)
         };
         ensure!(self.few < many, "--few must be fewer");
-        // Each time other users, so that every conversation begins at 1.
-        let (server, accounts) = Server::start_with_users(config, self.few + many, place).await?;
-        let (few, many) = accounts.split_at(self.few as usize);
-        let few = self.chat(few.len()).measure(&server, few).await?;
-        let many = self.chat(many.len()).measure(&server, many).await?;
-        server.stop().await;
-
-        let cpu = many.cpu_per_message().zip(few.cpu_per_message());
-        let both = Both {
-            cpu_ratio: cpu.map(|(many, few)| many / few),
-            delivered_in_ratio: many.delivered_in() as f64 / few.delivered_in() as f64,
-            few,
-            many,
+        let measure = async |progress: &Progress| {
+            // Each time other users, so that every conversation begins at 1.
+            let count = self.few + many;
+            let server = Server::start_with_users(config, count, place).await?;
+            let site = Site::of(server.0, server.1);
+            let (few, many) = site.accounts.split_at(self.few as usize);
+            let few = self.chat(&site, few, progress).await?;
+            let many = self.chat(&site, many, progress).await?;
+            site.close().await;
+            Ok(both(few, many))
         };
-        report::write(&both, self.json.as_deref())?;
-        if !(both.few.is_ok() && both.many.is_ok()) {
-            bail!(
-                "FAILED: not every message was stored, answered and received once; see the check"
-            );
-        }
-        Ok(())
+        self.output.repeat(self.about(many), measure).await
     }
 
-    fn chat(&self, users: usize) -> ChatOptions {
-        let users = u32::try_from(users).unwrap_or(u32::MAX);
+    fn about(&self, many: u32) -> About {
+        let mut load = self.load(many).as_values();
+        load.insert("few".to_owned(), json!(self.few));
+        load.insert("many".to_owned(), json!(many));
+        load.insert("inProcess".to_owned(), json!(self.in_process));
+        About {
+            scenario: "users".to_owned(),
+            title: format!(
+                "{}/s of {} bytes in pairs, of {} users and of {many}",
+                self.rate, self.size, self.few
+            ),
+            load,
+        }
+    }
+
+    async fn chat(
+        &self,
+        site: &Site,
+        accounts: &[Account],
+        progress: &Progress,
+    ) -> anyhow::Result<Run> {
+        let load = self.load(u32::try_from(accounts.len())?);
+        chat::pairs(site, accounts, WireFormat::Protobuf, &load, progress).await
+    }
+
+    fn load(&self, users: u32) -> LoadOptions {
         // The first message makes the conversation, which is not what is to be compared.
         let one_turn = users.div_ceil(self.rate);
-        ChatOptions {
-            mqtt: None,
-            http: None,
-            users,
+        LoadOptions {
+            rate: self.rate,
             window: 16,
             seconds: self.seconds,
             warmup: self.warmup.max(one_turn),
             size: self.size,
-            format: WireFormat::Protobuf,
-            rate: self.rate,
-            json: None,
         }
     }
 }
 
-impl fmt::Display for Both {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n{}", self.few, self.many)?;
-        let time = self.delivered_in_ratio;
-        match self.cpu_ratio {
-            Some(cpu) => writeln!(
-                f,
-                "with many, a message costs {cpu:.2} times the CPU, and takes {time:.2} times as long"
-            ),
-            None => writeln!(f, "with many, a message takes {time:.2} times as long"),
-        }
+/// One run of the two: what many cost compared with few, then the figures of each; second by second, it is with many.
+fn both(few: Run, many: Run) -> Run {
+    let by_few = |name: &str| Some(many.value(name)? / few.value(name)?);
+    // Where the two share a process, the server's share is not known.
+    let cpu = by_few("server CPU per message").or_else(|| by_few("process CPU per message"));
+    let ratios = [
+        ("CPU per message, many by few", cpu),
+        ("delivered p50, many by few", by_few("delivered p50")),
+    ];
+    let ratio = |(name, value): (&str, Option<f64>)| Some(Figure::less(name, value?, Unit::Ratio));
+    let mut figures: Vec<Figure> = ratios.into_iter().filter_map(ratio).collect();
+    let mut check = Checked {
+        what: format!("few: {}; many: {}", few.check.what, many.check.what),
+        ..Checked::default()
+    };
+    for (name, run) in [("few", &few), ("many", &many)] {
+        figures.extend(run.figures.iter().map(|figure| Figure {
+            name: format!("{name}: {}", figure.name),
+            ..figure.clone()
+        }));
+        let mut faults = run.check.faults.clone();
+        faults.name_place(name);
+        check.faults.add(&faults);
+    }
+    Run {
+        figures,
+        series: many.series,
+        check,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: UsersOptions,
+    }
+
+    fn options(line: &str) -> UsersOptions {
+        Line::parse_from(line.split(' ')).options
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_server_in_this_process_keeps_its_promises() {
-        let options = UsersOptions {
-            few: 2,
-            many: 6,
-            rate: 50,
-            seconds: 1,
-            warmup: 0,
-            size: 64,
-            in_process: true,
-            json: None,
-        };
+        let options =
+            options("users --few 2 --many 6 --rate 50 --seconds 1 --warmup 0 --in-process");
         options.run(None).await.unwrap();
     }
 
     #[test]
     fn everyone_has_a_turn_before_it_counts() {
-        let options = UsersOptions {
-            few: 1000,
-            many: 50_000,
-            rate: 1000,
-            seconds: 20,
-            warmup: 5,
-            size: 64,
-            in_process: true,
-            json: None,
+        let options = options("users --rate 1000 --warmup 5");
+        assert_eq!(options.load(1000).warmup, 5);
+        assert_eq!(options.load(50_000).warmup, 50);
+    }
+
+    #[test]
+    fn many_are_held_against_few() {
+        let run = |cpu: f64, is_ok: bool| {
+            let mut run = Run {
+                figures: vec![Figure::less("process CPU per message", cpu, Unit::Micros)],
+                ..Run::default()
+            };
+            if !is_ok {
+                run.check.faults.note("lost", || "message 3".to_owned());
+            }
+            run
         };
-        assert_eq!(options.chat(1000).warmup, 5);
-        assert_eq!(options.chat(50_000).warmup, 50);
+        let both = both(run(50.0, true), run(75.0, false));
+        assert_eq!(both.value("CPU per message, many by few"), Some(1.5));
+        assert_eq!(both.value("many: process CPU per message"), Some(75.0));
+        let check = both.check.to_string();
+        assert!(check.contains("lost: 1 times; many: message 3"), "{check}");
     }
 }

@@ -1,0 +1,501 @@
+//! Load of any scenario: the options they share, where the server is, and the recipe of a run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use broker::codec::Qos;
+use clap::Args;
+use parking_lot::Mutex;
+use schema::Format;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::accounts::{self, Account};
+use super::check::{Conversations, Promises, View};
+use super::client::{Client, Seen};
+use super::connection::{Connection, Entry};
+use super::progress::Progress;
+use super::results::Run;
+use super::schedule::{self, Clock, Pace, Phases};
+use super::server::{Extras, Place, Server};
+use super::talk::{At, Seat, Shared, Talk, Totals};
+use super::tally::Tally;
+use super::template::Kind;
+use super::way::Way;
+use super::{WireFormat, figures, limits, process, stamp};
+
+/// Connections that are opened at the same time.
+const CONNECTING_MAX: usize = 32;
+/// Conversations whose `lastSeq` is looked up after the run.
+const CONFIRMED_MAX: usize = 16;
+/// Between the last subscription and the first message.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Which server to load.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Server")]
+pub(super) struct WhereOptions {
+    /// Where a server listens for MQTT. Left out, with --http: a server of its own for each run, with an empty data folder
+    #[arg(long, value_name = "HOST:PORT", requires = "http")]
+    mqtt: Option<String>,
+    /// Where it listens for HTTP
+    #[arg(long, value_name = "HOST:PORT", requires = "mqtt")]
+    http: Option<String>,
+    /// Any MQTT broker that lets everyone in, instead: the same load as plain messages, which nobody stores
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["mqtt", "http"])]
+    broker: Option<String>,
+    /// The process of that server, on this machine, whose CPU time and memory to measure
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<u32>,
+}
+
+/// How messages are sent.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Load")]
+pub(super) struct LoadOptions {
+    /// Messages per second of all senders together, whatever the server does; 0: each sends the next when a PUBACK comes
+    #[arg(long, default_value_t = 0)]
+    pub rate: u32,
+    /// Publishes of a connection that may wait for their PUBACK
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    pub window: u16,
+    /// How long to measure
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: u32,
+    /// Seconds of the same load before that
+    #[arg(long, default_value_t = 2)]
+    pub warmup: u32,
+    /// Bytes of a message's content
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(stamp::SIZE as i64..))]
+    pub size: u32,
+}
+
+/// QoS 0 or 1, on the command line.
+pub(super) fn parse_qos(text: &str) -> Result<Qos, &'static str> {
+    match text {
+        "0" => Ok(Qos::AtMostOnce),
+        "1" => Ok(Qos::AtLeastOnce),
+        _ => Err("not 0 or 1"),
+    }
+}
+
+impl LoadOptions {
+    /// By their names, as results keep them.
+    pub(super) fn as_values(&self) -> BTreeMap<String, Value> {
+        let LoadOptions {
+            rate,
+            window,
+            seconds,
+            warmup,
+            size,
+        } = *self;
+        [
+            ("rate", json!(rate)),
+            ("window", json!(window)),
+            ("seconds", json!(seconds)),
+            ("warmup", json!(warmup)),
+            ("size", json!(size)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// In a part of a line, for people.
+    pub(super) fn title(&self) -> String {
+        let LoadOptions {
+            rate,
+            window,
+            seconds,
+            warmup,
+            size,
+        } = self;
+        let pace = match rate {
+            0 => format!("window {window}"),
+            rate => format!("{rate}/s (window {window})"),
+        };
+        format!("{size} bytes, {pace}, {seconds} s after {warmup} s of warm-up")
+    }
+}
+
+/// Where the load goes, and who makes it.
+pub(super) struct Site {
+    server: Option<Server>,
+    way: Way,
+    /// None: a broker that has no HTTP.
+    http: Option<String>,
+    /// The server's process.
+    pid: Option<u32>,
+    pub accounts: Vec<Account>,
+}
+
+impl WhereOptions {
+    /// Whether the server knows nothing of chats.
+    pub(super) fn is_broker(&self) -> bool {
+        self.broker.is_some()
+    }
+
+    /// By their names, as results keep them: which server it is, not where.
+    pub(super) fn as_value(&self) -> (String, Value) {
+        let server = match (&self.broker, &self.mqtt) {
+            (Some(_), _) => "broker",
+            (None, Some(_)) => "running",
+            (None, None) => "own",
+        };
+        ("server".to_owned(), json!(server))
+    }
+
+    /// Starts the server, unless it runs, and makes `users` accounts.
+    pub(super) async fn open(
+        &self,
+        config: Option<&Path>,
+        users: u32,
+        extras: &Extras,
+        progress: &Progress,
+    ) -> anyhow::Result<Site> {
+        limits::raise_open_files()?;
+        if limits::connections_that_fit(users) < users {
+            bail!("{users} connections do not fit");
+        }
+        if let Some(broker) = &self.broker {
+            return Ok(Site {
+                server: None,
+                way: Way::Tcp(broker.clone()),
+                http: None,
+                pid: self.server_pid,
+                accounts: accounts::strangers(users)?,
+            });
+        }
+        let _stage = progress.count("making accounts", users.into());
+        if let (Some(mqtt), Some(http)) = (&self.mqtt, &self.http) {
+            return Ok(Site {
+                server: None,
+                way: Way::Tcp(mqtt.clone()),
+                http: Some(http.clone()),
+                pid: self.server_pid,
+                accounts: accounts::make(http, users).await?,
+            });
+        }
+        let (server, accounts) = Server::start(config, users, Place::Apart, extras).await?;
+        Ok(Site::of(server, accounts))
+    }
+}
+
+impl Site {
+    /// A server of our own.
+    pub(super) fn of(server: Server, accounts: Vec<Account>) -> Site {
+        let target = server.target().clone();
+        Site {
+            way: target.mqtt,
+            http: Some(target.http),
+            pid: Some(server.pid()),
+            server: Some(server),
+            accounts,
+        }
+    }
+
+    /// Where it takes HTTP requests.
+    pub(super) fn http(&self) -> anyhow::Result<&str> {
+        self.http.as_deref().context("a broker has no HTTP")
+    }
+
+    /// Ends the server, if it is our own.
+    pub(super) async fn close(self) {
+        if let Some(server) = self.server {
+            server.stop().await;
+        }
+    }
+}
+
+/// A load on its way to a server.
+pub(super) struct Load<'a> {
+    pub options: &'a LoadOptions,
+    pub site: &'a Site,
+    /// Its clients, of the site's accounts.
+    pub accounts: &'a [Account],
+    pub talks: Vec<Talk>,
+    pub promises: Promises,
+    pub format: WireFormat,
+    /// At which plain topics are subscribed.
+    pub qos: Qos,
+}
+
+impl Load<'_> {
+    /// Connects everyone, lets them talk, and checks what they have seen.
+    pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<Run> {
+        let connections = self.open_all(progress).await?;
+        let clock = Clock::starting_in(SETTLE);
+        let phases = Phases::new(self.options.warmup, self.options.seconds);
+        let senders = self.senders();
+        let shared = Arc::new(Shared {
+            promises: self.promises,
+            format: self.format.into(),
+            clock,
+            phases,
+            window: usize::from(self.options.window),
+            tally: Mutex::new(Tally::new(phases)),
+            totals: Totals::new(self.talks.len(), senders.len()),
+        });
+        let usage = tokio::spawn(process::sample(clock, phases, self.site.pid));
+        let seen = tokio::select! {
+            seen = self.talk(&shared, connections, &senders) => seen?,
+            () = tell(progress, &shared) => bail!("telling does not end"),
+        };
+        let usage = usage.await.context("sampling")?;
+
+        let checked = self.check(&seen, progress).await;
+        let tally = shared.tally.lock();
+        Ok(figures::run(self.promises, &tally, &usage, checked))
+    }
+
+    /// Clients that send, each once.
+    fn senders(&self) -> Vec<u32> {
+        let senders = self.talks.iter();
+        let senders = senders.flat_map(|talk| &talk.members[..talk.senders as usize]);
+        let mut senders: Vec<u32> = senders.copied().collect();
+        senders.sort_unstable();
+        senders.dedup();
+        senders
+    }
+
+    /// Lets everyone talk until the end; the result has the order of the accounts.
+    async fn talk(
+        &self,
+        shared: &Arc<Shared>,
+        connections: Vec<Connection>,
+        senders: &[u32],
+    ) -> anyhow::Result<Vec<Seen>> {
+        let rate = self.options.rate;
+        // In the order of the timetable.
+        let wakes: Vec<Arc<Notify>> = senders.iter().map(|_| Arc::default()).collect();
+        let mut seats = self.seats();
+        let mut tasks = Vec::with_capacity(connections.len());
+        for (index, connection) in (0..).zip(connections) {
+            let sender = senders.binary_search(&index).ok();
+            let place = sender.map(|sender| schedule::place(sender, senders.len()));
+            let pace = place.map(|place| Pace::new(rate, senders.len() as u32, place as u32));
+            let client = Client {
+                shared: shared.clone(),
+                connection,
+                seats: std::mem::take(&mut seats[index as usize]),
+                pace,
+                wake: place.map_or_else(Arc::default, |place| wakes[place].clone()),
+            };
+            tasks.push(tokio::spawn(client.run()));
+        }
+        if rate > 0 {
+            schedule::start_pacer(rate, wakes, shared.clock, shared.phases);
+        }
+        let mut seen = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            seen.push(task.await.context("a client")?);
+        }
+        Ok(seen)
+    }
+
+    /// Everyone's places in the conversations, by conversation.
+    fn seats(&self) -> Vec<Vec<Seat>> {
+        let mut seats: Vec<Vec<Seat>> = self.accounts.iter().map(|_| Vec::new()).collect();
+        for (index, talk) in (0..).zip(&self.talks) {
+            let name = talk.name(self.accounts);
+            for (member, client) in (0..).zip(&talk.members) {
+                let sender = Some(member).filter(|member| *member < talk.senders);
+                let template = sender.map(|sender| {
+                    let kind = Kind {
+                        talk: index,
+                        sender,
+                        size: self.options.size as usize,
+                    };
+                    talk.template(self.accounts, self.format.into(), kind)
+                });
+                seats[*client as usize].push(Seat {
+                    talk: index,
+                    name: name.as_str().into(),
+                    template,
+                    view: View::new(self.promises, sender, talk.senders),
+                });
+            }
+        }
+        seats
+    }
+
+    /// Holds what everyone has seen, and what the server has stored, against what was sent.
+    async fn check(&self, seen: &[Seen], progress: &Progress) -> Conversations {
+        let mut views: Vec<Vec<&View>> = self.talks.iter().map(|_| Vec::new()).collect();
+        let mut checked = Conversations::default();
+        for (client, account) in seen.iter().zip(self.accounts) {
+            let mut faults = client.faults.clone();
+            faults.name_place(&account.uid);
+            checked.faults.add(&faults);
+            for seat in &client.seats {
+                views[seat.talk as usize].push(&seat.view);
+            }
+        }
+        let step = self.talks.len().div_ceil(CONFIRMED_MAX).max(1);
+        let stage = progress.count("checking", self.talks.len() as u64);
+        for (index, (talk, views)) in self.talks.iter().zip(&views).enumerate() {
+            let name = talk.name(self.accounts);
+            let sent = checked.add(&name, views);
+            if let Some(http) = &self.site.http
+                && self.promises == Promises::Chat
+                && index.is_multiple_of(step)
+            {
+                // Asked in turn as one and as another of the members.
+                let asked = index / step % talk.members.len();
+                let account = &self.accounts[talk.members[asked] as usize];
+                let stored = accounts::last_seq(http, account, &name).await;
+                checked.confirm(&name, sent, stored);
+            }
+            stage.advance(1);
+        }
+        checked
+    }
+
+    /// Connects and subscribes everyone; the result has the order of the accounts.
+    async fn open_all(&self, progress: &Progress) -> anyhow::Result<Vec<Connection>> {
+        let stage = progress.count("connecting", self.accounts.len() as u64);
+        let entries = self.entries();
+        open(&self.site.way, entries, |steps| stage.advance(steps)).await
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        let format = Format::from(self.format);
+        if self.promises == Promises::Chat {
+            let accounts = self.accounts.iter();
+            return accounts
+                .map(|account| Entry::of_chat(account, format))
+                .collect();
+        }
+        let mut topics: Vec<Vec<(String, Qos)>> = self.accounts.iter().map(|_| vec![]).collect();
+        for talk in &self.talks {
+            let At::Topic(topic) = &talk.at else { continue };
+            for listener in &talk.members[talk.senders as usize..] {
+                topics[*listener as usize].push((topic.clone(), self.qos));
+            }
+        }
+        let entries = self.accounts.iter().zip(topics);
+        let entry = |(account, topics): (&Account, _)| match account.token.as_str() {
+            "" => Entry::of_stranger(account.uid.to_string(), topics),
+            _ => Entry::of_user(account, topics),
+        };
+        entries.map(entry).collect()
+    }
+}
+
+/// Tells how much is delivered, for as long as it is polled.
+async fn tell(progress: &Progress, shared: &Shared) {
+    let lasts = SETTLE + Duration::from_nanos(shared.phases.end);
+    let stage = progress.time("talking", lasts);
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let so_far = shared.tally.lock().so_far();
+        stage.tell(&format!("{} deliveries/s", so_far - before));
+        before = so_far;
+    }
+}
+
+/// Connects and subscribes everyone; the result has the order of the entries.
+pub(super) async fn open(
+    way: &Way,
+    entries: Vec<Entry>,
+    advance: impl Fn(u64),
+) -> anyhow::Result<Vec<Connection>> {
+    let mut opening = JoinSet::new();
+    let mut opened = Vec::with_capacity(entries.len());
+    for (index, entry) in (0..).zip(entries) {
+        if opening.len() == CONNECTING_MAX {
+            opened.extend(opening.join_next().await.transpose()?);
+            advance(1);
+        }
+        let way = way.clone();
+        opening.spawn(async move {
+            let connection = Connection::open(&way, index, &entry).await;
+            let context = || format!("connecting {entry}");
+            (index, connection.with_context(context))
+        });
+    }
+    opened.extend(opening.join_all().await);
+    opened.sort_unstable_by_key(|(index, _)| *index);
+    let connections = opened.into_iter().map(|(_, connection)| connection);
+    connections.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPTIONS: LoadOptions = LoadOptions {
+        rate: 0,
+        window: 4,
+        seconds: 1,
+        warmup: 0,
+        size: 64,
+    };
+
+    async fn site(users: u32) -> Site {
+        let extras = Extras::default();
+        let server = Server::start(None, users, Place::Here, &extras).await;
+        let (server, accounts) = server.unwrap();
+        Site::of(server, accounts)
+    }
+
+    async fn run(site: &Site, talks: Vec<Talk>, format: WireFormat, rate: u32) -> Run {
+        let load = Load {
+            options: &LoadOptions { rate, ..OPTIONS },
+            site,
+            accounts: &site.accounts,
+            talks,
+            promises: Promises::Chat,
+            format,
+            qos: Qos::AtLeastOnce,
+        };
+        let progress = Default::default();
+        load.run(&progress).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn groups_and_pairs_are_delivered_to_all_others() {
+        let site = site(5).await;
+        let (owner, others) = site.accounts.split_first().unwrap();
+        let others: Vec<&Account> = others.iter().take(3).collect();
+        let http = site.http().unwrap();
+        accounts::make_group(http, owner, "friends", &others)
+            .await
+            .unwrap();
+        let group = Talk {
+            at: At::Group("friends".to_owned()),
+            members: vec![3, 1, 0, 2],
+            senders: 2,
+        };
+        let talks = vec![Talk::pair(0, 4), group, Talk::pair(1, 2)];
+        let run = run(&site, talks, WireFormat::Json, 100).await;
+        site.close().await;
+        assert!(run.check.is_ok(), "{}", run.check);
+        // Senders take turns, each among its conversations: 0, 1, 2, 3 and 4 send 20 messages each.
+        assert!(
+            run.check
+                .what
+                .starts_with("100 messages in 3 conversations"),
+            "{}",
+            run.check
+        );
+        assert_eq!(run.series.len(), 1);
+        assert!(
+            run.value("delivered p50")
+                .is_some_and(|micros| micros > 0.0)
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_window_is_kept_full() {
+        let site = site(2).await;
+        let run = run(&site, vec![Talk::pair(0, 1)], WireFormat::Protobuf, 0).await;
+        site.close().await;
+        assert!(run.check.is_ok(), "{}", run.check);
+        assert!(run.value("stored").is_some_and(|stored| stored > 8.0));
+    }
+}
