@@ -1,9 +1,11 @@
 //! Load on an XMPP server, for `tests/compare`: users who chat in pairs, or one who speaks to a room. A message is done
 //! when all who are to get it have it, since XMPP has no PUBACK; and it must be in the archive then.
 //!
-//! Reading order: `Options` and `measure` (the recipe), `session` over `stanza` (one user's stream), `load` (what is sent
-//! and when, and what comes of it), `process` (what it costs), `report`. The figures have the names of `tidings bench`.
+//! Reading order: `Options` and `measure` (the recipe), `session` over `stanza` (one user's stream), `crowd` (everyone) over
+//! `load` (what is sent and when, and what comes of it), `process` (what it costs), `report`. The figures have the names of
+//! `tidings bench`.
 
+mod crowd;
 mod load;
 mod process;
 mod report;
@@ -16,10 +18,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout_at};
 
+use self::crowd::{Crowd, User};
 use self::load::{Channel, Pace, STAMP_SIZE, Tally, Template, Timing};
 use self::process::Server;
 use self::report::{Faults, Outcome, Spent};
@@ -29,10 +30,6 @@ use self::session::{Place, Session};
 const OPENING_MAX: usize = 32;
 /// Between the last one who is there and the first message.
 const SETTLE: Duration = Duration::from_millis(500);
-/// How long after the end the rest may take to arrive.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
-/// How long to listen after that for what should not come.
-const LINGER: Duration = Duration::from_millis(300);
 
 /// Load on an XMPP server whose users u0, u1 … are there and have empty archives
 #[derive(Debug, Parser)]
@@ -95,12 +92,6 @@ struct Load {
     /// Where the results go
     #[arg(long, value_name = "FILE")]
     json: PathBuf,
-}
-
-struct User {
-    session: Session,
-    sends: Option<(Arc<Channel>, Template)>,
-    gets: Arc<Channel>,
 }
 
 /// Where the archive of a conversation is.
@@ -228,69 +219,14 @@ impl Load {
     }
 
     async fn measure(&self, users: Vec<User>, archives: Vec<Archive>) -> Result<Outcome> {
+        let senders = users.iter().filter(|user| user.sends.is_some()).count();
+        let pace = self.pace(u32::try_from(senders)?);
         let timing = Timing::starting_in(SETTLE, self.warmup, self.seconds);
-        let tally = Arc::new(Mutex::new(Tally::default()));
-        let channels: Vec<_> = users
-            .iter()
-            .filter_map(|user| Some(user.sends.as_ref()?.0.clone()))
-            .collect();
-        let pace = self.pace(u32::try_from(channels.len())?);
         eprintln!("measuring");
         let spent = tokio::spawn(Spent::sample(self.servers(), timing));
-        let (stop, stopped) = watch::channel(false);
-        let (mut sending, mut receiving) = (JoinSet::new(), JoinSet::new());
-        for User {
-            session,
-            sends,
-            gets,
-        } in users
-        {
-            let Session {
-                mut incoming,
-                mut outgoing,
-            } = session;
-            let (tally, stopped) = (tally.clone(), stopped.clone());
-            receiving
-                .spawn(async move { gets.receive(&mut incoming, timing, &tally, stopped).await });
-            sending.spawn(async move {
-                if let Some((channel, template)) = sends {
-                    channel.send(&mut outgoing, timing, pace, &template).await?;
-                }
-                // Open as long as the other direction.
-                anyhow::Ok(outgoing)
-            });
-        }
-        pace.start(timing, channels.clone());
-
-        let mut faults = Faults::default();
-        let give_up = (timing.at(timing.end) + DRAIN_MAX).into();
-        let mut open = Vec::new();
-        while let Ok(Some(sent)) = timeout_at(give_up, sending.join_next()).await {
-            match sent.context("a sender")? {
-                Ok(outgoing) => open.push(outgoing),
-                Err(error) => faults.note("broken connection", format!("{error:#}")),
-            }
-        }
-        if !sending.is_empty() {
-            faults.note(
-                "rate not kept",
-                format!("{} have not sent all", sending.len()),
-            );
-        }
-        for channel in &channels {
-            if timeout_at(give_up, channel.drained()).await.is_err() {
-                let (done, sent) = (channel.done(), channel.sent());
-                faults.note(
-                    "not received by all",
-                    format!("{done} of {sent} from {}", channel.from),
-                );
-            }
-        }
-        sleep(LINGER).await;
-        stop.send_replace(true);
-        for view in receiving.join_all().await {
-            faults.add(view.faults);
-        }
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let crowd = Crowd::start(users, timing, pace, &tally);
+        let (messages, mut faults) = crowd.finish().await?;
         for archive in archives {
             self.check_archive(&archive, &mut faults).await;
         }
@@ -300,10 +236,7 @@ impl Load {
         }
         Ok(Outcome {
             seconds: self.seconds,
-            messages: channels
-                .iter()
-                .map(|channel| u64::from(channel.sent()))
-                .sum(),
+            messages,
             tally,
             spent: spent.await.context("sampling")??,
             faults,
