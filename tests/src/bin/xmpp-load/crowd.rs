@@ -35,6 +35,15 @@ pub struct Crowd {
     give_up: Instant,
 }
 
+/// What came of it.
+pub struct Finished {
+    /// That were sent.
+    pub messages: u64,
+    pub faults: Faults,
+    /// Everyone is still there: a room ends when the last one leaves.
+    pub open: Vec<OwnedWriteHalf>,
+}
+
 impl Crowd {
     pub fn start(users: Vec<User>, timing: Timing, pace: Pace, tally: &Arc<Mutex<Tally>>) -> Crowd {
         let mut crowd = Crowd {
@@ -65,8 +74,8 @@ impl Crowd {
         crowd
     }
 
-    /// Waits until everything that was sent has arrived; tells how many messages that is, and what went wrong.
-    pub async fn finish(mut self) -> Result<(u64, Faults)> {
+    /// Waits until everything that was sent has arrived.
+    pub async fn finish(mut self) -> Result<Finished> {
         let mut faults = Faults::default();
         let mut open = Vec::new();
         while let Ok(Some(sent)) = timeout_at(self.give_up, self.sending.join_next()).await {
@@ -94,6 +103,10 @@ impl Crowd {
             .channels
             .iter()
             .map(|channel| u64::from(channel.sent()));
-        Ok((sent.sum(), faults))
+        Ok(Finished {
+            messages: sent.sum(),
+            faults,
+            open,
+        })
     }
 }

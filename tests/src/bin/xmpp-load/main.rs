@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use tokio::task::JoinSet;
 
-use self::crowd::{Crowd, User};
+use self::crowd::{Crowd, Finished, User};
 use self::load::{Channel, Pace, STAMP_SIZE, Tally, Template, Timing};
 use self::process::Server;
 use self::report::{Faults, Outcome, Spent};
@@ -226,7 +226,11 @@ impl Load {
         let spent = tokio::spawn(Spent::sample(self.servers(), timing));
         let tally = Arc::new(Mutex::new(Tally::default()));
         let crowd = Crowd::start(users, timing, pace, &tally);
-        let (messages, mut faults) = crowd.finish().await?;
+        let Finished {
+            messages,
+            mut faults,
+            open: _open,
+        } = crowd.finish().await?;
         for archive in archives {
             self.check_archive(&archive, &mut faults).await;
         }

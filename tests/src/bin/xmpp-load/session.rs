@@ -81,7 +81,10 @@ impl Session {
         session.incoming.scanner = Scanner::default();
         session.start_stream(&place.domain).await?;
         session
-            .ask("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>")
+            .ask(
+                "a resource",
+                "<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>",
+            )
             .await?;
         Ok(session)
     }
@@ -117,7 +120,7 @@ impl Session {
             "<iq type='set' id='count'{to}><query xmlns='urn:xmpp:mam:2'>\
              <set xmlns='http://jabber.org/protocol/rsm'><max>0</max></set></query></iq>"
         );
-        let answer = self.ask(&query).await?;
+        let answer = self.ask("the archive", &query).await?;
         let count = answer
             .text("count")
             .with_context(|| format!("no count in {}", answer.as_str()))?;
@@ -136,10 +139,9 @@ impl Session {
         Ok(())
     }
 
-    async fn ask(&mut self, iq: &str) -> Result<Element> {
+    async fn ask(&mut self, what: &str, iq: &str) -> Result<Element> {
         self.send(iq).await?;
-        self.wait_for("an answer", |element| element.name() == "iq")
-            .await
+        self.wait_for(what, |element| element.name() == "iq").await
     }
 
     async fn send(&mut self, text: &str) -> Result<()> {
