@@ -129,8 +129,8 @@ impl Connection {
         let connect = Connect {
             version: Version::V4,
             client_id: entry.client_id.as_str().into(),
-            // None: the run itself tells soon enough whether the server is there.
-            keep_alive: 0,
+            // None: the run itself tells soon enough whether the server is there. There are brokers that want one.
+            keep_alive: if entry.user.is_some() { 0 } else { u16::MAX },
             clean_start: true,
             username: username.map(Into::into),
             password: password.map(Into::into),
