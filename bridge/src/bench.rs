@@ -6,8 +6,9 @@
 //!
 //! Reading order: `ChatOptions::run` (the recipe), `server` and `accounts` (what must be there first), `way`, `connection`
 //! → `client` (one user), `stamp`, `template` and `down` (what the messages hold), `schedule` (when they are sent),
-//! `check` and `report` (what is made of it). `connect`, `idle` and `users` measure other things with the same parts;
-//! `limits` is what the operating system allows them.
+//! `check` and `report` (what is made of it). `connect`, `idle` and `users` measure other things with the same
+//! parts; `limits` is what the operating system allows them. `runs` repeats a measurement and writes its `results`, as
+//! `text` and as a `page`; `compare` holds two of them against each other.
 //!
 //! The generator often shares its cores with the server, so it spends as little as it can: a PUBLISH is a copy of a
 //! prepared packet, and packets are read and written as many at a time as there are. Its own CPU time is in the report.
@@ -15,6 +16,7 @@
 mod accounts;
 mod check;
 mod client;
+mod compare;
 mod connect;
 mod connection;
 mod down;
@@ -22,18 +24,19 @@ mod faults;
 mod http;
 mod idle;
 mod limits;
+mod machine;
+mod page;
+mod plot;
 mod process;
-#[expect(dead_code)]
 mod progress;
 mod report;
-#[expect(dead_code)]
 mod results;
-#[expect(dead_code)]
 mod runs;
 mod schedule;
 mod server;
 mod stamp;
 mod template;
+mod text;
 mod users;
 mod way;
 
@@ -51,6 +54,7 @@ use tokio::task::JoinSet;
 use self::accounts::Account;
 use self::check::{Conversations, View};
 use self::client::Client;
+use self::compare::CompareOptions;
 use self::connect::ConnectOptions;
 use self::connection::Connection;
 use self::idle::IdleOptions;
@@ -79,6 +83,8 @@ pub enum Command {
     Idle(IdleOptions),
     /// Whether a message costs more when many users are connected
     Users(UsersOptions),
+    /// What has become better or worse between two files of results
+    Compare(CompareOptions),
 }
 
 /// Pairs of users who send each other messages.
@@ -146,6 +152,7 @@ impl Command {
                 Command::Connect(options) => options.run(config).await,
                 Command::Idle(options) => options.run(config).await,
                 Command::Users(options) => options.run(config).await,
+                Command::Compare(options) => options.run(),
             }
         };
         tokio::select! {
@@ -337,7 +344,13 @@ mod tests {
     #[test]
     fn nonsense_is_refused_before_the_run() {
         let parse = |line: &str| Line::try_parse_from(line.split(' '));
-        for measure in ["chat", "connect", "idle", "users", "users --in-process"] {
+        for measure in [
+            "chat",
+            "connect",
+            "idle",
+            "users",
+            "users --in-process",
+        ] {
             assert!(parse(&format!("bench {measure}")).is_ok(), "{measure}");
         }
         assert!(
@@ -354,6 +367,9 @@ mod tests {
             "bench connect --in-flight 0",
             "bench idle --connections 0",
             "bench users --few 1",
+            "bench connect --runs 0",
+            "bench compare old.json",
+            "bench compare old.json new.json --fail-if-worse -1",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
