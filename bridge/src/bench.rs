@@ -6,7 +6,7 @@
 //!
 //! Reading order: `ChatOptions::run` (the recipe), `server` and `accounts` (what must be there first), `way`, `connection`
 //! → `client` (one user), `stamp`, `template` and `down` (what the messages hold), `schedule` (when they are sent),
-//! `check` and `report` (what is made of it). `connect`, `idle` and `users` measure other things with the same
+//! `check` and `report` (what is made of it). `connect`, `idle`, `catchup` and `users` measure other things with the same
 //! parts; `limits` is what the operating system allows them. `runs` repeats a measurement and writes its `results`, as
 //! `text` and as a `page`; `compare` holds two of them against each other.
 //!
@@ -14,6 +14,7 @@
 //! prepared packet, and packets are read and written as many at a time as there are. Its own CPU time is in the report.
 
 mod accounts;
+mod catchup;
 mod check;
 mod client;
 mod compare;
@@ -25,6 +26,7 @@ mod http;
 mod idle;
 mod limits;
 mod machine;
+mod missed;
 mod page;
 mod plot;
 mod process;
@@ -52,6 +54,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 use self::accounts::Account;
+use self::catchup::CatchUpOptions;
 use self::check::{Conversations, View};
 use self::client::Client;
 use self::compare::CompareOptions;
@@ -81,6 +84,8 @@ pub enum Command {
     Connect(ConnectOptions),
     /// The memory of connections that do nothing
     Idle(IdleOptions),
+    /// How fast devices that were away get what they have missed
+    Catchup(CatchUpOptions),
     /// Whether a message costs more when many users are connected
     Users(UsersOptions),
     /// What has become better or worse between two files of results
@@ -151,6 +156,7 @@ impl Command {
                 Command::Chat(options) => options.run(config).await,
                 Command::Connect(options) => options.run(config).await,
                 Command::Idle(options) => options.run(config).await,
+                Command::Catchup(options) => options.run(config).await,
                 Command::Users(options) => options.run(config).await,
                 Command::Compare(options) => options.run(),
             }
@@ -348,6 +354,7 @@ mod tests {
             "chat",
             "connect",
             "idle",
+            "catchup",
             "users",
             "users --in-process",
         ] {
@@ -367,6 +374,7 @@ mod tests {
             "bench connect --in-flight 0",
             "bench idle --connections 0",
             "bench users --few 1",
+            "bench catchup --users 0",
             "bench connect --runs 0",
             "bench compare old.json",
             "bench compare old.json new.json --fail-if-worse -1",

@@ -118,7 +118,8 @@ impl Connection {
         }
     }
 
-    async fn subscribe(&mut self, account: &Account) -> anyhow::Result<()> {
+    /// Subscribes to the user's down topic; for one that has only logged in.
+    pub(super) async fn subscribe(&mut self, account: &Account) -> anyhow::Result<()> {
         let filter = SubscribeFilter {
             filter: Topic::down(self.format, &account.uid).into(),
             qos: Qos::AtLeastOnce,
