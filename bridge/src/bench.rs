@@ -4,19 +4,22 @@
 //! measures what a user would feel. A run whose messages are not all stored, answered and received exactly once, in order
 //! and without a hole in `seq`, has failed, however fast it was.
 //!
-//! Reading order: `chat`, `group`, `rooms` and `mixed` (scenarios) → `load` (their recipe), `server` and `accounts` (what must be there
-//! first), `talk` (who talks with whom), `way`, `connection`, `incoming` → `client` (one user), `stamp`, `template` and
-//! `down` (what the messages hold), `schedule` (when they are sent), `check`, `tally`, `process` and `figures` (what is made
-//! of it), `runs` and `results` (what is told of it). `connect`, `idle` and `users` measure other things with the same
-//! parts; `limits` is what the operating system allows them.
+//! Reading order: `chat`, `group`, `rooms` and `mixed` (scenarios) → `load` (their recipe), `server` and `accounts` (what must
+//! be there first), `talk` (who talks with whom), `way`, `connection`, `incoming` → `client` (one user), `stamp`, `template`
+//! and `down` (what the messages hold), `schedule` (when they are sent), `check`, `tally`, `process` and `figures` (what is
+//! made of it). `connect`, `idle`, `catchup` and `users` measure other things with the same parts; `limits` is what the
+//! operating system allows them. `runs` repeats a measurement and writes its `results`, as `text` and as a `page`; `compare`
+//! holds two of them against each other.
 //!
 //! The generator often shares its cores with the server, so it spends as little as it can: a PUBLISH is a copy of a
 //! prepared packet, and packets are read and written as many at a time as there are. Its own CPU time is in the report.
 
 mod accounts;
+mod catchup;
 mod chat;
 mod check;
 mod client;
+mod compare;
 mod connect;
 mod connection;
 mod down;
@@ -28,11 +31,13 @@ mod idle;
 mod incoming;
 mod limits;
 mod load;
+mod machine;
+mod missed;
 mod mixed;
+mod page;
+mod plot;
 mod process;
 mod progress;
-mod report;
-#[allow(dead_code, reason = "files of results are not written yet")]
 mod results;
 mod rooms;
 mod runs;
@@ -42,6 +47,7 @@ mod stamp;
 mod talk;
 mod tally;
 mod template;
+mod text;
 mod users;
 mod way;
 
@@ -53,7 +59,9 @@ use schema::Format;
 use serde_json::{Value, json};
 
 use self::accounts::Account;
+use self::catchup::CatchUpOptions;
 use self::chat::ChatOptions;
+use self::compare::CompareOptions;
 use self::connect::ConnectOptions;
 use self::connection::{Connection, Entry};
 use self::group::GroupOptions;
@@ -78,8 +86,12 @@ pub enum Command {
     Connect(ConnectOptions),
     /// The memory of connections that do nothing
     Idle(IdleOptions),
+    /// How fast devices that were away get what they have missed
+    Catchup(CatchUpOptions),
     /// Whether a message costs more when many users are connected
     Users(UsersOptions),
+    /// What has become better or worse between two files of results
+    Compare(CompareOptions),
 }
 
 /// [`Format`] on the command line.
@@ -125,7 +137,9 @@ impl Command {
                 Command::Mixed(options) => options.run(config).await,
                 Command::Connect(options) => options.run(config).await,
                 Command::Idle(options) => options.run(config).await,
+                Command::Catchup(options) => options.run(config).await,
                 Command::Users(options) => options.run(config).await,
+                Command::Compare(options) => options.run(),
             }
         };
         tokio::select! {
@@ -181,6 +195,7 @@ mod tests {
             "users --in-process",
             "chat --mqtt 127.0.0.1:1 --http 127.0.0.1:2 --server-pid 3 --rate 5 --json -",
             "group --broker 127.0.0.1:1 --qos 0 --members 20 --senders 2 --runs 3",
+            "catchup",
         ] {
             assert!(parse(&format!("bench {measure}")).is_ok(), "{measure}");
         }
@@ -200,6 +215,10 @@ mod tests {
             "bench connect --in-flight 0",
             "bench idle --connections 0",
             "bench users --few 1",
+            "bench catchup --users 0",
+            "bench connect --runs 0",
+            "bench compare old.json",
+            "bench compare old.json new.json --fail-if-worse -1",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -1,23 +1,25 @@
 //! `bench connect`: how many clients a second a server lets in, each with an access token, and what that costs.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::Args;
 use hdrhistogram::Histogram;
-use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::accounts::Account;
 use super::connection::Connection;
-use super::report::{self, Quantiles};
+use super::faults::{Checked, Faults};
+use super::progress::{Progress, Stage};
+use super::results::{About, Figure, Run, Unit};
+use super::runs::Output;
 use super::server::{Place, Server};
+use super::tally::latencies;
 use super::way::Way;
-use super::{limits, process, tally};
+use super::{limits, process};
 
 /// Users whose tokens are shown in turn.
 const USERS: u32 = 1000;
@@ -31,30 +33,15 @@ pub struct ConnectOptions {
     /// Connects at the same time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..10_000))]
     in_flight: u32,
-    /// Also write the report as JSON; to the standard output for -, and the text to the standard error then
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-/// The outcome.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Report {
-    connects: u32,
-    in_flight: u32,
-    failed: u32,
-    first_failure: Option<String>,
-    connects_per_second: f64,
-    /// From opening the socket to the CONNACK.
-    connected_in: Quantiles,
-    server_cpu_micros_per_connect: Option<f64>,
-    generator_cpu_micros_per_connect: Option<f64>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What one worker has seen.
 struct Seen {
+    /// From opening the socket to the CONNACK, in microseconds.
     connected_in: Histogram<u64>,
-    failures: Vec<String>,
+    faults: Faults,
 }
 
 impl ConnectOptions {
@@ -65,10 +52,32 @@ impl ConnectOptions {
             fit == self.in_flight,
             "too many connections at the same time"
         );
-        let (server, accounts) = Server::start_with_users(config, USERS, Place::Apart).await?;
+        let measure =
+            async |progress: &Progress| self.measure(config, Place::Apart, progress).await;
+        self.output.repeat(self.about(), measure).await
+    }
+
+    fn about(&self) -> About {
+        let (connects, in_flight) = (self.connects, self.in_flight);
+        let title = format!("{connects} connects with an access token, {in_flight} at a time");
+        let load = [
+            ("connects", connects.into()),
+            ("inFlight", in_flight.into()),
+        ];
+        About::new("connect", title, load)
+    }
+
+    async fn measure(
+        &self,
+        config: Option<&Path>,
+        place: Place,
+        progress: &Progress,
+    ) -> anyhow::Result<Run> {
+        let (server, accounts) = Server::start_with_users(config, USERS, place).await?;
         let accounts: Arc<[Account]> = accounts.into();
         let way = server.target().mqtt.clone();
         let next = Arc::new(AtomicU32::new(0));
+        let stage = Arc::new(progress.count("connecting", self.connects.into()));
 
         let pids = (server.pid(), std::process::id());
         let before = (process::cpu_time(pids.0), process::cpu_time(pids.1));
@@ -76,7 +85,7 @@ impl ConnectOptions {
         let mut workers = JoinSet::new();
         for _ in 0..self.in_flight {
             let (way, accounts, next) = (way.clone(), accounts.clone(), next.clone());
-            workers.spawn(work(way, accounts, next, self.connects));
+            workers.spawn(work(way, accounts, next, self.connects, stage.clone()));
         }
         let mut seen = Seen::new();
         while let Some(worker) = workers.join_next().await {
@@ -86,31 +95,38 @@ impl ConnectOptions {
         let after = (process::cpu_time(pids.0), process::cpu_time(pids.1));
         server.stop().await;
 
+        let connected = seen.connected_in.len() as f64 / took.as_secs_f64();
+        let mut figures = vec![Figure::more("connected", connected, Unit::PerSecond)];
+        figures.extend(Figure::quantiles("connected", &seen.connected_in));
         let per_connect = |before: Option<Duration>, after: Option<Duration>| {
             let spent = after?.checked_sub(before?)?;
             Some(spent.as_secs_f64() * 1e6 / f64::from(self.connects))
         };
-        let failed = u32::try_from(seen.failures.len()).unwrap_or(u32::MAX);
-        let report = Report {
-            connects: self.connects,
-            in_flight: self.in_flight,
-            failed,
-            first_failure: seen.failures.into_iter().next(),
-            connects_per_second: f64::from(self.connects - failed) / took.as_secs_f64(),
-            connected_in: Quantiles::from(&seen.connected_in),
-            server_cpu_micros_per_connect: per_connect(before.0, after.0),
-            generator_cpu_micros_per_connect: per_connect(before.1, after.1),
-        };
-        report::write(&report, self.json.as_deref())?;
-        if report.failed > 0 {
-            bail!("FAILED: not every client was let in");
-        }
-        Ok(())
+        let server = per_connect(before.0, after.0);
+        let server = server.map(|cpu| Figure::less("server CPU per connect", cpu, Unit::Micros));
+        let generator = per_connect(before.1, after.1);
+        let generator =
+            generator.map(|cpu| Figure::neither("generator CPU per connect", cpu, Unit::Micros));
+        figures.extend(server.into_iter().chain(generator));
+        Ok(Run {
+            figures,
+            series: Vec::new(),
+            check: Checked {
+                what: format!("all {} were let in", self.connects),
+                faults: seen.faults,
+            },
+        })
     }
 }
 
 /// Connects until all connects are taken.
-async fn work(way: Way, accounts: Arc<[Account]>, next: Arc<AtomicU32>, connects: u32) -> Seen {
+async fn work(
+    way: Way,
+    accounts: Arc<[Account]>,
+    next: Arc<AtomicU32>,
+    connects: u32,
+    stage: Arc<Stage>,
+) -> Seen {
     let mut seen = Seen::new();
     loop {
         let index = next.fetch_add(1, Ordering::Relaxed);
@@ -126,8 +142,9 @@ async fn work(way: Way, accounts: Arc<[Account]>, next: Arc<AtomicU32>, connects
                 seen.connected_in.saturating_record(micros);
                 connection.close().await;
             }
-            Err(error) => seen.failures.push(format!("{error:#}")),
+            Err(error) => seen.faults.note("not let in", || format!("{error:#}")),
         }
+        stage.advance(1);
     }
 }
 
@@ -140,45 +157,38 @@ async fn connect(way: &Way, index: u32, account: &Account) -> anyhow::Result<Con
 impl Seen {
     fn new() -> Seen {
         Seen {
-            connected_in: tally::latencies(3),
-            failures: Vec::new(),
+            connected_in: latencies(3),
+            faults: Faults::default(),
         }
     }
 
     fn add(&mut self, other: Seen) {
-        self.failures.extend(other.failures);
+        self.faults.add(&other.faults);
         // Both have the same range.
         self.connected_in += other.connected_in;
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} connects with an access token, {} at a time",
-            self.connects, self.in_flight
-        )?;
-        writeln!(
-            f,
-            "connected  {:>9.0} /s  {}",
-            self.connects_per_second, self.connected_in
-        )?;
-        for (who, cpu) in [
-            ("server", self.server_cpu_micros_per_connect),
-            ("generator", self.generator_cpu_micros_per_connect),
-        ] {
-            if let Some(micros) = cpu {
-                writeln!(f, "{who:9}  {micros:.1} µs of CPU per connect")?;
-            }
-        }
-        match &self.first_failure {
-            None => writeln!(f, "check      ok: all were let in"),
-            Some(first) => writeln!(
-                f,
-                "check      FAILED: {} were not; first: {first}",
-                self.failed
-            ),
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: ConnectOptions,
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn everyone_is_let_in() {
+        let options = Line::parse_from(["_", "--connects", "20", "--in-flight", "4"]).options;
+        let progress = Progress::default();
+        let run = options.measure(None, Place::Here, &progress).await.unwrap();
+        assert!(run.check.is_ok(), "{}", run.check);
+        for name in ["connected", "connected p50", "connected max"] {
+            assert!(run.value(name).is_some_and(|value| value > 0.0), "{name}");
         }
     }
 }

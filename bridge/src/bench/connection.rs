@@ -150,7 +150,8 @@ impl Connection {
         }
     }
 
-    async fn subscribe(&mut self, entry: &Entry) -> anyhow::Result<()> {
+    /// For one that has only logged in.
+    pub(super) async fn subscribe(&mut self, entry: &Entry) -> anyhow::Result<()> {
         let filter = |(filter, qos): &(String, Qos)| SubscribeFilter {
             filter: filter.as_str().into(),
             qos: *qos,
