@@ -86,6 +86,7 @@ impl Server {
         let (mqtts, https) = (mqtts_certificate(settings)?, https_certificate(settings)?);
         let rules = rules(settings)?;
         let store = data_dir::open_store(settings).await?;
+        let store = store.with_checkpoints().await?;
         let sessions: Arc<OnceLock<BrokerHandle>> = Arc::default();
         let kick = kick(sessions.clone());
         let auth = Auth::open(store.clone(), settings, kick).await?;

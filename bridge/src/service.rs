@@ -174,10 +174,10 @@ impl Service {
         tasks.spawn({
             let stop = stop.clone();
             async move {
-                match pipeline.run(frames, job_queue, stop).await {
-                    // What has ended the announcer says why.
-                    Ok(()) | Err(Unheard) => Ok(()),
+                if let Err(Unheard) = pipeline.run(frames, job_queue, stop).await {
+                    tracing::debug!("the announcer has ended before the pipeline, and says why");
                 }
+                Ok(())
             }
         });
         tasks.spawn({

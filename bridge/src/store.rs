@@ -1,7 +1,8 @@
 //! The database: the only place that knows sea-orm, SQL and which of the three dialects is spoken.
 //!
 //! Access is by noun, one module each; a lookup that finds nothing is `Ok(None)`. On SQLite one connection writes and
-//! several read (WAL), so that a reader never waits for the writer; elsewhere both are the same pool.
+//! several read (WAL), so that a reader never waits for the writer, and in a server one copies the log (`checkpoint`);
+//! elsewhere all are the same pool.
 //!
 //! Commits are durable: SQLite runs with `synchronous=FULL`, the others with their defaults.
 
@@ -150,12 +151,33 @@ impl Store {
         writer.map_sqlx_sqlite_pool_opts(|pool| pool.after_release(give_up_if_in_transaction));
         let write = Database::connect(writer).await?;
         let read = Database::connect(sqlite_options(url, READERS)).await?;
-        let checkpoints = Checkpoints::start(Database::connect(sqlite_options(url, 1)).await?);
         Ok(Store {
             write,
             read,
-            checkpoints: Some(Arc::new(checkpoints)),
+            checkpoints: None,
         })
+    }
+
+    /// Copies SQLite's log beside the writer from now on: for a process that writes much. Elsewhere it changes nothing.
+    ///
+    /// # Errors
+    /// [`Error`] when the database can't be opened once more.
+    pub async fn with_checkpoints(mut self) -> Result<Self, Error> {
+        if let Some(path) = self.sqlite_path().await? {
+            let url = format!("sqlite://{path}");
+            let connection = Database::connect(sqlite_options(&url, 1)).await?;
+            let checkpoints = Checkpoints::start(&self.write, connection, &path).await?;
+            self.checkpoints = checkpoints.map(Arc::new);
+        }
+        Ok(self)
+    }
+
+    async fn sqlite_path(&self) -> Result<Option<String>, DbErr> {
+        if self.write.get_database_backend() != DbBackend::Sqlite {
+            return Ok(None);
+        }
+        let list = sql::query_one(&self.write, "PRAGMA database_list", []).await?;
+        list.map(|main| main.try_get("", "file")).transpose()
     }
 
     /// The URL of the SQLite file in a data folder.
@@ -251,7 +273,6 @@ fn sqlite_options(url: &str, connections: u32) -> ConnectOptions {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(SQLITE_BUSY_TIMEOUT)
             .statement_cache_capacity(STATEMENT_CACHE)
-            .pragma("wal_autocheckpoint", "0")
             .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"))
             .pragma("temp_store", "MEMORY")
     });

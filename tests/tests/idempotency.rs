@@ -3,7 +3,7 @@
 use anyhow::Result;
 use schema::v1::Ok as Answer;
 use tidings_tests::link::Version::{V4, V5};
-use tidings_tests::{Server, client::ok_of, up};
+use tidings_tests::{Server, client::error_of, client::ok_of, up};
 
 use crate::support::ensure_silence;
 
@@ -57,6 +57,33 @@ async fn copies_in_one_window_are_done_once() -> Result<()> {
     }
     let api = server.login("alice").await?;
     assert_eq!(api.history("u:alice:bob").await?.len(), 1);
+    server.finish().await
+}
+
+/// The first answer counts, also for one who could not send it again; and an answer to a group command is one to a
+/// message with the same id.
+#[tokio::test]
+async fn a_first_answer_counts_whatever_has_changed_since() -> Result<()> {
+    let server = Server::with_users(&["alice", "bob"]).await?;
+    let mut alice = server.client("alice").online().await?;
+    let mut bob = server.client("bob").online().await?;
+    let create = up::with_id("c1", up::group_create("team", &["bob"]));
+    let created = ok_of(alice.ask(&create).await?)?;
+    let sent = up::with_id("m1", up::text(up::group("team"), "hi"));
+    let first = ok_of(bob.ask(&sent).await?)?;
+    bob.tell(up::group_leave("team")).await?;
+
+    let other = up::with_id("m2", up::text(up::group("team"), "hi"));
+    assert_eq!(error_of(bob.ask(&other).await?)?, "permission_denied");
+    assert_eq!(ok_of(bob.ask(&sent).await?)?, first);
+    let elsewhere = up::with_id("m1", up::text(up::user("nobody"), "hi"));
+    assert_eq!(ok_of(bob.ask(&elsewhere).await?)?, first);
+    let as_message = up::with_id("c1", up::text(up::group("team"), "hi"));
+    assert_eq!(ok_of(alice.ask(&as_message).await?)?, created);
+    assert_eq!(
+        server.login("alice").await?.history("g:team").await?.len(),
+        1
+    );
     server.finish().await
 }
 

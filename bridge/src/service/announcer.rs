@@ -10,6 +10,9 @@ use super::announce::{Answered, answer};
 use super::command::Command;
 use super::job::{Delivery, Door, Job, Outcome, Place, Settled};
 
+/// Recipients whose names may wait in memory before what there is to say is said.
+const RECIPIENTS_MAX: usize = 16 * 1024;
+
 /// What a round has come to.
 #[derive(Debug, Default)]
 pub(super) struct Announcement {
@@ -62,10 +65,20 @@ impl Announcer {
     async fn announce(&mut self, announcement: Announcement) -> Result<(), LinkClosed> {
         let mut items = announcement.first;
         let mut held = Vec::new();
+        let mut recipients = 0;
         for (job, outcome) in announcement.executed {
             match outcome {
-                Outcome::Stored(place) => tell_stored(job, &place, &mut items),
+                Outcome::Stored(place) => {
+                    recipients += place.conversation.members().len();
+                    tell_stored(job, &place, &mut items);
+                }
                 Outcome::Settled(settled) => tell_settled(job, *settled, &mut items, &mut held),
+            }
+            if recipients >= RECIPIENTS_MAX {
+                recipients = 0;
+                self.sender.send(std::mem::take(&mut items)).await?;
+                // A round of large groups takes long, and others wait for this thread.
+                tokio::task::yield_now().await;
             }
         }
         items.extend(announcement.last);
@@ -95,7 +108,7 @@ impl Announcer {
 /// The answer to the sender, and the message to everybody else.
 fn tell_stored(job: Job, place: &Place, items: &mut Vec<ToEdge>) {
     let Command::Send(send) = job.command else {
-        return;
+        unreachable!("only what is sent gets a place")
     };
     let session = job.door.session();
     answer((job.door, job.client_msg_id.clone(), Ok(place.ok())), items);

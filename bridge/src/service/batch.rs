@@ -3,8 +3,9 @@
 //! Sends that follow each other are executed together, with a few statements for all of them; any other command is
 //! executed by itself, in its turn. Either all of the batch is committed or nothing.
 //!
-//! That a client sends a message again is rare, so it is not looked for: the unique index on the sender's ids finds it,
-//! and the batch is executed once more with its eyes open.
+//! That a client sends a message again is rare, so it is not looked for: the unique index on the sender's ids meets it,
+//! and the batch is executed once more with its eyes open. Only before a send is refused it is looked for, since the
+//! first answer counts also for one that would no longer be allowed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use crate::code::Code;
 use crate::store::members::Role;
 use crate::store::{self, Store, Transaction, answers, conversations, members, messages, users};
 
-/// For how many batches repeated messages are looked for after the last one that was met.
-const WARY_BATCHES: u32 = 64;
+/// In how many more transactions repeated messages are looked for after the last one that was met.
+const WARY_RUNS: u32 = 64;
 
 /// What executing needs, and keeps between transactions.
 #[derive(Debug)]
@@ -35,9 +36,12 @@ pub(super) struct Executor {
     pub(super) catalog: Catalog,
     pub(super) ids: MsgIds,
     pub(super) limits: Limits,
-    /// Batches for which repeated messages are still looked for.
+    /// Transactions in which repeated messages are still looked for.
     wary: u32,
 }
+
+/// User, `client_msg_id`, and the answer that the command had.
+type Answer = (String, String, v1::Ok);
 
 /// The first answers that count for the commands of a batch.
 type Answers<'a> = HashMap<Key<'a>, First<'a>>;
@@ -94,7 +98,7 @@ impl Executor {
         self.wary = self.wary.saturating_sub(1);
         let mut outcomes = self.attempt(jobs, notes).await;
         if matches!(outcomes, Err(store::Error::Exists(_))) && self.wary == 0 {
-            self.wary = WARY_BATCHES;
+            self.wary = WARY_RUNS;
             outcomes = self.attempt(jobs, notes).await;
         }
         outcomes
@@ -146,22 +150,32 @@ impl Executor {
         &mut self,
         tx: &Transaction,
         jobs: &[Job],
-    ) -> Result<Vec<(String, String, v1::Ok)>, store::Error> {
+    ) -> Result<Vec<Answer>, store::Error> {
         let is_wary = self.wary > 0;
         let may_be_message = |job: &&Job| is_wary || job.send().is_none();
         let keys = jobs.iter().filter(may_be_message).filter_map(Job::key);
-        let mut found = Vec::new();
-        for earlier in messages::find_by_client_ids(tx, keys).await? {
-            // Whoever sends one again may have more.
-            self.wary = WARY_BATCHES;
-            let ok = stored_ok(MsgId(earlier.msg_id), &earlier.conversation, earlier.seq);
-            found.push((earlier.sender, earlier.client_msg_id, ok));
-        }
+        let mut found = self.stored_answers(tx, keys).await?;
         let keys = jobs.iter().filter_map(Job::key);
         for (uid, reply) in answers::find(tx, keys).await? {
             if let Some(v1::reply::Result::Ok(ok)) = reply.result {
                 found.push((uid, reply.client_msg_id, ok));
             }
+        }
+        Ok(found)
+    }
+
+    /// The answers to sends that have become messages.
+    async fn stored_answers(
+        &mut self,
+        tx: &Transaction,
+        keys: impl Iterator<Item = Key<'_>>,
+    ) -> Result<Vec<Answer>, store::Error> {
+        let mut found = Vec::new();
+        for earlier in messages::find_by_client_ids(tx, keys).await? {
+            // Whoever sends one again may have more.
+            self.wary = WARY_RUNS;
+            let ok = stored_ok(MsgId(earlier.msg_id), &earlier.conversation, earlier.seq);
+            found.push((earlier.sender, earlier.client_msg_id, ok));
         }
         Ok(found)
     }
@@ -205,7 +219,8 @@ impl Executor {
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), store::Error> {
         self.load_conversations(tx, sends).await?;
-        let admitted = self.admit(sends, answers, outcomes.len());
+        let mut admitted = self.admit(sends, answers, outcomes.len());
+        self.answer_repeated(tx, sends, &mut admitted).await?;
         let mut more: HashMap<i64, u32> = HashMap::new();
         let mut sent: HashMap<(i64, &Uid), u32> = HashMap::new();
         for ((job, _), admitted) in sends.iter().zip(&admitted) {
@@ -231,6 +246,7 @@ impl Executor {
                     Outcome::Stored(place)
                 }
                 Admitted::Repeated(first) => first.outcome(outcomes).into(),
+                Admitted::Stored(ok) => Settled::ok(*ok).into(),
                 Admitted::Refused(refused) => Settled::from(refused).into(),
             };
             outcomes.push(outcome);
@@ -265,6 +281,31 @@ impl Executor {
             });
         }
         admitted
+    }
+
+    /// Gives those who would be refused the answer that they had when they were not.
+    async fn answer_repeated(
+        &mut self,
+        tx: &Transaction,
+        sends: &[(&Job, &Send)],
+        admitted: &mut [Admitted<'_>],
+    ) -> Result<(), store::Error> {
+        let is_refused = |admitted: &Admitted<'_>| matches!(admitted, Admitted::Refused(_));
+        let refused = sends.iter().zip(admitted.iter());
+        let refused = refused.filter(|(_, admitted)| is_refused(admitted));
+        let keys = refused.filter_map(|((job, _), _)| job.key());
+        let stored = self.stored_answers(tx, keys).await?;
+        let stored = stored
+            .iter()
+            .map(|(uid, client_msg_id, ok)| ((uid.as_str(), client_msg_id.as_str()), ok));
+        let stored: HashMap<Key, &v1::Ok> = stored.collect();
+        for ((job, _), admitted) in sends.iter().zip(admitted) {
+            let ok = job.key().and_then(|key| stored.get(&key));
+            if let (true, Some(ok)) = (is_refused(admitted), ok) {
+                *admitted = Admitted::Stored(Box::new((*ok).clone()));
+            }
+        }
+        Ok(())
     }
 
     /// Reads the conversations that the sends go to and are not known here, and makes the 1:1 ones that don't exist.
@@ -344,6 +385,8 @@ impl Executor {
 enum Admitted<'a> {
     New(Arc<Conversation>),
     Repeated(First<'a>),
+    /// It is a message already.
+    Stored(Box<v1::Ok>),
     Refused(Refused),
 }
 

@@ -26,8 +26,7 @@ pub(super) struct Intake {
     pub(super) notices: Vec<from_edge::Item>,
 }
 
-/// Hands over what frames bring until the pipeline has ended: to its last answer it needs to hear that there is room for
-/// more.
+/// Hands over what frames bring until all is announced: to the last answer it needs to hear that there is room for more.
 pub(super) async fn run(
     mut receiver: FrameReceiver<UpFrame>,
     limits: Limits,
@@ -39,9 +38,8 @@ pub(super) async fn run(
             frame = receiver.recv() => frame?,
             () = ended.cancelled() => return Ok(()),
         };
-        if taken.send(take(number, items, &limits)).await.is_err() {
-            return Ok(());
-        }
+        // Once the pipeline has stopped, nothing more is taken, but what it has said may still wait for room.
+        let _ = taken.send(take(number, items, &limits)).await;
     }
 }
 

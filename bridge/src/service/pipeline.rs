@@ -38,6 +38,8 @@ use crate::store::{answers, devices, retained};
 
 /// Commands executed in one transaction. A commit costs as much as some hundred of them.
 const BATCH_MAX: usize = 2048;
+/// Sessions that begin to receive in one transaction.
+const SUBSCRIBED_MAX: usize = 512;
 /// Attempts of a batch that meets rows which exist already, before it is taken apart.
 const CONFLICTS_MAX: u32 = 5;
 /// Commands from HTTP that a round takes before those from the edge, so that neither door waits for the other.
@@ -93,7 +95,10 @@ impl Round {
     }
 
     fn is_empty(&self) -> bool {
-        self.last_frame.is_none() && self.jobs.is_empty() && self.steps.is_empty()
+        self.last_frame.is_none()
+            && self.jobs.is_empty()
+            && self.steps.is_empty()
+            && self.items.is_empty()
     }
 }
 
@@ -179,7 +184,7 @@ impl Pipeline {
             self.take_job(job, round);
         }
         while round.jobs.len() < BATCH_MAX
-            && round.subscribed.len() < BATCH_MAX
+            && round.subscribed.len() < SUBSCRIBED_MAX
             && round.retains.len() < RETAINED_MAX
         {
             if let Ok(frame) = frames.try_recv() {
@@ -315,28 +320,36 @@ impl Pipeline {
         notes.retained = retains.take_messages();
         let done = self.execute(&jobs, notes).await;
         first.extend(retains.answers(&done.unstored));
+        let mut announcement = Announcement {
+            first,
+            executed: jobs.into_iter().zip(done.outcomes).collect(),
+            ..Announcement::default()
+        };
+        if !(steps.is_empty() && subscribed.is_empty()) {
+            // What is durable does not wait for what has still to be read.
+            self.hand_on(std::mem::take(&mut announcement)).await?;
+        }
         // After the deliveries of what has been committed, so that what follows continues them without a gap.
-        let mut last = Vec::new();
+        let last = &mut announcement.last;
         for step in steps {
             match step {
                 Step::Page(target, messages) => last.push(catch_up_item(&target, messages)),
-                Step::Failed(target) => self.feeds.fail(&target, &mut last),
+                Step::Failed(target) => self.feeds.fail(&target, last),
                 Step::End(target, reached) => {
-                    self.feeds.end_catch_up(target, &reached, &mut last).await;
+                    self.feeds.end_catch_up(target, &reached, last).await;
                     self.cursors.note_all(reached.cursors);
                 }
             }
         }
-        self.feeds.start(subscribed, &mut last).await;
+        self.feeds.start(subscribed, last).await;
         for session in gone {
             self.feeds.end(session);
         }
-        let announcement = Announcement {
-            first,
-            executed: jobs.into_iter().zip(done.outcomes).collect(),
-            last,
-            last_frame,
-        };
+        announcement.last_frame = last_frame;
+        self.hand_on(announcement).await
+    }
+
+    async fn hand_on(&self, announcement: Announcement) -> Result<(), Unheard> {
         let handed = self.announcements.send(announcement).await;
         handed.map_err(|_| Unheard)
     }
@@ -384,31 +397,32 @@ impl Pipeline {
         }
     }
 
-    /// After a batch failed for a reason that waiting does not mend: the one command that is to blame is refused, the
-    /// others are executed, and so it is with notes. Cursors that can't be written are given up: what they stand for is
-    /// delivered again.
+    /// After a batch failed for a reason that waiting does not mend: its notes are stored one by one, and its commands in
+    /// halves, until the one that is to blame is found and refused. Cursors that can't be written are given up: what they
+    /// stand for is delivered again.
     async fn execute_separately(&mut self, jobs: &[Job], notes: Notes) -> Done {
-        let refused = || {
-            let refused = Refused::new(Code::Internal, "the command could not be executed");
-            Outcome::from(Settled::from(refused))
-        };
         let mut parts = notes.apart();
         if jobs.len() + parts.len() == 1 {
+            let refused = Refused::new(Code::Internal, "the command could not be executed");
             let unstored = parts.pop().into_iter().flat_map(|part| part.retained);
             return Done {
-                outcomes: jobs.iter().map(|_| refused()).collect(),
+                outcomes: jobs
+                    .iter()
+                    .map(|_| Settled::from(refused.clone()).into())
+                    .collect(),
                 unstored: unstored.map(|message| message.topic).collect(),
             };
         }
+        // Where there are notes, the commands may all be good.
+        let middle = if parts.is_empty() { jobs.len() / 2 } else { 0 };
         let mut done = Done::default();
         for part in parts {
             let alone = Box::pin(self.execute(&[], part)).await;
             done.unstored.extend(alone.unstored);
         }
-        for job in jobs {
-            let alone = Box::pin(self.execute(std::slice::from_ref(job), Notes::default()));
-            let outcome = alone.await.outcomes.pop();
-            done.outcomes.push(outcome.unwrap_or_else(refused));
+        for half in [&jobs[..middle], &jobs[middle..]] {
+            let half = Box::pin(self.execute(half, Notes::default())).await;
+            done.outcomes.extend(half.outcomes);
         }
         done
     }
