@@ -115,7 +115,7 @@ fn read(path: &Path) -> anyhow::Result<Results> {
     ensure!(!results.runs.is_empty(), "{path} holds no runs");
     ensure!(
         results.is_ok(),
-        "{path}: the server broke a promise in it, so that its figures mean nothing"
+        "{path}: its check has failed, so that its figures mean nothing"
     );
     Ok(results)
 }
@@ -429,7 +429,7 @@ mod tests {
         assert!(error(&write("empty", &less(&[]))).contains("holds no runs"));
         let mut failed = less(&[1.0]);
         failed.runs[0].check.faults.note("lost", String::new);
-        assert!(error(&write("failed", &failed)).contains("broke a promise"));
+        assert!(error(&write("failed", &failed)).contains("its check has failed"));
         assert!(error(&folder.path().join("absent")).starts_with("reading "));
         let foreign = folder.path().join("foreign");
         fs::write(&foreign, "{\"ok\": true}").unwrap();
