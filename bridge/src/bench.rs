@@ -4,12 +4,13 @@
 //! measures what a user would feel. A run whose messages are not all stored, answered and received exactly once, in order
 //! and without a hole in `seq`, has failed, however fast it was.
 //!
-//! Reading order: `chat`, `group`, `rooms` and `mixed` (scenarios) → `load` (their recipe), `server` and `accounts` (what must
-//! be there first), `talk` (who talks with whom), `way`, `connection`, `incoming` → `client` (one user), `stamp`, `template`
-//! and `down` (what the messages hold), `schedule` (when they are sent), `check`, `tally`, `process` and `figures` (what is
-//! made of it). `connect`, `idle`, `catchup` and `users` measure other things with the same parts; `limits` is what the
-//! operating system allows them. `runs` repeats a measurement and writes its `results`, as `text` and as a `page`; `compare`
-//! holds two of them against each other.
+//! Reading order: `chat`, `group`, `rooms` and `mixed` (scenarios) → `load` (their recipe), `server`, `accounts` and `http`
+//! (what must be there first), `talk` (who talks with whom), `way`, `connection`, `incoming` → `client` (one user), `stamp`,
+//! `template` and `down` (what the messages hold), `schedule` (when they are sent), `check`, `stored` and `faults` (whether
+//! all is well), `tally`, `process` and `figures` (what is made of it). `connect`, `idle`, `catchup` with `missed`, and
+//! `users` measure other things with the same parts; `limits` is what the operating system allows them. `runs` repeats a
+//! measurement, shows its `progress`, and writes its `results` with the `machine` they are of, as `text` and as a `page` with
+//! `plot`s; `compare` holds two of them against each other.
 //!
 //! The generator often shares its cores with the server, so it spends as little as it can: a PUBLISH is a copy of a
 //! prepared packet, and packets are read and written as many at a time as there are. Its own CPU time is in the report.
@@ -44,6 +45,7 @@ mod runs;
 mod schedule;
 mod server;
 mod stamp;
+mod stored;
 mod talk;
 mod tally;
 mod template;
@@ -53,17 +55,16 @@ mod way;
 
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 use schema::Format;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
-use self::accounts::Account;
 use self::catchup::CatchUpOptions;
 use self::chat::ChatOptions;
 use self::compare::CompareOptions;
 use self::connect::ConnectOptions;
-use self::connection::{Connection, Entry};
 use self::group::GroupOptions;
 use self::idle::IdleOptions;
 use self::mixed::MixedOptions;
@@ -113,13 +114,16 @@ impl From<WireFormat> for Format {
 }
 
 impl WireFormat {
-    /// By its name, as results keep it.
-    fn as_value(self) -> (String, Value) {
-        let format = match self {
+    fn name(self) -> &'static str {
+        match self {
             WireFormat::Protobuf => "protobuf",
             WireFormat::Json => "json",
-        };
-        ("format".to_owned(), json!(format))
+        }
+    }
+
+    /// By its name, as results keep it.
+    fn as_value(self) -> (String, Value) {
+        ("format".to_owned(), json!(self.name()))
     }
 }
 
@@ -142,10 +146,12 @@ impl Command {
                 Command::Compare(options) => options.run(),
             }
         };
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
         tokio::select! {
             outcome = run => outcome,
             // Returning ends the server and removes its folder.
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("terminated"),
         }
     }
 }
@@ -155,18 +161,6 @@ impl Command {
 struct Target {
     mqtt: Way,
     http: String,
-}
-
-/// Connects and subscribes everyone; the result has the order of `accounts`.
-async fn open_all(
-    way: &Way,
-    accounts: &[Account],
-    format: Format,
-) -> anyhow::Result<Vec<Connection>> {
-    let accounts = accounts.iter();
-    let entries = accounts.map(|account| Entry::of_chat(account, format));
-    let entries: Vec<Entry> = entries.collect();
-    load::open(way, &entries, |_| ()).await
 }
 
 #[cfg(test)]
@@ -205,6 +199,7 @@ mod tests {
             "bench chat --http 127.0.0.1:1",
             "bench chat --mqtt 127.0.0.1:1 --http 127.0.0.1:2 --broker 127.0.0.1:3",
             "bench chat --qos 0",
+            "bench mixed --broker 127.0.0.1:1",
             "bench chat --broker 127.0.0.1:1 --qos 2",
             "bench chat --size 31",
             "bench group --members 1",

@@ -6,9 +6,12 @@ mod options;
 mod secret;
 mod units;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use config::{Config, ConfigError, Environment, File, FileFormat};
+use config::{
+    Config, ConfigError, Environment, File, FileFormat, Map, Source as _, Value, ValueKind,
+};
 use serde::Deserialize;
 
 pub use options::{
@@ -71,6 +74,17 @@ fn environment() -> Environment {
         .separator(separator)
 }
 
+/// Puts every value of a table below its whole key.
+fn flatten(above: &str, table: Map<String, Value>, flat: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        let key = format!("{above}{key}");
+        match value.kind {
+            ValueKind::Table(table) => flatten(&format!("{key}."), table, flat),
+            kind => drop(flat.insert(key, kind.to_string())),
+        }
+    }
+}
+
 impl Settings {
     /// Reads all layers and checks them.
     ///
@@ -103,6 +117,23 @@ impl Settings {
         let settings: Settings = layers.add_source(environment).build()?.try_deserialize()?;
         settings.validate()?;
         Ok(settings)
+    }
+
+    /// What the file and the environment say, by key: everything else is as in `conf/default.toml`. Keys that name a
+    /// secret, or may hold one in a URL, are left out.
+    ///
+    /// # Errors
+    /// That the file can't be read.
+    pub fn changed(file: Option<&Path>) -> Result<BTreeMap<String, String>, Error> {
+        let mut layers = Config::builder();
+        if let Some(file) = file {
+            layers = layers.add_source(File::from(file).format(FileFormat::Toml));
+        }
+        let table = layers.add_source(environment()).build()?.collect()?;
+        let mut changed = BTreeMap::new();
+        flatten("", table, &mut changed);
+        changed.retain(|key, _| !key.ends_with("key") && !key.ends_with("url"));
+        Ok(changed)
     }
 
     /// The defaults alone, for tests.

@@ -2,44 +2,46 @@
 //!
 //! A device is known from an earlier connection. While it is away, as many senders as it has conversations write to its
 //! user; then it comes back, and is caught up when the server has its last acknowledgement. Coming back once more, it
-//! must be sent nothing.
+//! must be sent nothing but what is written then.
 //!
 //! CPU times are known in steps of 10 ms: with more users at once there is more of it to divide.
 
 use std::num::NonZeroU16;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use broker::codec::{AckKind, Packet, Publish, ReasonCode, Version, encode_ack};
+use broker::codec::{Packet, Publish, Version};
 use clap::Args;
-use schema::Format;
 use schema::v1::to::To;
+use schema::{Format, Uid};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::WireFormat;
 use super::accounts::Account;
-use super::connection::{Broken, Connection, Entry};
+use super::connection::{Broken, Connection, Entry, acknowledge, open_all};
 use super::down::{self, Received};
 use super::faults::{Checked, Faults};
+use super::limits;
 use super::missed::{Missed, share};
+use super::process::Meter;
 use super::progress::{Progress, Stage};
 use super::results::{About, Figure, Run, Unit};
 use super::runs::Output;
-use super::server::{Place, Server};
+use super::server::{Place, Server, add_settings};
+use super::stamp;
 use super::tally::latencies;
 use super::template::{Kind, Template};
 use super::way::Way;
-use super::{WireFormat, limits, open_all, process, stamp};
 use crate::settings::Settings;
 
 /// Publishes of a sender that may wait for their PUBACK.
 const WINDOW: u32 = 16;
 /// How long the server may say nothing while something is due.
 const STALL_MAX: Duration = Duration::from_secs(30);
-/// How long a device that has everything listens for what should not come.
-const LINGER: Duration = Duration::from_millis(300);
 
 /// Devices that come back after many messages.
 #[derive(Args, Clone, Debug)]
@@ -80,7 +82,8 @@ impl CatchUpOptions {
         self.check_limits(config)?;
         let measure =
             async |progress: &Progress| self.measure(config, Place::Apart, progress).await;
-        self.output.repeat(self.about(), measure).await
+        let about = add_settings(self.about(), config)?;
+        self.output.repeat(about, measure).await
     }
 
     fn check_limits(&self, config: Option<&Path>) -> anyhow::Result<()> {
@@ -88,7 +91,8 @@ impl CatchUpOptions {
         let wanted = self.users.saturating_add(self.conversations);
         let fit = limits::connections_that_fit(wanted);
         ensure!(fit == wanted, "too many connections at the same time");
-        let all = self.users.checked_mul(self.messages);
+        // And one more in the end.
+        let all = self.users.checked_mul(self.messages.saturating_add(1));
         ensure!(all.is_some(), "too many messages for all users together");
         ensure!(
             self.conversations <= self.messages,
@@ -111,10 +115,7 @@ impl CatchUpOptions {
             size,
             ..
         } = *self;
-        let format = match Format::from(self.format) {
-            Format::Protobuf => "protobuf",
-            Format::Json => "json",
-        };
+        let format = self.format.name();
         let title = format!(
             "{users} users come back to {messages} messages in {conversations} conversations, {size} bytes as {format}"
         );
@@ -122,7 +123,7 @@ impl CatchUpOptions {
             ("users", users.into()),
             ("messages", messages.into()),
             ("conversations", conversations.into()),
-            ("sizeBytes", size.into()),
+            ("size", size.into()),
             ("format", format.into()),
         ];
         About::new("catchup", title, load)
@@ -138,42 +139,31 @@ impl CatchUpOptions {
         let (server, accounts) = Server::start_with_users(config, accounts, place).await?;
         let (users, senders) = accounts.split_at(self.users as usize);
         let (way, format) = (&server.target().mqtt, self.format.into());
-        for connection in open_all(way, users, format).await? {
+        let entries = Entry::of_chats(users, format);
+        for connection in open_all(way, &entries, progress).await? {
             connection.close().await;
         }
         self.send_all(way, users, senders, progress).await?;
 
-        let pids = (server.pid(), std::process::id());
-        let connections = log_in_all(way, users).await?;
-        let before = (process::cpu_time(pids.0), process::cpu_time(pids.1));
+        let logins = users.iter().map(|user| Entry::of_user(user, Vec::new()));
+        let logins: Vec<Entry> = logins.collect();
+        let connections = open_all(way, &logins, progress).await?;
+        let missed = self.missed(senders);
+        let meter = Meter::start(Some(server.pid()));
         let started = Instant::now();
-        let caught_up = self.catch_up_all(connections, users, progress).await?;
-        let took = started.elapsed();
-        let after = (process::cpu_time(pids.0), process::cpu_time(pids.1));
+        let catching_up = self.catch_up_all(connections, entries.clone(), missed, progress);
+        let caught_up = catching_up.await?;
+        let (took, spent) = (started.elapsed(), meter.spent());
 
-        let figures = self.figures(&caught_up, took);
-        let faults = listen_again_all(way, users, format, caught_up).await?;
+        let mut figures = self.figures(&caught_up, took);
+        figures.extend(spent.per("message", self.all_messages()));
+        let missed = close_all(caught_up).await;
+        let again = open_all(way, &entries, progress).await?;
+        let faults = self.listen_again_all(way, again, missed, users, senders, progress);
+        let faults = faults.await?;
         server.stop().await;
-        let spent = |before: Option<Duration>, after: Option<Duration>| {
-            let spent = after?.checked_sub(before?)?;
-            Some(spent.as_secs_f64() * 1e6 / self.all_messages())
-        };
-        let (servers, own) = (spent(before.0, after.0), spent(before.1, after.1));
-        let cpu = match place {
-            Place::Apart => [
-                servers.map(|cpu| Figure::less("server CPU per message", cpu, Unit::Micros)),
-                own.map(|cpu| Figure::neither("generator CPU per message", cpu, Unit::Micros)),
-            ],
-            Place::Here => {
-                let both = |cpu| Figure::less("process CPU per message", cpu, Unit::Micros);
-                [own.map(both), None]
-            }
-        };
         Ok(Run {
-            figures: figures
-                .into_iter()
-                .chain(cpu.into_iter().flatten())
-                .collect(),
+            figures,
             series: Vec::new(),
             check: Checked {
                 what: format!(
@@ -195,27 +185,16 @@ impl CatchUpOptions {
         progress: &Progress,
     ) -> anyhow::Result<()> {
         let total = u64::from(self.users) * u64::from(self.messages);
+        let format = self.format.into();
+        let entries = Entry::of_chats(senders, format);
+        let connections = open_all(way, &entries, progress).await?;
         let stage = Arc::new(progress.count("sending what will be missed", total));
         stage.tell(&format!("by {} senders", senders.len()));
-        let format = self.format.into();
-        let connections = open_all(way, senders, format).await?;
         let mut sending = JoinSet::new();
-        for (index, (connection, sender)) in (0..).zip(connections.into_iter().zip(senders)) {
-            let templates: Vec<Template> = (0..)
-                .zip(users)
-                .map(|(talk, user)| {
-                    let to = To::User(user.uid.to_string());
-                    let kind = Kind {
-                        talk,
-                        sender: index,
-                        size: self.size as usize,
-                    };
-                    Template::of_command(format, &sender.uid, to, kind)
-                })
-                .collect();
-            let count = self.users * share(self.messages, self.conversations, index);
-            let stage = stage.clone();
-            let send = send(connection, templates, count, format, stage);
+        for ((index, connection), sender) in (0..).zip(connections).zip(senders) {
+            let templates = self.templates(index, sender, users);
+            let messages = 0..self.sent_by(index);
+            let send = send(connection, templates, messages, format, stage.clone());
             let context = format!("sending as {}", sender.uid);
             sending.spawn(async move { send.await.context(context) });
         }
@@ -225,19 +204,45 @@ impl CatchUpOptions {
         Ok(())
     }
 
-    /// The result has the order of `users`.
+    /// What the `index`th sender writes, to each of the users.
+    fn templates(&self, index: u32, sender: &Account, users: &[Account]) -> Vec<Template> {
+        let template = |(talk, user): (u32, &Account)| {
+            let to = To::User(user.uid.to_string());
+            let kind = Kind {
+                talk,
+                sender: index,
+                size: self.size as usize,
+            };
+            Template::of_command(self.format.into(), &sender.uid, to, kind)
+        };
+        (0..).zip(users).map(template).collect()
+    }
+
+    /// How many messages the `index`th sender writes while the users are away.
+    fn sent_by(&self, index: u32) -> u32 {
+        self.users * share(self.messages, self.conversations, index)
+    }
+
+    /// What each of the users has missed.
+    fn missed(&self, senders: &[Account]) -> Vec<Missed> {
+        let senders: Arc<[Uid]> = senders.iter().map(|sender| sender.uid.clone()).collect();
+        let (users, messages, size) = (self.users, self.messages, self.size as usize);
+        let missed = |user| Missed::new(user, users, messages, senders.clone(), size);
+        (0..users).map(missed).collect()
+    }
+
+    /// The result has the order of the connections.
     async fn catch_up_all(
         &self,
         connections: Vec<Connection>,
-        users: &[Account],
+        entries: Vec<Entry>,
+        missed: Vec<Missed>,
         progress: &Progress,
     ) -> anyhow::Result<Vec<CaughtUp>> {
         let total = u64::from(self.users) * u64::from(self.messages);
         let stage = Arc::new(progress.count("catching up", total));
-        let mut tasks = Vec::with_capacity(users.len());
-        for (index, (connection, user)) in (0..).zip(connections.into_iter().zip(users)) {
-            let missed = Missed::new(index, self.users, self.messages, self.conversations);
-            let entry = Entry::of_chat(user, self.format.into());
+        let mut tasks = Vec::with_capacity(connections.len());
+        for ((connection, entry), missed) in connections.into_iter().zip(entries).zip(missed) {
             let (format, stage) = (self.format.into(), stage.clone());
             tasks.push(tokio::spawn(async move {
                 catch_up(connection, &entry, format, missed, &stage).await
@@ -250,13 +255,44 @@ impl CatchUpOptions {
         Ok(caught_up)
     }
 
+    /// Lets everybody, who has come back once more, listen, writes a message to each, and returns all faults.
+    async fn listen_again_all(
+        &self,
+        way: &Way,
+        connections: Vec<Connection>,
+        missed: Vec<Missed>,
+        users: &[Account],
+        senders: &[Account],
+        progress: &Progress,
+    ) -> anyhow::Result<Faults> {
+        let format = self.format.into();
+        let mut listening = JoinSet::new();
+        for (connection, mut missed) in connections.into_iter().zip(missed) {
+            missed.expect_one_more();
+            listening.spawn(listen(connection, format, missed));
+        }
+        let sender = &senders[0];
+        let sending = Connection::open(way, 0, &Entry::of_chat(sender, format)).await?;
+        let templates = self.templates(0, sender, users);
+        let sent = self.sent_by(0);
+        let stage = progress.count("sending one more to each", self.users.into());
+        let messages = sent..sent + self.users;
+        send(sending, templates, messages, format, Arc::new(stage)).await?;
+        let mut faults = Faults::default();
+        while let Some(missed) = listening.join_next().await {
+            faults.add(&missed.context("a client")?.into_faults());
+        }
+        Ok(faults)
+    }
+
     fn figures(&self, caught_up: &[CaughtUp], took: Duration) -> Vec<Figure> {
-        let median = |each: &dyn Fn(&CaughtUp) -> Option<Duration>| {
+        let median = |name, each: &dyn Fn(&CaughtUp) -> Option<Duration>| {
             let mut micros = latencies(3);
             for took in caught_up.iter().filter_map(each) {
                 micros.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
             }
-            micros.value_at_quantile(0.5) as f64
+            let median = micros.value_at_quantile(0.5) as f64;
+            (!micros.is_empty()).then(|| Figure::less(name, median, Unit::Micros))
         };
         let rate = self.all_messages() / took.as_secs_f64();
         let mut figures = vec![
@@ -264,11 +300,9 @@ impl CatchUpOptions {
             Figure::less("time of all", took.as_secs_f64(), Unit::Seconds),
         ];
         if self.users > 1 {
-            let of_one = median(&|one| Some(one.all_in));
-            figures.push(Figure::less("time of a user p50", of_one, Unit::Micros));
+            figures.extend(median("time of a user p50", &|one| Some(one.all_in)));
         }
-        let first = median(&|one| one.first_in);
-        figures.push(Figure::less("first message p50", first, Unit::Micros));
+        figures.extend(median("first message p50", &|one| one.first_in));
         figures
     }
 
@@ -277,27 +311,32 @@ impl CatchUpOptions {
     }
 }
 
-/// The result has the order of `users`.
-async fn log_in_all(way: &Way, users: &[Account]) -> anyhow::Result<Vec<Connection>> {
-    let mut connections = Vec::with_capacity(users.len());
-    for (index, user) in (0..).zip(users) {
-        let connection = Connection::log_in(way, index, user).await;
-        connections.push(connection.with_context(|| format!("connecting {}", user.uid))?);
+/// Closes everyone's connection: only behind its DISCONNECT is it certain that all acknowledgements are before the next
+/// SUBSCRIBE.
+async fn close_all(caught_up: Vec<CaughtUp>) -> Vec<Missed> {
+    let mut views = Vec::with_capacity(caught_up.len());
+    for CaughtUp {
+        connection, missed, ..
+    } in caught_up
+    {
+        connection.close().await;
+        views.push(missed);
     }
-    Ok(connections)
+    views
 }
 
-/// Writes `count` messages to the users in turn, and waits until all are stored.
+/// Writes these messages, counted from 0, to the users in turn, and waits until all are stored.
 async fn send(
     mut connection: Connection,
     templates: Vec<Template>,
-    count: u32,
+    messages: Range<u32>,
     format: Format,
     stage: Arc<Stage>,
 ) -> anyhow::Result<()> {
-    let (mut sent, mut acked, mut stored) = (0, 0, 0);
-    while acked < count || stored < count {
-        while sent < count && sent - acked < WINDOW {
+    let Range { start, end } = messages;
+    let (mut sent, mut acked, mut stored) = (start, start, start);
+    while acked < end || stored < end {
+        while sent < end && sent - acked < WINDOW {
             // More than the window, so that none is in use twice.
             let packet_id = NonZeroU16::MIN.saturating_add((sent % u32::from(u16::MAX)) as u16);
             let template = &templates[sent as usize % templates.len()];
@@ -313,7 +352,9 @@ async fn send(
             match packet {
                 Packet::PubAck(_) => acked += 1,
                 Packet::Publish(publish) => {
-                    acknowledge(&mut connection, &publish);
+                    if let Some(packet_id) = publish.packet_id {
+                        acknowledge(&mut connection.out, packet_id);
+                    }
                     stored += read_replies(format, &publish)?;
                 }
                 other => bail!("unexpected {:?}", other.packet_type()),
@@ -331,7 +372,7 @@ fn read_replies(format: Format, publish: &Publish) -> anyhow::Result<u32> {
     down::read(format, &publish.payload, |received| match received {
         Received::Stored { .. } => stored += 1,
         Received::Refused { reason, .. } => refused = Some(reason),
-        Received::Message { .. } => {}
+        Received::Message(_) => {}
     })?;
     match refused {
         Some(reason) => bail!("a message was refused: {reason}"),
@@ -407,7 +448,9 @@ fn take_packets(
     while let Some(packet) = connection.next()? {
         match packet {
             Packet::Publish(publish) => {
-                acknowledge(connection, &publish);
+                if let Some(packet_id) = publish.packet_id {
+                    acknowledge(&mut connection.out, packet_id);
+                }
                 take_messages(format, &publish, missed);
             }
             Packet::PingResp => is_answered = true,
@@ -424,7 +467,13 @@ fn take_packets(
 
 fn take_messages(format: Format, publish: &Publish, missed: &mut Missed) {
     let read = down::read(format, &publish.payload, |received| match received {
-        Received::Message { stamp, seq, .. } => missed.receive(stamp.sender, stamp.number, seq),
+        Received::Message(message) => {
+            if publish.packet_id.is_none() {
+                let example = || format!("message {}", message.stamp.number);
+                missed.faults.note("delivered at QoS 0", example);
+            }
+            missed.receive(&message);
+        }
         Received::Stored { mark, .. } | Received::Refused { mark, .. } => missed
             .faults
             .note("unexpected reply", || format!("message {}", mark.number)),
@@ -436,58 +485,21 @@ fn take_messages(format: Format, publish: &Publish, missed: &mut Missed) {
     }
 }
 
-fn acknowledge(connection: &mut Connection, publish: &Publish) {
-    if let Some(packet_id) = publish.packet_id {
-        let success = ReasonCode::Success;
-        encode_ack(
-            AckKind::PubAck,
-            Version::V4,
-            &mut connection.out,
-            packet_id,
-            success,
-        );
-    }
-}
-
-/// Lets everybody come back once more, and returns all faults.
-async fn listen_again_all(
-    way: &Way,
-    users: &[Account],
-    format: Format,
-    caught_up: Vec<CaughtUp>,
-) -> anyhow::Result<Faults> {
-    let mut views = Vec::with_capacity(caught_up.len());
-    for CaughtUp {
-        connection, missed, ..
-    } in caught_up
-    {
-        // Only behind its DISCONNECT is it certain that all acknowledgements are before the next SUBSCRIBE.
-        connection.close().await;
-        views.push(missed);
-    }
-    let connections = open_all(way, users, format).await?;
-    let mut listening = JoinSet::new();
-    for (connection, missed) in connections.into_iter().zip(views) {
-        listening.spawn(listen(connection, format, missed));
-    }
-    let mut faults = Faults::default();
-    while let Some(missed) = listening.join_next().await {
-        faults.add(&missed.context("a client")?.into_faults());
-    }
-    Ok(faults)
-}
-
-/// Takes for a while what should not come: messages that have been acknowledged.
+/// Takes what comes until the message that was sent last is there. What has been acknowledged and comes again does so
+/// before that.
 async fn listen(mut connection: Connection, format: Format, mut missed: Missed) -> Missed {
-    let listened = timeout(LINGER, async {
+    let listened = timeout(STALL_MAX, async {
         loop {
             take_packets(&mut connection, format, &mut missed)?;
             connection.flush()?;
+            if missed.left() == 0 {
+                return Ok::<_, Broken>(());
+            }
             connection.exchange().await?;
         }
     });
-    // Until the time is over, only a broken connection ends it.
-    if let Ok(Err(broken)) = listened.await.map(|ended: Result<(), Broken>| ended) {
+    // What has not come in time is told as lost.
+    if let Ok(Err(broken)) = listened.await {
         missed
             .faults
             .note("broken connection", || broken.to_string());

@@ -55,13 +55,15 @@ impl ChatOptions {
             site.close().await;
             Ok(run)
         };
-        self.output.repeat(self.about(), measure).await
+        let about = self.server.add_settings(self.about(), config)?;
+        self.output.repeat(about, measure).await
     }
 
     fn about(&self) -> About {
         let mut load = self.load.as_values();
         load.extend([self.server.as_value(), self.format.as_value()]);
         load.insert("users".to_owned(), json!(self.users));
+        load.insert("qos".to_owned(), json!(self.qos as u8));
         About {
             scenario: "chat".to_owned(),
             title: format!("{} users in pairs, {}", self.users, self.load.title()),

@@ -27,7 +27,8 @@ pub struct CompareOptions {
     /// Also write the comparison as a page
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Fail if a figure has become worse by more than this, beyond the runs' spread
+    /// Fail if a figure has become worse by more than this, beyond the runs' spread; or if that can't be told, because the
+    /// load differs or a figure is no longer there
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     fail_if_worse: Option<f64>,
 }
@@ -41,7 +42,9 @@ pub(super) struct Comparison {
     /// What the two were measured on, and in how many runs.
     pub old: String,
     pub new: String,
-    /// Why they may not be comparable.
+    /// Why they are not comparable: another load, or figures that are no longer there.
+    pub obstacles: Vec<String>,
+    /// Why they may not be.
     pub warnings: Vec<String>,
     pub changes: Vec<Change>,
 }
@@ -79,6 +82,11 @@ impl CompareOptions {
             write_file(path, &page::comparison(&comparison))?;
         }
         if let Some(percent) = self.fail_if_worse {
+            ensure!(
+                comparison.obstacles.is_empty(),
+                "FAILED: not comparable: {}",
+                comparison.obstacles.join("; ")
+            );
             let worse = comparison.worse_by_more_than(percent);
             ensure!(
                 worse.is_empty(),
@@ -107,7 +115,7 @@ fn read(path: &Path) -> anyhow::Result<Results> {
     ensure!(!results.runs.is_empty(), "{path} holds no runs");
     ensure!(
         results.is_ok(),
-        "{path}: the server broke a promise in it, so that its figures mean nothing"
+        "{path}: its check has failed, so that its figures mean nothing"
     );
     Ok(results)
 }
@@ -121,20 +129,35 @@ impl Comparison {
             scenarios.0,
             scenarios.1
         );
+        let mut obstacles = load_differences(old, new);
         let mut warnings = Vec::new();
-        warn_of_load(old, new, &mut warnings);
         warn_of_machines(&old.machine, &new.machine, &mut warnings);
         if old.runs.len().min(new.runs.len()) == 1 {
             warnings.push("one run has no spread: measure with --runs 3 or more".to_owned());
         }
+        let (old_ones, new_ones) = (old.summaries(), new.summaries());
+        let only = |among: &[Summary], others: &[Summary], whose: &str| -> Vec<String> {
+            let only = among.iter().filter(|one| find(others, one).is_none());
+            only.map(|one| format!("only the {whose} one has: {}", one.name))
+                .collect()
+        };
+        obstacles.extend(only(&old_ones, &new_ones, "old"));
+        warnings.extend(only(&new_ones, &old_ones, "new"));
+        let change = |old| Some(Change::new(old, find(&new_ones, old)?));
         Ok(Comparison {
             scenario: new.about.scenario.clone(),
             title: new.about.title.clone(),
             old: source(old),
             new: source(new),
-            changes: changes(&old.summaries(), &new.summaries(), &mut warnings),
+            changes: old_ones.iter().filter_map(change).collect(),
+            obstacles,
             warnings,
         })
+    }
+
+    /// Everything that stands against comparing the two.
+    pub(super) fn doubts(&self) -> impl Iterator<Item = &String> {
+        self.obstacles.iter().chain(&self.warnings)
     }
 
     fn worse_by_more_than(&self, percent: f64) -> Vec<&str> {
@@ -153,7 +176,7 @@ fn source(results: &Results) -> String {
     }
 }
 
-fn warn_of_load(old: &Results, new: &Results, warnings: &mut Vec<String>) {
+fn load_differences(old: &Results, new: &Results) -> Vec<String> {
     let (old, new) = (&old.about.load, &new.about.load);
     let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
     names.sort_unstable();
@@ -161,13 +184,16 @@ fn warn_of_load(old: &Results, new: &Results, warnings: &mut Vec<String>) {
     let told = |value: Option<&serde_json::Value>| {
         value.map_or_else(|| "nothing".to_owned(), ToString::to_string)
     };
-    for name in names {
-        let (old, new) = (old.get(name), new.get(name));
-        if old != new {
+    let values = names
+        .iter()
+        .map(|name| (name, old.get(*name), new.get(*name)));
+    values
+        .filter(|(_, old, new)| old != new)
+        .map(|(name, old, new)| {
             let (old, new) = (told(old), told(new));
-            warnings.push(format!("the load differs: {name} was {old}, is {new}"));
-        }
-    }
+            format!("the load differs: {name} was {old}, is {new}")
+        })
+        .collect()
 }
 
 fn warn_of_machines(old: &Machine, new: &Machine, warnings: &mut Vec<String>) {
@@ -181,21 +207,10 @@ fn warn_of_machines(old: &Machine, new: &Machine, warnings: &mut Vec<String>) {
     }
 }
 
-fn changes(old: &[Summary], new: &[Summary], warnings: &mut Vec<String>) -> Vec<Change> {
-    let find = |among: &[Summary], one: &Summary| -> Option<Summary> {
-        let is_it = |other: &&Summary| (&other.name, other.unit) == (&one.name, one.unit);
-        among.iter().find(is_it).cloned()
-    };
-    let mut changes = Vec::new();
-    for old in old {
-        match find(new, old) {
-            Some(new) => changes.push(Change::new(old, &new)),
-            None => warnings.push(format!("only the old one has: {}", old.name)),
-        }
-    }
-    let added = new.iter().filter(|new| find(old, new).is_none());
-    warnings.extend(added.map(|new| format!("only the new one has: {}", new.name)));
-    changes
+/// The same figure among others.
+fn find<'a>(among: &'a [Summary], one: &Summary) -> Option<&'a Summary> {
+    let is_it = |other: &&Summary| (&other.name, other.unit) == (&one.name, one.unit);
+    among.iter().find(is_it)
 }
 
 impl Change {
@@ -261,7 +276,7 @@ impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.scenario, self.title)?;
         writeln!(f, "old: {}\nnew: {}", self.old, self.new)?;
-        for warning in &self.warnings {
+        for warning in self.doubts() {
             writeln!(f, "warning: {warning}")?;
         }
         let head = ["", "old", "new", "new / old", ""].map(str::to_owned);
@@ -358,8 +373,11 @@ mod tests {
     #[test]
     fn only_what_is_alike_is_compared_without_a_word() {
         let old = less(&[1.0, 2.0]);
-        let warnings = |new: &Results| Comparison::new(&old, new).unwrap().warnings;
-        assert_eq!(warnings(&old), [""; 0]);
+        let doubts = |new: &Results| {
+            let comparison = Comparison::new(&old, new).unwrap();
+            comparison.doubts().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(doubts(&old), [""; 0]);
 
         let mut new = old.clone();
         new.about.load.insert("users".to_owned(), 50.into());
@@ -367,7 +385,7 @@ mod tests {
         new.machine.cores = 4;
         new.runs.truncate(1);
         new.runs[0].figures[0].name = "another".to_owned();
-        let told = warnings(&new).join("\n");
+        let told = doubts(&new).join("\n");
         for part in [
             "users was 100, is 50",
             "rate was nothing, is 7",
@@ -411,7 +429,7 @@ mod tests {
         assert!(error(&write("empty", &less(&[]))).contains("holds no runs"));
         let mut failed = less(&[1.0]);
         failed.runs[0].check.faults.note("lost", String::new);
-        assert!(error(&write("failed", &failed)).contains("broke a promise"));
+        assert!(error(&write("failed", &failed)).contains("its check has failed"));
         assert!(error(&folder.path().join("absent")).starts_with("reading "));
         let foreign = folder.path().join("foreign");
         fs::write(&foreign, "{\"ok\": true}").unwrap();
@@ -427,5 +445,39 @@ mod tests {
         options.fail_if_worse = Some(15.0);
         let error = options.run().unwrap_err().to_string();
         assert_eq!(error, "FAILED: worse by more than 15 %: a figure");
+    }
+
+    #[test]
+    fn what_can_not_be_compared_is_not_passed() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = less(&[1.0]);
+        let compare = |change: fn(&mut Results)| {
+            let mut new = old.clone();
+            change(&mut new);
+            let write = |name: &str, results: &Results| {
+                let path = folder.path().join(name);
+                fs::write(&path, serde_json::to_string(results).unwrap()).unwrap();
+                path
+            };
+            let mut options = CompareOptions {
+                old: write("old", &old),
+                new: write("new", &new),
+                html: None,
+                fail_if_worse: None,
+            };
+            options.run().unwrap();
+            options.fail_if_worse = Some(99.0);
+            options.run().map_err(|error| error.to_string())
+        };
+        assert_eq!(compare(|_| ()), Ok(()));
+        let load = compare(|new| drop(new.about.load.insert("users".to_owned(), 50.into())));
+        assert!(load.is_err_and(|error| error.contains("users was 100, is 50")));
+        let gone = compare(|new| new.runs[0].figures.clear());
+        assert!(gone.is_err_and(|error| error.contains("only the old one has: a figure")));
+        let more = compare(|new| {
+            let figure = Figure::more("another", 1.0, Unit::Count);
+            new.runs[0].figures.push(figure);
+        });
+        assert_eq!(more, Ok(()));
     }
 }

@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use broker::codec::{
-    Connect, DecodeError, Disconnect, Packet, Qos, ReasonCode, RetainHandling, Subscribe,
-    SubscribeFilter, Version, decode,
+    AckKind, Connect, DecodeError, Disconnect, Packet, Qos, ReasonCode, RetainHandling, Subscribe,
+    SubscribeFilter, Version, decode, encode_ack,
 };
 use bytes::{Buf as _, BytesMut};
 use futures_util::FutureExt as _;
 use schema::{Format, Topic};
 use tokio::io::AsyncReadExt as _;
-use tokio::task::unconstrained;
+use tokio::task::{JoinSet, unconstrained};
 
 use super::accounts::Account;
 use super::incoming::{self, Incoming, PACKET_MAX};
+use super::progress::Progress;
 use super::way::{Stream, Way};
 
 /// The client id; a user has only this device.
@@ -29,6 +30,8 @@ const DEVICE: &str = "bench";
 const READ_MAX: usize = 64 * 1024;
 /// Room for a first read; most find little.
 const READ_MIN: usize = 4 * 1024;
+/// Connections that are opened at the same time.
+const OPENING_MAX: usize = 32;
 /// How long the server may take to let a client in.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take to close after a DISCONNECT.
@@ -70,6 +73,14 @@ impl Entry {
     pub(super) fn of_chat(account: &Account, format: Format) -> Entry {
         let down = Topic::down(format, &account.uid);
         Self::of_user(account, vec![(down, Qos::AtLeastOnce)])
+    }
+
+    /// Of such users.
+    pub(super) fn of_chats(accounts: &[Account], format: Format) -> Vec<Entry> {
+        let accounts = accounts.iter();
+        accounts
+            .map(|account| Self::of_chat(account, format))
+            .collect()
     }
 
     /// Of someone whom the server does not know.
@@ -292,6 +303,39 @@ impl Connection {
         }
         Poll::Pending
     }
+}
+
+/// Connects and subscribes everyone; the result has the order of the entries.
+pub(super) async fn open_all(
+    way: &Way,
+    entries: &[Entry],
+    progress: &Progress,
+) -> anyhow::Result<Vec<Connection>> {
+    let stage = progress.count("connecting", entries.len() as u64);
+    let mut opening = JoinSet::new();
+    let mut opened = Vec::with_capacity(entries.len());
+    for (index, entry) in (0..).zip(entries.iter().cloned()) {
+        if opening.len() == OPENING_MAX {
+            opened.extend(opening.join_next().await.transpose()?);
+            stage.advance(1);
+        }
+        let way = way.clone();
+        opening.spawn(async move {
+            let connection = Connection::open(&way, index, &entry).await;
+            let context = || format!("connecting {entry}");
+            (index, connection.with_context(context))
+        });
+    }
+    opened.extend(opening.join_all().await);
+    opened.sort_unstable_by_key(|(index, _)| *index);
+    let connections = opened.into_iter().map(|(_, connection)| connection);
+    connections.collect()
+}
+
+/// Appends the PUBACK of what came with this packet id.
+pub(super) fn acknowledge(out: &mut BytesMut, packet_id: NonZeroU16) {
+    let success = ReasonCode::Success;
+    encode_ack(AckKind::PubAck, Version::V4, out, packet_id, success);
 }
 
 async fn in_time(

@@ -18,11 +18,19 @@ pub(super) enum Received<'a> {
     /// A message of one's own was refused, for the reason told.
     Refused { mark: Mark, reason: String },
     /// A message of someone else; or of one's own, where it is part of what was missed.
-    Message {
-        stamp: Stamp,
-        seq: u32,
-        conversation: &'a str,
-    },
+    Message(Delivered<'a>),
+}
+
+/// What is looked at of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Delivered<'a> {
+    pub stamp: Stamp,
+    /// Bytes of the content.
+    pub size: usize,
+    pub seq: u32,
+    pub conversation: &'a str,
+    /// The uid.
+    pub sender: &'a str,
 }
 
 /// A `Down` that no message of this run can have caused, or no `Down` at all.
@@ -72,6 +80,7 @@ mod field {
     pub(super) mod message {
         pub(crate) const CONVERSATION: u32 = 2;
         pub(crate) const SEQ: u32 = 3;
+        pub(crate) const SENDER: u32 = 4;
         pub(crate) const TEXT: u32 = 9;
         pub(crate) const BODY: u32 = 10;
     }
@@ -187,21 +196,24 @@ fn reply(mut reply: &[u8]) -> Result<Received<'_>, Unexpected> {
 }
 
 fn message(mut message: &[u8]) -> Result<Received<'_>, Unexpected> {
-    let (mut conversation, mut seq, mut content) = ("", 0, &[][..]);
+    let (mut conversation, mut seq, mut sender, mut content) = ("", 0, "", &[][..]);
     while let Some((tag, value)) = next_field(&mut message)? {
         match tag {
             field::message::CONVERSATION => conversation = value.text()?,
             field::message::SEQ => seq = value.number()?,
+            field::message::SENDER => sender = value.text()?,
             field::message::TEXT | field::message::BODY => content = value.bytes()?,
             _ => {}
         }
     }
     let stamp = Stamp::read(content).ok_or(Unexpected::Unmarked)?;
-    Ok(Received::Message {
+    Ok(Received::Message(Delivered {
         stamp,
+        size: content.len(),
         seq,
         conversation,
-    })
+        sender,
+    }))
 }
 
 fn read_json(payload: &[u8], take: &mut impl FnMut(Received<'_>)) -> Result<(), Unexpected> {
@@ -256,6 +268,8 @@ struct MessageJson<'a> {
     conversation: Cow<'a, str>,
     seq: u32,
     #[serde(borrow)]
+    sender: Cow<'a, str>,
+    #[serde(borrow)]
     text: Cow<'a, str>,
 }
 
@@ -282,11 +296,13 @@ impl ReplyJson<'_> {
 impl MessageJson<'_> {
     fn read(&self) -> Result<Received<'_>, Unexpected> {
         let stamp = Stamp::read(self.text.as_bytes()).ok_or(Unexpected::Unmarked)?;
-        Ok(Received::Message {
+        Ok(Received::Message(Delivered {
             stamp,
+            size: self.text.len(),
             seq: self.seq,
             conversation: &self.conversation,
-        })
+            sender: &self.sender,
+        }))
     }
 }
 
@@ -295,6 +311,7 @@ mod tests {
     use schema::v1::{self, down, message, reply};
     use schema::wire::encode_down;
 
+    use super::super::stamp;
     use super::*;
 
     fn read_all(content: down::Content, expected: &[Received<'_>]) {
@@ -339,11 +356,13 @@ mod tests {
             number: seq,
             due: 99,
         };
-        Received::Message {
+        Received::Message(Delivered {
             stamp,
+            size: stamp::SIZE + "…".len(),
             seq,
             conversation: "u:a:b",
-        }
+            sender: "a",
+        })
     }
 
     #[test]

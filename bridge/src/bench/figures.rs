@@ -1,82 +1,68 @@
 //! What a load came to, as figures that people compare.
 
-use std::time::Duration;
-
-use hdrhistogram::Histogram;
-
 use super::check::{Conversations, Promises};
+use super::faults::Faults;
 use super::process::Usage;
-use super::results::{Figure, Run, Unit};
+use super::results::{Better, Figure, Run, Unit};
 use super::tally::{Counts, Tally};
 
-/// Makes a run of what was measured.
+/// Of what was due, so much at least has to be sent in time.
+const SENT_MIN: f64 = 0.99;
+/// What is due so shortly before the end may be sent after it, which in a short run is more than that.
+const LATE_MAX_SECS: f64 = 0.25;
+
+/// Makes a run of what was measured at this rate; 0: as the window allowed.
 pub(super) fn run(
     promises: Promises,
+    rate: u32,
     tally: &Tally,
     usage: &Usage,
     mut checked: Conversations,
 ) -> Run {
-    let counts = tally.counts();
-    if counts.stored == 0 {
-        let example = || "no PUBACK came in time".to_owned();
-        checked.faults.note("nothing measured", example);
-    }
+    let (counts, secs) = (tally.counts(), tally.measured_secs());
+    check_counts(counts, &mut checked.faults);
+    check_rate(rate, secs, counts.sent, &mut checked.faults);
     let mut series = tally.series();
     for (second, server) in series.iter_mut().zip(&usage.seconds) {
         second.server_cpu = server.cpu.map(|cpu| cpu.as_secs_f64());
         second.server_rss_bytes = server.rss;
     }
-    let mut figures = Vec::new();
-    let secs = tally.measured_secs();
     let per_second = |count: u64| count as f64 / secs;
     // A plain broker acknowledges what it has stored nowhere.
     let stored = match promises {
         Promises::Chat => "stored",
         Promises::Plain | Promises::PlainWithLosses => "acknowledged",
     };
-    figures.push(Figure::neither(
-        "sent",
-        per_second(counts.sent),
-        Unit::PerSecond,
-    ));
-    figures.push(Figure::more(
-        stored,
-        per_second(counts.stored),
-        Unit::PerSecond,
-    ));
-    figures.push(Figure::more(
-        "delivered",
-        per_second(counts.delivered),
-        Unit::PerSecond,
-    ));
-    figures.extend(quantiles(stored, tally.stored_in()));
-    figures.extend(quantiles("delivered", tally.delivered_in()));
+    let mut figures = vec![
+        Figure::neither("sent", per_second(counts.sent), Unit::PerSecond),
+        Figure::more(stored, per_second(counts.stored), Unit::PerSecond),
+        Figure::more("delivered", per_second(counts.delivered), Unit::PerSecond),
+    ];
+    for (what, micros) in [
+        (stored, tally.stored_in()),
+        ("delivered", tally.delivered_in()),
+    ] {
+        figures.extend(match rate {
+            // A full window takes its size by the throughput, which says nothing about how long a message takes.
+            0 => Figure::quantiles(&format!("{what} in the window"), micros, Better::Neither),
+            _ => Figure::quantiles(what, micros, Better::Less),
+        });
+    }
     if promises != Promises::Chat {
         figures.push(Figure::less("lost", checked.lost as f64, Unit::Count));
     }
-    figures.extend(
-        usage
-            .server_cpu
-            .map(|cpu| cpu_figures("server", cpu, counts, secs))
-            .into_iter()
-            .flatten(),
-    );
-    figures.extend(
-        usage
-            .shared_cpu
-            .map(|cpu| cpu_figures("process", cpu, counts, secs))
-            .into_iter()
-            .flatten(),
-    );
+    figures.extend(usage.cpu.per("message", counts.stored as f64));
+    figures.extend(usage.cpu.per("delivery", counts.delivered as f64));
+    let cores = usage.cpu.each().map(|(whose, spent, _)| {
+        let cores = spent.as_secs_f64() / secs;
+        Figure::neither(format!("{whose} cores"), cores, Unit::Cores)
+    });
+    figures.extend(cores);
     for (name, bytes) in [
         ("server peak RSS", usage.server_rss_peak),
         ("server RSS at the end", usage.server_rss),
     ] {
         figures.extend(bytes.map(|bytes| Figure::less(name, bytes as f64, Unit::Bytes)));
-    }
-    if let Some(cpu) = usage.generator_cpu {
-        let neither = |figure: Figure| Figure::neither(figure.name, figure.value, figure.unit);
-        figures.extend(cpu_figures("generator", cpu, counts, secs).map(neither));
     }
     Run {
         figures,
@@ -85,76 +71,70 @@ pub(super) fn run(
     }
 }
 
-/// From when a message was due until it was `what`.
-pub(super) fn quantiles(what: &str, histogram: &Histogram<u64>) -> [Figure; 4] {
-    [
-        ("p50", histogram.value_at_quantile(0.5)),
-        ("p99", histogram.value_at_quantile(0.99)),
-        ("p99.9", histogram.value_at_quantile(0.999)),
-        ("max", histogram.max()),
-    ]
-    .map(|(quantile, micros)| {
-        Figure::less(format!("{what} {quantile}"), micros as f64, Unit::Micros)
-    })
+/// Everyone talks to someone: where nothing is lost, something has come, and where all is lost, nothing is known.
+fn check_counts(counts: Counts, faults: &mut Faults) {
+    let Counts {
+        stored, delivered, ..
+    } = counts;
+    if stored == 0 || delivered == 0 {
+        let example = || format!("{stored} stored and {delivered} delivered in time");
+        faults.note("nothing measured", example);
+    }
 }
 
-/// What the CPU time `spent` by `who` is per message that was stored and per delivery, and per second.
-fn cpu_figures(who: &str, spent: Duration, counts: Counts, secs: f64) -> [Figure; 3] {
-    let micros = spent.as_secs_f64() * 1e6;
-    let per = |count: u64| micros / count.max(1) as f64;
-    let cores = spent.as_secs_f64() / secs;
-    [
-        Figure::less(
-            format!("{who} CPU per message"),
-            per(counts.stored),
-            Unit::Micros,
-        ),
-        Figure::less(
-            format!("{who} CPU per delivery"),
-            per(counts.delivered),
-            Unit::Micros,
-        ),
-        Figure::neither(format!("{who} cores"), cores, Unit::Cores),
-    ]
+/// Whether the timetable was kept.
+fn check_rate(rate: u32, secs: f64, sent: u64, faults: &mut Faults) {
+    let due = f64::from(rate) * secs;
+    let missing = due - sent as f64;
+    if missing > due * (1.0 - SENT_MIN) && missing > f64::from(rate) * LATE_MAX_SECS {
+        let example = || format!("{sent} of {due} messages were sent when they were due");
+        faults.note("fell behind", example);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::process::{ServerSecond, Spent};
     use super::super::schedule::Phases;
     use super::super::tally::Samples;
     use super::*;
 
     const MS: u64 = 1_000_000;
 
-    fn run_with(promises: Promises, is_any: bool) -> Run {
+    /// Four messages in two seconds, each to so many listeners.
+    fn run_with(promises: Promises, rate: u32, listeners: usize) -> Run {
         let mut tally = Tally::new(Phases::new(0, 2));
         let mut samples = Samples::default();
-        if is_any {
-            for _ in 0..4 {
-                samples.sent();
-                samples.stored(0, 3 * MS);
-                samples.delivered(0, 5 * MS);
+        for _ in 0..4 {
+            samples.sent();
+            samples.stored(0, 3 * MS);
+            for _ in 0..listeners {
                 samples.delivered(0, 5 * MS);
             }
         }
         tally.add(&mut samples, MS);
         let usage = Usage {
-            server_cpu: Some(Duration::from_micros(400)),
-            generator_cpu: Some(Duration::from_micros(80)),
+            cpu: Spent {
+                server: Some(Duration::from_micros(400)),
+                generator: Some(Duration::from_micros(80)),
+                shared: None,
+            },
             server_rss: Some(5),
-            seconds: vec![super::super::process::ServerSecond {
+            seconds: vec![ServerSecond {
                 cpu: Some(Duration::from_millis(250)),
                 rss: Some(7),
             }],
             ..Usage::default()
         };
-        run(promises, &tally, &usage, Conversations::default())
+        run(promises, rate, &tally, &usage, Conversations::default())
     }
 
     #[test]
     fn figures_are_per_second_per_message_and_per_delivery() {
-        let run = run_with(Promises::Chat, true);
-        assert!(run.check.is_ok());
+        let run = run_with(Promises::Chat, 2, 2);
+        assert!(run.check.is_ok(), "{}", run.check);
         for (name, value) in [
             ("sent", 2.0),
             ("stored", 2.0),
@@ -177,16 +157,45 @@ mod tests {
 
     #[test]
     fn a_broker_stores_nothing_and_may_lose() {
-        let run = run_with(Promises::PlainWithLosses, true);
+        let run = run_with(Promises::PlainWithLosses, 2, 2);
         assert_eq!(run.value("acknowledged"), Some(2.0));
         assert_eq!(run.value("stored"), None);
         assert_eq!(run.value("lost"), Some(0.0));
     }
 
     #[test]
-    fn a_run_without_messages_has_failed() {
-        let run = run_with(Promises::Chat, false);
+    fn a_full_window_tells_no_latency() {
+        let figures = run_with(Promises::Chat, 0, 2).figures;
+        let find = |name: &str| figures.iter().find(|figure| figure.name == name);
+        for what in ["stored", "delivered"] {
+            assert_eq!(find(&format!("{what} p50")), None);
+            let in_window = find(&format!("{what} in the window p50")).unwrap();
+            assert_eq!(in_window.better, Better::Neither);
+        }
+    }
+
+    #[test]
+    fn a_run_without_deliveries_has_failed() {
+        let run = run_with(Promises::PlainWithLosses, 2, 0);
         assert_eq!(run.check.faults.kinds(), ["nothing measured"]);
-        assert_eq!(run.value("server CPU per message"), Some(400.0));
+        assert_eq!(run.value("acknowledged p50"), Some(3001.0));
+        assert_eq!(run.value("delivered p50"), None);
+    }
+
+    #[test]
+    fn who_does_not_keep_up_has_fallen_behind() {
+        for (rate, sent, expected) in [
+            (0, 0, &[][..]),
+            (100, 1000, &[]),
+            (100, 976, &[]),
+            (100, 974, &["fell behind"]),
+        ] {
+            let mut faults = Faults::default();
+            check_rate(rate, 10.0, sent, &mut faults);
+            assert_eq!(faults.kinds(), expected, "{sent} of {rate}/s");
+        }
+        let mut faults = Faults::default();
+        check_rate(1000, 60.0, 59_390, &mut faults);
+        assert_eq!(faults.kinds(), ["fell behind"]);
     }
 }

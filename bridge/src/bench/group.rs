@@ -59,13 +59,15 @@ impl GroupOptions {
             site.close().await;
             Ok(run)
         };
-        self.output.repeat(self.about(), measure).await
+        let about = self.server.add_settings(self.about(), config)?;
+        self.output.repeat(about, measure).await
     }
 
     fn about(&self) -> About {
         let mut load = self.load.as_values();
         load.extend([self.server.as_value(), self.format.as_value()]);
         load.insert("members".to_owned(), json!(self.members));
+        load.insert("qos".to_owned(), json!(self.qos as u8));
         load.insert("senders".to_owned(), json!(self.senders));
         About {
             scenario: "group".to_owned(),

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use clap::Args;
+use schema::Format;
 
+use super::connection::{Entry, open_all};
 use super::faults::{Checked, Faults};
 use super::progress::Progress;
 use super::results::{About, Figure, Run, Unit};
 use super::runs::Output;
-use super::server::{Place, Server};
-use super::{limits, open_all, process};
+use super::server::{Place, Server, add_settings};
+use super::{limits, process};
 
 /// Connections that are opened before the first look at the server's memory: what it needs only once is there then.
 const FIRST: usize = 100;
@@ -35,7 +37,8 @@ impl IdleOptions {
         let users = limits::connections_that_fit(self.connections.saturating_add(first));
         ensure!(users > first, "there is no room for connections");
         let measure = async |progress: &Progress| measure(config, users, progress).await;
-        self.output.repeat(about(users - first), measure).await
+        let about = add_settings(about(users - first), config)?;
+        self.output.repeat(about, measure).await
     }
 }
 
@@ -48,12 +51,12 @@ fn about(connections: u32) -> About {
 async fn measure(config: Option<&Path>, users: u32, progress: &Progress) -> anyhow::Result<Run> {
     let (server, accounts) = Server::start_with_users(config, users, Place::Apart).await?;
     let way = &server.target().mqtt;
-    let (first, rest) = accounts.split_at(FIRST);
+    let entries = Entry::of_chats(&accounts, Format::Protobuf);
+    let (first, rest) = entries.split_at(FIRST);
 
-    let first = open_all(way, first, schema::Format::Protobuf).await?;
+    let first = open_all(way, first, progress).await?;
     let before = settled_rss(&server, progress).await?;
-    progress.say(&format!("opening {} connections", rest.len()));
-    let mut rest = open_all(way, rest, schema::Format::Protobuf).await?;
+    let mut rest = open_all(way, rest, progress).await?;
     let after = settled_rss(&server, progress).await?;
 
     let mut faults = Faults::default();

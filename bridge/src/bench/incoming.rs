@@ -11,6 +11,7 @@ pub(super) const PACKET_MAX: usize = 1024 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Incoming<'a> {
     Publish {
+        topic: &'a str,
         /// None at QoS 0.
         packet_id: Option<NonZeroU16>,
         payload: &'a [u8],
@@ -59,15 +60,19 @@ fn parse(first: u8, body: &[u8]) -> Result<Incoming<'_>, DecodeError> {
         PacketType::Publish => {
             let (topic_size, rest) = body.split_first_chunk().ok_or_else(cut_off)?;
             let topic_size = usize::from(u16::from_be_bytes(*topic_size));
-            let rest = rest.get(topic_size..).ok_or_else(cut_off)?;
+            let (topic, rest) = rest.split_at_checked(topic_size).ok_or_else(cut_off)?;
+            let no_text = |_| DecodeError::Malformed("the topic is no text");
+            let topic = std::str::from_utf8(topic).map_err(no_text)?;
             if Qos::try_from(first >> 1 & 0b11)? == Qos::AtMostOnce {
                 return Ok(Incoming::Publish {
+                    topic,
                     packet_id: None,
                     payload: rest,
                 });
             }
             let (packet_id, payload) = split_packet_id(rest)?;
             Ok(Incoming::Publish {
+                topic,
                 packet_id: Some(packet_id),
                 payload,
             })
@@ -92,12 +97,14 @@ mod tests {
 
     use super::*;
 
+    const TOPIC: &str = "im/alice/down";
+
     fn publish(out: &mut BytesMut, packet_id: Option<NonZeroU16>, payload: &[u8]) {
         let head = PublishHead {
             dup: false,
             qos: packet_id.map_or(Qos::AtMostOnce, |_| Qos::AtLeastOnce),
             retain: false,
-            topic: "im/alice/down",
+            topic: TOPIC,
             packet_id,
             properties: None,
         };
@@ -117,10 +124,12 @@ mod tests {
 
         let expected = [
             Incoming::Publish {
+                topic: TOPIC,
                 packet_id: Some(packet_id),
                 payload: &long,
             },
             Incoming::Publish {
+                topic: TOPIC,
                 packet_id: None,
                 payload: b"short",
             },
@@ -150,6 +159,7 @@ mod tests {
             &[0x32, 0xff, 0xff, 0xff, 0x7f],
             &[0x32, 3, 0, 5, b'x'],
             &[0x32, 3, 0, 1, b'x'],
+            &[0x30, 3, 0, 1, 0xff],
             &[0x40, 2, 0, 0],
         ] {
             assert!(next(&mut &bytes[..]).is_err(), "{bytes:?}");

@@ -12,55 +12,59 @@ use parking_lot::Mutex;
 use schema::Format;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
 use super::accounts::{self, Account};
 use super::check::{Conversations, Promises, View};
-use super::client::{Absence, Client, Door, Seen};
-use super::connection::{Connection, Entry};
+use super::client::{Absence, Client, Seen, WayBack};
+use super::connection::{Connection, Entry, open_all};
 use super::progress::Progress;
-use super::results::Run;
+use super::results::{About, Run};
 use super::schedule::{self, Clock, Pace, Phases};
-use super::server::{Extras, Place, Server};
+use super::server::{self, Extras, Place, Server};
+use super::stored::{self, Question};
 use super::talk::{At, Seat, Shared, Talk, Totals};
 use super::tally::Tally;
 use super::template::Kind;
 use super::way::Way;
 use super::{WireFormat, figures, limits, process, stamp};
 
-/// Connections that are opened at the same time.
-const CONNECTING_MAX: usize = 32;
-/// Conversations whose `lastSeq` is looked up after the run.
-const CONFIRMED_MAX: usize = 16;
 /// Between the last subscription and the first message.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Which server to load.
+/// Which chat server to load.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Server")]
-pub(super) struct WhereOptions {
+pub(super) struct ServerOptions {
     /// Where a server listens for MQTT. Left out, with --http: a server of its own for each run, with an empty data folder
     #[arg(long, value_name = "HOST:PORT", requires = "http")]
     mqtt: Option<String>,
     /// Where it listens for HTTP
     #[arg(long, value_name = "HOST:PORT", requires = "mqtt")]
     http: Option<String>,
-    /// Any MQTT broker that lets everyone in, instead: the same load as plain messages, which nobody stores
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["mqtt", "http"])]
-    broker: Option<String>,
     /// The process of that server, on this machine, whose CPU time and memory to measure
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
+}
+
+/// Which server to load, which need not be one for chats.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Server")]
+pub(super) struct WhereOptions {
+    #[command(flatten)]
+    server: ServerOptions,
+    /// Any MQTT broker that lets everyone in, instead: the same load as plain messages, which nobody stores
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["mqtt", "http"])]
+    broker: Option<String>,
 }
 
 /// How messages are sent.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Load")]
 pub(super) struct LoadOptions {
-    /// Messages per second of all senders together, whatever the server does; 0: each sends the next when a PUBACK comes
+    /// Messages per second of all senders together, whatever the server does; 0: each sends the next when one is answered
     #[arg(long, default_value_t = 0)]
     pub rate: u32,
-    /// Publishes of a connection that may wait for their PUBACK
+    /// Messages of a connection that may wait for their answer: the PUBACK, and in a chat the reply that says "stored"
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub window: u16,
     /// How long to measure
@@ -138,14 +142,24 @@ impl WhereOptions {
         self.broker.is_some()
     }
 
-    /// By their names, as results keep them: which server it is, not where.
+    /// As results keep it.
     pub(super) fn as_value(&self) -> (String, Value) {
-        let server = match (&self.broker, &self.mqtt) {
-            (Some(_), _) => "broker",
-            (None, Some(_)) => "running",
-            (None, None) => "own",
-        };
-        ("server".to_owned(), json!(server))
+        match self.is_broker() {
+            true => ("server".to_owned(), json!("broker")),
+            false => self.server.as_value(),
+        }
+    }
+
+    /// Adds what is known of its settings.
+    pub(super) fn add_settings(
+        &self,
+        about: About,
+        config: Option<&Path>,
+    ) -> anyhow::Result<About> {
+        match self.is_broker() {
+            true => Ok(about),
+            false => self.server.add_settings(about, config),
+        }
     }
 
     /// Starts the server, unless it runs, and makes `users` accounts.
@@ -156,19 +170,51 @@ impl WhereOptions {
         extras: &Extras,
         progress: &Progress,
     ) -> anyhow::Result<Site> {
-        limits::raise_open_files()?;
-        if limits::connections_that_fit(users) < users {
-            bail!("{users} connections do not fit");
+        let Some(broker) = &self.broker else {
+            return self.server.open(config, users, extras, progress).await;
+        };
+        make_room(users)?;
+        Ok(Site {
+            server: None,
+            way: Way::Tcp(broker.clone()),
+            http: None,
+            pid: self.server.server_pid,
+            accounts: accounts::strangers(users)?,
+        })
+    }
+}
+
+impl ServerOptions {
+    /// As results keep it: which server it is, not where.
+    pub(super) fn as_value(&self) -> (String, Value) {
+        let server = match self.mqtt {
+            Some(_) => "running",
+            None => "own",
+        };
+        ("server".to_owned(), json!(server))
+    }
+
+    /// Adds what is known of its settings.
+    pub(super) fn add_settings(
+        &self,
+        about: About,
+        config: Option<&Path>,
+    ) -> anyhow::Result<About> {
+        match self.mqtt {
+            Some(_) => Ok(about),
+            None => server::add_settings(about, config),
         }
-        if let Some(broker) = &self.broker {
-            return Ok(Site {
-                server: None,
-                way: Way::Tcp(broker.clone()),
-                http: None,
-                pid: self.server_pid,
-                accounts: accounts::strangers(users)?,
-            });
-        }
+    }
+
+    /// Starts the server, unless it runs, and makes `users` accounts.
+    pub(super) async fn open(
+        &self,
+        config: Option<&Path>,
+        users: u32,
+        extras: &Extras,
+        progress: &Progress,
+    ) -> anyhow::Result<Site> {
+        make_room(users)?;
         let _stage = progress.count("making accounts", users.into());
         if let (Some(mqtt), Some(http)) = (&self.mqtt, &self.http) {
             return Ok(Site {
@@ -182,6 +228,14 @@ impl WhereOptions {
         let (server, accounts) = Server::start(config, users, Place::Apart, extras).await?;
         Ok(Site::of(server, accounts))
     }
+}
+
+fn make_room(users: u32) -> anyhow::Result<()> {
+    limits::raise_open_files()?;
+    if limits::connections_that_fit(users) < users {
+        bail!("{users} connections do not fit");
+    }
+    Ok(())
 }
 
 impl Site {
@@ -229,7 +283,7 @@ impl Load<'_> {
     /// Connects everyone, lets them talk, and checks what they have seen.
     pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<Run> {
         let entries = self.entries();
-        let connections = self.open_all(&entries, progress).await?;
+        let connections = open_all(&self.site.way, &entries, progress).await?;
         let clock = Clock::starting_in(SETTLE);
         let phases = Phases::new(self.options.warmup, self.options.seconds);
         let senders = self.senders();
@@ -239,6 +293,7 @@ impl Load<'_> {
             clock,
             phases,
             window: usize::from(self.options.window),
+            size: self.options.size as usize,
             tally: Mutex::new(Tally::new(phases)),
             totals: Totals::new(self.talks.len(), senders.len()),
         });
@@ -251,7 +306,8 @@ impl Load<'_> {
 
         let checked = self.check(&seen, progress).await;
         let tally = shared.tally.lock();
-        Ok(figures::run(self.promises, &tally, &usage, checked))
+        let rate = self.options.rate;
+        Ok(figures::run(self.promises, rate, &tally, &usage, checked))
     }
 
     /// Clients that send, each once.
@@ -278,7 +334,7 @@ impl Load<'_> {
         let mut seats = self.seats();
         let mut tasks = Vec::with_capacity(connections.len());
         for ((index, connection), entry) in (0..).zip(connections).zip(entries) {
-            let door = Door {
+            let way_back = WayBack {
                 way: self.site.way.clone(),
                 index,
                 entry,
@@ -293,7 +349,7 @@ impl Load<'_> {
                 seats: std::mem::take(&mut seats[index as usize]),
                 pace,
                 wake: place.map_or_else(Arc::default, |place| wakes[place].clone()),
-                absence: absence.map(|absence| (absence, door)),
+                absence: absence.map(|absence| (absence, way_back)),
             };
             tasks.push(tokio::spawn(client.run()));
         }
@@ -312,6 +368,7 @@ impl Load<'_> {
         let mut seats: Vec<Vec<Seat>> = self.accounts.iter().map(|_| Vec::new()).collect();
         for (index, talk) in (0..).zip(&self.talks) {
             let name = talk.name(self.accounts);
+            let named = talk.named_senders(self.accounts);
             for (member, client) in (0..).zip(&talk.members) {
                 let sender = Some(member).filter(|member| *member < talk.senders);
                 let template = sender.map(|sender| {
@@ -325,6 +382,7 @@ impl Load<'_> {
                 seats[*client as usize].push(Seat {
                     talk: index,
                     name: name.as_str().into(),
+                    senders: named.clone(),
                     template,
                     view: View::new(self.promises, sender, talk.senders),
                 });
@@ -345,43 +403,33 @@ impl Load<'_> {
                 views[seat.talk as usize].push(&seat.view);
             }
         }
-        let step = self.talks.len().div_ceil(CONFIRMED_MAX).max(1);
-        let stage = progress.count("checking", self.talks.len() as u64);
-        for (index, (talk, views)) in self.talks.iter().zip(&views).enumerate() {
+        let mut questions = Vec::with_capacity(self.talks.len());
+        for ((index, talk), views) in (0..).zip(&self.talks).zip(&views) {
             let name = talk.name(self.accounts);
             let sent = checked.add(&name, views);
-            if let Some(http) = &self.site.http
-                && self.promises == Promises::Chat
-                && index.is_multiple_of(step)
-            {
-                // Asked in turn as one and as another of the members.
-                let asked = index / step % talk.members.len();
-                let account = &self.accounts[talk.members[asked] as usize];
-                let stored = accounts::last_seq(http, account, &name).await;
-                checked.confirm(&name, sent, stored);
-            }
-            stage.advance(1);
+            // Asked in turn as one and as another of the members.
+            let asked = talk.members[index as usize % talk.members.len()];
+            questions.push(Question {
+                name,
+                talk: index,
+                account: self.accounts[asked as usize].clone(),
+                senders: talk.named_senders(self.accounts),
+                size: self.options.size as usize,
+                sent,
+            });
+        }
+        if let Some(http) = &self.site.http
+            && self.promises == Promises::Chat
+        {
+            stored::confirm(http, questions, &mut checked, progress).await;
         }
         checked
-    }
-
-    /// Connects and subscribes everyone; the result has the order of the accounts.
-    async fn open_all(
-        &self,
-        entries: &[Entry],
-        progress: &Progress,
-    ) -> anyhow::Result<Vec<Connection>> {
-        let stage = progress.count("connecting", entries.len() as u64);
-        open(&self.site.way, entries, |steps| stage.advance(steps)).await
     }
 
     fn entries(&self) -> Vec<Entry> {
         let format = Format::from(self.format);
         if self.promises == Promises::Chat {
-            let accounts = self.accounts.iter();
-            return accounts
-                .map(|account| Entry::of_chat(account, format))
-                .collect();
+            return Entry::of_chats(self.accounts, format);
         }
         let mut topics: Vec<Vec<(String, Qos)>> = self.accounts.iter().map(|_| vec![]).collect();
         for talk in &self.talks {
@@ -410,32 +458,6 @@ async fn tell(progress: &Progress, shared: &Shared) {
         stage.tell(&format!("{} deliveries/s", so_far - before));
         before = so_far;
     }
-}
-
-/// Connects and subscribes everyone; the result has the order of the entries.
-pub(super) async fn open(
-    way: &Way,
-    entries: &[Entry],
-    advance: impl Fn(u64),
-) -> anyhow::Result<Vec<Connection>> {
-    let mut opening = JoinSet::new();
-    let mut opened = Vec::with_capacity(entries.len());
-    for (index, entry) in (0..).zip(entries.iter().cloned()) {
-        if opening.len() == CONNECTING_MAX {
-            opened.extend(opening.join_next().await.transpose()?);
-            advance(1);
-        }
-        let way = way.clone();
-        opening.spawn(async move {
-            let connection = Connection::open(&way, index, &entry).await;
-            let context = || format!("connecting {entry}");
-            (index, connection.with_context(context))
-        });
-    }
-    opened.extend(opening.join_all().await);
-    opened.sort_unstable_by_key(|(index, _)| *index);
-    let connections = opened.into_iter().map(|(_, connection)| connection);
-    connections.collect()
 }
 
 #[cfg(test)]
@@ -493,7 +515,8 @@ mod tests {
         // Five send 20 each; 1 is in two conversations and sends to them in turn.
         let what = "100 messages in 3 conversations, each stored and answered once, 160 deliveries";
         assert!(run.check.what.starts_with(what), "{}", run.check);
-        assert!(run.check.what.ends_with("3 of 3"), "{}", run.check);
+        let stored = "lastSeq right in all 3; 100 messages in 3 of them read back";
+        assert!(run.check.what.ends_with(stored), "{}", run.check);
         assert_eq!(run.series.len(), 1);
         assert!(
             run.value("delivered p50")
@@ -506,6 +529,8 @@ mod tests {
         let site = site(2, &Extras::default()).await;
         let run = run(site, vec![Talk::pair(0, 1)], Promises::Chat, 0).await;
         assert!(run.value("stored").is_some_and(|stored| stored > 8.0));
+        assert_eq!(run.value("stored p50"), None);
+        assert!(run.value("stored in the window p50").is_some());
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::SystemTime;
 
+use super::process::parse_kib;
 use super::results::Machine;
 
 impl Machine {
@@ -17,7 +18,7 @@ impl Machine {
         Machine {
             cores: thread::available_parallelism().map_or(1, usize::from),
             cpu: cpu.unwrap_or(std::env::consts::ARCH).to_owned(),
-            memory_bytes: memory.as_deref().and_then(parse_memory),
+            memory_bytes: memory.and_then(|memory| parse_kib(&memory, "MemTotal:")),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: u64::try_from(millis).unwrap_or(u64::MAX),
         }
@@ -32,13 +33,6 @@ fn parse_cpu(cpuinfo: &str) -> Option<&str> {
     Some(name.trim())
 }
 
-fn parse_memory(meminfo: &str) -> Option<u64> {
-    let mut lines = meminfo.lines();
-    let total = lines.find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = total.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
-    Some(kib * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,8 +42,5 @@ mod tests {
         let cpuinfo = "processor\t: 0\nmodel\t\t: 85\nmodel name\t: A CPU @ 2.10GHz\n";
         assert_eq!(parse_cpu(cpuinfo), Some("A CPU @ 2.10GHz"));
         assert_eq!(parse_cpu("processor\t: 0\nBogoMIPS\t: 100.00\n"), None);
-        let meminfo = "MemTotal:       24683732 kB\nMemFree:         100 kB\n";
-        assert_eq!(parse_memory(meminfo), Some(24_683_732 * 1024));
-        assert_eq!(parse_memory("MemFree: 100 kB\n"), None);
     }
 }

@@ -1,7 +1,13 @@
 //! What a device has to get when it comes back: of each conversation `seq` 1, 2, 3 … with the messages in the order in
 //! which they were sent, each once.
 
+use std::sync::Arc;
+
+use schema::Uid;
+
+use super::down::Delivered;
 use super::faults::Faults;
+use super::stamp::Stamp;
 
 /// One user's view of it.
 #[derive(Debug)]
@@ -9,6 +15,10 @@ pub(super) struct Missed {
     /// Of whom among all users: everyone's conversations are with the same senders.
     user: u32,
     users: u32,
+    /// By conversation.
+    senders: Arc<[Uid]>,
+    /// Bytes of each content.
+    size: usize,
     conversations: Vec<Conversation>,
     /// How many are still to come.
     left: u64,
@@ -38,7 +48,15 @@ fn number(users: u32, user: u32, seq: u32) -> Option<u32> {
 }
 
 impl Missed {
-    pub(super) fn new(user: u32, users: u32, messages: u32, conversations: u32) -> Missed {
+    /// What `user` has missed: so many messages of the senders together, contents of `size` bytes.
+    pub(super) fn new(
+        user: u32,
+        users: u32,
+        messages: u32,
+        senders: Arc<[Uid]>,
+        size: usize,
+    ) -> Missed {
+        let conversations = senders.len() as u32;
         let share = |conversation| share(messages, conversations, conversation) as usize;
         let conversation = |conversation| Conversation {
             is_received: vec![false; share(conversation)],
@@ -47,14 +65,34 @@ impl Missed {
         Missed {
             user,
             users,
+            senders,
+            size,
             conversations: (0..conversations).map(conversation).collect(),
             left: messages.into(),
             faults: Faults::default(),
         }
     }
 
-    /// The `number`th message of `sender` came with `seq`.
-    pub(super) fn receive(&mut self, sender: u32, number: u32, seq: u32) {
+    /// The first sender has sent one more.
+    pub(super) fn expect_one_more(&mut self) {
+        if let Some(conversation) = self.conversations.first_mut() {
+            conversation.is_received.push(false);
+            self.left += 1;
+        }
+    }
+
+    /// A message came.
+    pub(super) fn receive(&mut self, message: &Delivered<'_>) {
+        let Delivered { stamp, seq, .. } = *message;
+        let Stamp {
+            talk,
+            sender,
+            number,
+            ..
+        } = stamp;
+        let is_whole = (message.size, talk) == (self.size, self.user);
+        let uid = self.senders.get(sender as usize);
+        let is_senders = uid.is_some_and(|uid| uid.as_str() == message.sender);
         let message = || format!("message {number} of sender {sender} with seq {seq}");
         let conversation = self.conversations.get_mut(sender as usize);
         let Some((conversation, at)) = conversation.zip((seq as usize).checked_sub(1)) else {
@@ -63,6 +101,9 @@ impl Missed {
         };
         if self::number(self.users, self.user, seq) != Some(number) {
             self.faults.note("another message at that seq", message);
+        }
+        if !is_whole || !is_senders {
+            self.faults.note("another content", message);
         }
         match conversation.is_received.get_mut(at) {
             None => self.faults.note("unexpected message", message),
@@ -107,12 +148,64 @@ mod tests {
     }
 
     fn check(received: &[(u32, u32, u32)], left: u64, expected: &[&str]) {
-        let mut missed = Missed::new(1, 2, 5, 2);
-        for &(sender, number, seq) in received {
-            missed.receive(sender, number, seq);
+        let mut missed = missed();
+        for &one in received {
+            missed.receive(&message(one));
         }
         assert_eq!(missed.left(), left);
         assert_eq!(missed.into_faults().kinds(), expected, "{received:?}");
+    }
+
+    fn missed() -> Missed {
+        let senders = ["a", "b"].map(|uid| uid.parse().unwrap());
+        Missed::new(1, 2, 5, senders.into(), 64)
+    }
+
+    fn message((sender, number, seq): (u32, u32, u32)) -> Delivered<'static> {
+        Delivered {
+            stamp: Stamp {
+                talk: 1,
+                sender,
+                number,
+                due: 0,
+            },
+            size: 64,
+            seq,
+            conversation: "u:a:c",
+            sender: if sender == 0 { "a" } else { "b" },
+        }
+    }
+
+    #[test]
+    fn a_message_is_whole_and_of_its_sender() {
+        let good = message((0, 2, 1));
+        let cut = Delivered { size: 63, ..good };
+        let (foreign, mut of_other) = (
+            Delivered {
+                sender: "b",
+                ..good
+            },
+            good,
+        );
+        of_other.stamp.talk = 0;
+        for message in [cut, foreign, of_other] {
+            let mut missed = missed();
+            missed.receive(&message);
+            assert_eq!(missed.faults.kinds(), ["another content"], "{message:?}");
+        }
+    }
+
+    #[test]
+    fn one_more_is_missed_too() {
+        let mut missed = missed();
+        for one in good() {
+            missed.receive(&message(one));
+        }
+        missed.expect_one_more();
+        assert_eq!(missed.left(), 1);
+        missed.receive(&message((0, 8, 4)));
+        assert_eq!(missed.left(), 0);
+        assert!(missed.into_faults().is_empty());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::WireFormat;
 use super::accounts::{self, Account};
 use super::check::{Promises, scramble};
 use super::client::Absence;
-use super::load::{Load, LoadOptions, Site, WhereOptions};
+use super::load::{Load, LoadOptions, ServerOptions, Site};
 use super::progress::Progress;
 use super::results::{About, Figure, Run, Unit};
 use super::runs::Output;
@@ -27,13 +27,16 @@ const USERS_PER_GROUP: u32 = 20;
 const GROUP_SIZES: [u32; 8] = [3, 5, 10, 20, 5, 50, 100, 200];
 /// Where no rate is given, a writer has a message due so often.
 const SECS_PER_MESSAGE: u32 = 2;
+const RATE_HELP: &str = "Messages per second of all writers together, whatever the server does; 0: each has one due \
+                         every two seconds";
 /// The shortest time for which someone goes away.
 const ABSENCE_MIN: Duration = Duration::from_millis(200);
 
 /// A day in small: most only read, some write in pairs and groups, some go away and come back.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "One user of five writes, every two seconds unless --rate is given; the others only read."
+    after_help = "One user of five writes; the others only read.",
+    mut_arg("rate", |rate| rate.help(RATE_HELP))
 )]
 pub struct MixedOptions {
     /// How many users
@@ -50,15 +53,11 @@ pub struct MixedOptions {
     #[command(flatten)]
     load: LoadOptions,
     #[command(flatten)]
-    server: WhereOptions,
+    server: ServerOptions,
 }
 
 impl MixedOptions {
     pub(super) async fn run(mut self, config: Option<&Path>) -> anyhow::Result<()> {
-        anyhow::ensure!(
-            !self.server.is_broker(),
-            "--broker: what was missed is caught up with, which only a chat server lets"
-        );
         if self.load.rate == 0 {
             self.load.rate = self.users / USERS_PER_WRITER / SECS_PER_MESSAGE;
         }
@@ -70,7 +69,8 @@ impl MixedOptions {
             site.close().await;
             Ok(run)
         };
-        self.output.repeat(self.about(), measure).await
+        let about = self.server.add_settings(self.about(), config)?;
+        self.output.repeat(about, measure).await
     }
 
     fn about(&self) -> About {
@@ -219,6 +219,14 @@ mod tests {
 
     fn options(line: &str) -> MixedOptions {
         Line::parse_from(line.split(' ')).options
+    }
+
+    #[test]
+    fn its_help_tells_what_it_does() {
+        let help = <Line as clap::CommandFactory>::command().render_long_help();
+        let help = help.to_string();
+        assert!(help.contains("one due every two seconds"), "{help}");
+        assert!(!help.contains("--broker"), "{help}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use humantime::format_rfc3339_seconds;
 use plotters::style::RGBColor;
+use serde_json::Value;
 
 use super::compare::{Comparison, Verdict};
 use super::plot::{Line, Plot, Point, Scale};
@@ -47,7 +48,12 @@ pub(super) fn results(results: &Results) -> anyhow::Result<String> {
     let mut body = format!("<p>{}</p>\n", Escaped(&about.title));
     checks(&mut body, &results.runs);
     figures(&mut body, &results.summaries(), results.runs.len());
-    plots(&mut body, &results.runs)?;
+    // A full window's latencies follow from its throughput.
+    let latency_title = match about.load.get("rate").and_then(Value::as_u64) {
+        Some(0) => "Sent to delivered, in the window",
+        _ => "Due to delivered",
+    };
+    plots(&mut body, &results.runs, latency_title)?;
     let started_at = SystemTime::UNIX_EPOCH + Duration::from_millis(results.machine.started_at);
     let mut facts = vec![
         ("machine".to_owned(), results.machine.to_string()),
@@ -68,7 +74,7 @@ pub(super) fn results(results: &Results) -> anyhow::Result<String> {
 /// The page of a comparison.
 pub(super) fn comparison(comparison: &Comparison) -> String {
     let mut body = format!("<p>{}</p>\n", Escaped(&comparison.title));
-    for warning in &comparison.warnings {
+    for warning in comparison.doubts() {
         line(&mut body, "bad", warning);
     }
     body += "<div class=table><table>\n";
@@ -166,9 +172,14 @@ fn list(body: &mut String, title: &str, facts: &[(String, String)]) {
     *body += "</dl>\n";
 }
 
-fn plots(body: &mut String, runs: &[Run]) -> anyhow::Result<()> {
+fn plots(body: &mut String, runs: &[Run], latency_title: &'static str) -> anyhow::Result<()> {
     let mut figures = String::new();
-    for plot in [latency(runs), throughput(runs), cpu(runs), memory(runs)] {
+    for plot in [
+        latency(runs, latency_title),
+        throughput(runs),
+        cpu(runs),
+        memory(runs),
+    ] {
         let Some(svg) = plot.draw()? else {
             continue;
         };
@@ -207,10 +218,10 @@ fn plots(body: &mut String, runs: &[Run]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn latency(runs: &[Run]) -> Plot {
+fn latency(runs: &[Run], title: &'static str) -> Plot {
     let known = |micros: u64| (micros > 0).then_some(micros as f64);
     Plot {
-        title: "Due to delivered",
+        title,
         scale: Scale::Logarithmic,
         label: |micros| readable(micros, Unit::Micros),
         lines: vec![
@@ -324,7 +335,12 @@ mod tests {
     }
 
     fn page(runs: Vec<Run>) -> String {
-        let mut about = About::new("chat", EVIL.to_owned(), [("format", EVIL.into())]);
+        page_of(100, runs)
+    }
+
+    fn page_of(rate: u32, runs: Vec<Run>) -> String {
+        let load = [("format", EVIL.into()), ("rate", rate.into())];
+        let mut about = About::new("chat", EVIL.to_owned(), load);
         about.load.insert(EVIL.to_owned(), 7.into());
         let mut machine = Machine::here();
         machine.cpu = EVIL.to_owned();
@@ -370,6 +386,13 @@ mod tests {
         let namespace = "http://www.w3.org/2000/svg";
         assert!(!page.replace(namespace, "").contains("http:"));
         assert!(!page.contains("https:") && !page.contains("<link") && !page.contains("src="));
+    }
+
+    #[test]
+    fn a_full_window_shows_no_latency() {
+        let page = page_of(0, vec![run(1000.0)]);
+        assert!(!page.contains("Due to delivered"), "{page}");
+        assert!(page.contains("<b>Sent to delivered, in the window</b>"));
     }
 
     #[test]

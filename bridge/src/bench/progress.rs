@@ -32,11 +32,6 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// A line that stays.
-    pub(super) fn say(&self, line: &str) {
-        self.bars.suspend(|| eprintln!("{line}"));
-    }
-
     /// A stage of `total` steps.
     pub(super) fn count(&self, what: &str, total: u64) -> Stage {
         let style = style("{prefix} {bar:30} {human_pos} of {human_len} {wide_msg}");

@@ -86,7 +86,7 @@ pub(super) enum Unit {
 pub(super) enum Better {
     More,
     Less,
-    /// What was asked for rather than achieved, or of the generator.
+    /// What was asked for rather than achieved, follows from another figure, or is of the generator.
     Neither,
 }
 
@@ -206,13 +206,19 @@ impl Figure {
         }
     }
 
-    /// The quantiles of what took so many microseconds, and the longest.
-    pub(super) fn quantiles(name: &str, micros: &Histogram<u64>) -> [Figure; 4] {
+    /// The quantiles of what took so many microseconds, and the longest; none of nothing.
+    pub(super) fn quantiles(name: &str, micros: &Histogram<u64>, better: Better) -> Vec<Figure> {
+        if micros.is_empty() {
+            return Vec::new();
+        }
         let quantiles = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
-        quantiles.map(|(label, quantile)| {
-            let value = micros.value_at_quantile(quantile) as f64;
-            Figure::less(format!("{name} {label}"), value, Unit::Micros)
-        })
+        let figure = |(label, quantile)| Figure {
+            name: format!("{name} {label}"),
+            value: micros.value_at_quantile(quantile) as f64,
+            unit: Unit::Micros,
+            better,
+        };
+        quantiles.map(figure).into()
     }
 }
 
@@ -307,8 +313,10 @@ mod tests {
     #[test]
     fn quantiles_have_names() {
         let mut micros = super::super::tally::latencies(3);
+        assert_eq!(Figure::quantiles("connected", &micros, Better::Less), []);
         (1..=1000).for_each(|each| micros.record(each).unwrap());
-        let figures = Figure::quantiles("connected", &micros);
+        let figures = Figure::quantiles("connected", &micros, Better::Less);
+        assert_eq!(figures.len(), 4);
         let expected = [
             ("p50", 500.0),
             ("p99", 990.0),

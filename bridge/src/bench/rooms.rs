@@ -64,7 +64,8 @@ impl RoomsOptions {
             site.close().await;
             Ok(run)
         };
-        self.output.repeat(self.about(), measure).await
+        let about = self.server.add_settings(self.about(), config)?;
+        self.output.repeat(about, measure).await
     }
 
     fn about(&self) -> About {

@@ -60,7 +60,7 @@ impl Output {
         self.write(&results)?;
         ensure!(
             results.is_ok(),
-            "FAILED: the server broke a promise; see the check"
+            "FAILED: not all was as it should be; see the check"
         );
         Ok(())
     }

@@ -7,11 +7,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use super::Target;
 use super::accounts::{self, Account};
+use super::results::About;
 use super::way::Way;
 use crate::auth::token;
 use crate::serve;
@@ -24,6 +26,9 @@ const UNLESS_SET: [(&str, &str); 4] = [
     ("TIDINGS__MQTT__BYTE_RATE", "0"),
     ("TIDINGS__MQTT__MAX_CONNECTIONS", "1000000"),
 ];
+
+/// Settings that a server for the run never has from elsewhere.
+const OWN: [&str; 3] = ["data_dir", "mqtt.listen", "http.listen"];
 
 /// How long a server in this process may take to end.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -64,6 +69,16 @@ impl Extras {
         fs::write(&path, text)?;
         Ok(Some(path))
     }
+}
+
+/// Adds what the operator has set otherwise than the defaults: such a server is another one.
+pub(super) fn add_settings(mut about: About, config: Option<&Path>) -> anyhow::Result<About> {
+    let mut changed = Settings::changed(config)?;
+    changed.retain(|key, _| !OWN.contains(&key.as_str()));
+    if !changed.is_empty() {
+        about.load.insert("settings".to_owned(), json!(changed));
+    }
+    Ok(about)
 }
 
 /// Ends with this value, and takes its folder along.
@@ -234,5 +249,24 @@ impl Drop for Folder {
         if let Err(error) = fs::remove_dir_all(&self.0) {
             eprintln!("{} can't be removed: {error}", self.0.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_keep_what_is_set_but_no_secrets() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("tidings.toml");
+        let text = "[mqtt]\nlisten = [\"127.0.0.1:7\"]\nreceive_maximum = 7\n\
+                    [auth]\njwt_key = \"secret\"\n[database]\nurl = \"postgres://secret\"\n";
+        fs::write(&config, text).unwrap();
+        let about = || About::new("idle", String::new(), []);
+        let load = add_settings(about(), Some(&config)).unwrap().load;
+        assert_eq!(load["settings"]["mqtt.receive_maximum"], "7");
+        let settings = load["settings"].to_string();
+        assert!(!settings.contains("secret") && !settings.contains("127.0.0.1:7"));
     }
 }

@@ -1,5 +1,6 @@
 //! Who talks with whom, and what everyone needs to know of it while the load goes on.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
@@ -9,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accounts::Account;
 use super::check::{Promises, View};
+use super::down::Delivered;
 use super::schedule::{Clock, Phases};
 use super::tally::Tally;
 use super::template::{Kind, Template};
@@ -66,6 +68,17 @@ impl Talk {
         Template::of_command(format, self.uid(accounts, sender), to, kind)
     }
 
+    /// Those who send, as messages name them: nobody on a plain topic, where messages name no one.
+    pub(super) fn named_senders(&self, accounts: &[Account]) -> Arc<[Uid]> {
+        let named = match self.at {
+            At::Pair | At::Group(_) => self.senders as usize,
+            At::Topic(_) => 0,
+        };
+        (0..named)
+            .map(|member| self.uid(accounts, member).clone())
+            .collect()
+    }
+
     fn uid<'a>(&self, accounts: &'a [Account], member: usize) -> &'a Uid {
         &accounts[self.members[member] as usize].uid
     }
@@ -78,9 +91,38 @@ pub(super) struct Seat {
     pub talk: u32,
     /// What the server calls it.
     pub name: Box<str>,
+    /// See [`Talk::named_senders`].
+    pub senders: Arc<[Uid]>,
     /// Of a sender.
     pub template: Option<Template>,
     pub view: View,
+}
+
+impl Seat {
+    /// Notes what is wrong with a message, apart from its number and its place; contents are of `size` bytes.
+    pub(super) fn check(&mut self, message: &Delivered<'_>, size: usize) {
+        let faults = &mut self.view.faults;
+        let Delivered {
+            stamp,
+            conversation,
+            sender,
+            ..
+        } = *message;
+        if *self.name != *conversation {
+            let example = || format!("{conversation} instead of {}", self.name);
+            faults.note("wrong conversation", example);
+        }
+        if let Some(uid) = self.senders.get(stamp.sender as usize)
+            && uid.as_str() != sender
+        {
+            let example = || format!("message {} is of {uid}, not of {sender}", stamp.number);
+            faults.note("wrong sender", example);
+        }
+        if message.size != size {
+            let example = || format!("{} bytes instead of {size}", message.size);
+            faults.note("wrong size", example);
+        }
+    }
 }
 
 /// What all clients of a load share.
@@ -89,8 +131,10 @@ pub(super) struct Shared {
     pub format: Format,
     pub clock: Clock,
     pub phases: Phases,
-    /// Publishes of a client that may wait for their PUBACK.
+    /// Messages of a client that may wait for their answer.
     pub window: usize,
+    /// Bytes of a message's content.
+    pub size: usize,
     pub tally: Mutex<Tally>,
     pub totals: Totals,
 }
@@ -165,6 +209,8 @@ mod tests {
         assert_eq!(group.name(&accounts()), "g:friends");
         let topic = at(At::Topic("a/b".into()));
         assert_eq!(topic.name(&accounts()), "a/b");
+        let senders = [pair, group, topic].map(|talk| talk.named_senders(&accounts()).len());
+        assert_eq!(senders, [2, 1, 0]);
     }
 
     #[tokio::test]
@@ -178,6 +224,7 @@ mod tests {
             Seat {
                 talk,
                 name: "x".into(),
+                senders: Arc::new([]),
                 template: None,
                 view,
             }

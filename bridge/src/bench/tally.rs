@@ -49,7 +49,7 @@ impl Samples {
         self.sent += 1;
     }
 
-    /// The PUBACK came of a message that was due at `due`.
+    /// A message is stored that was due at `due`: so says a chat's reply, or a plain broker's PUBACK.
     pub(super) fn stored(&mut self, due: u64, now: u64) {
         self.stored += 1;
         self.stored_in.push(Latency::new(due, now));
@@ -94,7 +94,7 @@ struct Tick {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub sent: u64,
-    /// PUBACKs.
+    /// Replies; of plain messages PUBACKs.
     pub stored: u64,
     pub delivered: u64,
 }
@@ -160,7 +160,7 @@ impl Tally {
         self.ticks.iter().map(|tick| tick.counts.delivered).sum()
     }
 
-    /// From when a message was due to its PUBACK, in microseconds.
+    /// From when a message was due until it was stored, in microseconds.
     pub(super) fn stored_in(&self) -> &Histogram<u64> {
         &self.stored_in
     }

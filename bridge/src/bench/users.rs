@@ -13,7 +13,7 @@ use super::load::{LoadOptions, Site};
 use super::progress::Progress;
 use super::results::{About, Figure, Run, Unit};
 use super::runs::Output;
-use super::server::{Place, Server};
+use super::server::{Place, Server, add_settings};
 use super::{WireFormat, chat, limits, stamp};
 
 /// The same load with few users and with many.
@@ -70,7 +70,8 @@ impl UsersOptions {
             site.close().await;
             Ok(both(few, many))
         };
-        self.output.repeat(self.about(many), measure).await
+        let about = add_settings(self.about(many), config)?;
+        self.output.repeat(about, measure).await
     }
 
     fn about(&self, many: u32) -> About {
