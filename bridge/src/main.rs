@@ -9,7 +9,7 @@ use tidings_bridge::cli::Cli;
 use tidings_bridge::settings::Settings;
 use tracing_subscriber::EnvFilter;
 
-/// The system's allocator takes a sixth of the server's time, since so much is made in one thread and dropped in another.
+/// The system's allocator takes a seventh of the server's time, since so much is made in one thread and dropped in another.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
