@@ -14,8 +14,8 @@ use divan::{Bencher, black_box};
 use schema::wire::encode_message;
 use schema::{Format, Topic};
 use tidings_guard::chat::Chat;
-use tidings_guard::edge::{Commands, FanOut, Plain};
 use tidings_guard::samples;
+use tidings_guard::traffic::{Commands, FanOut, Plain};
 use tokio::runtime::Builder;
 
 const VERSIONS: [Version; 2] = [Version::V4, Version::V5];
@@ -59,7 +59,7 @@ mod codec {
 
     #[divan::bench(args = VERSIONS)]
     fn encode_delivery(bencher: Bencher<'_, '_>, version: Version) {
-        let payload = encode_message(&samples::message(1));
+        let payload = encode_message(&samples::message(1, 64));
         let head = PublishHead {
             dup: false,
             qos: Qos::AtLeastOnce,
@@ -131,7 +131,7 @@ mod payload {
     /// What a fan-out costs once, if anybody wants JSON.
     #[divan::bench]
     fn message_to_json(bencher: Bencher<'_, '_>) {
-        let payload = encode_message(&samples::message(1));
+        let payload = encode_message(&samples::message(1, 64));
         bencher.bench(|| Format::Json.from_protobuf(black_box(&payload)));
     }
 }
@@ -162,7 +162,8 @@ mod traffic {
 
     #[divan::bench(args = [1, 500])]
     fn fan_out(bencher: Bencher<'_, '_>, members: usize) {
-        bench_steps(bencher, members, FanOut::new(members), FanOut::step);
+        let group = FanOut::new(members, &FORMATS, 64);
+        bench_steps(bencher, members, group, FanOut::step);
     }
 
     #[divan::bench(args = FILTERS)]

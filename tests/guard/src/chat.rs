@@ -27,7 +27,8 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// Messages in one round: as many as the pipeline takes into one transaction.
+    /// Messages in one round: they wait for the pipeline together, and it takes all of them into one transaction, which
+    /// could hold more.
     pub const PER_ROUND: usize = 512;
 
     /// A new database with so many pairs.

@@ -7,7 +7,7 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
         [] => {
-            for scenario in ALL {
+            for scenario in &ALL {
                 println!("{} {}", scenario.name, scenario.times);
             }
             Ok(())

@@ -110,9 +110,9 @@ pub fn written(format: Format, up: &v1::Up) -> Bytes {
     }
 }
 
-/// A stored message as the bridge delivers it, with a text of 64 bytes.
+/// A stored message as the bridge delivers it, with a text of `length` bytes.
 #[must_use]
-pub fn message(seq: u32) -> v1::Message {
+pub fn message(seq: u32, length: usize) -> v1::Message {
     let msg_id = MsgId(7_000_000_000_000_000 + u64::from(seq));
     v1::Message {
         msg_id: msg_id.0,
@@ -121,7 +121,7 @@ pub fn message(seq: u32) -> v1::Message {
         sender: uid(0).to_string(),
         sender_device: "phone".to_owned(),
         client_msg_id: format!("message-{seq}"),
-        content: Some(v1::message::Content::Text("x".repeat(64))),
+        content: Some(v1::message::Content::Text("x".repeat(length))),
         sent_at: Some(msg_id.timestamp()),
         ..Default::default()
     }

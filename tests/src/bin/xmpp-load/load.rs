@@ -174,7 +174,7 @@ impl Channel {
         }
     }
 
-    /// Sends what is due, as far as the window has room, until the end. `head` is the stanza up to the body.
+    /// Sends what is due, as far as the window has room, until the end.
     pub async fn send(
         &self,
         outgoing: &mut OwnedWriteHalf,

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use self::crowd::{Crowd, Finished, User};
 use self::load::{Channel, Pace, STAMP_SIZE, Tally, Template, Timing};
-use self::process::Server;
+use self::process::Processes;
 use self::report::{Faults, Outcome, Spent};
 use self::session::{Place, Session};
 
@@ -239,7 +239,6 @@ impl Load {
             faults.note("nothing measured", "no message came in time".to_owned());
         }
         Ok(Outcome {
-            seconds: self.seconds,
             messages,
             tally,
             spent: spent.await.context("sampling")??,
@@ -265,10 +264,10 @@ impl Load {
         }
     }
 
-    fn servers(&self) -> [Server; 2] {
+    fn servers(&self) -> [Processes; 2] {
         [
-            Server::Alone(self.server_pid),
-            Server::WithChildren(self.database_pid),
+            Processes::Alone(self.server_pid),
+            Processes::WithChildren(self.database_pid),
         ]
     }
 }

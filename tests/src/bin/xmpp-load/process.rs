@@ -10,17 +10,17 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// A process, with those that it has started if it is PostgreSQL's first.
 #[derive(Clone, Copy, Debug)]
-pub enum Server {
+pub enum Processes {
     Alone(u32),
     WithChildren(u32),
 }
 
-impl Server {
-    /// CPU time until now, with that of children who have ended.
+impl Processes {
+    /// CPU time until now; of several, also of children who have ended.
     pub fn cpu(self) -> Result<Duration> {
         let ticks: u64 = match self {
-            Server::Alone(pid) => ticks(pid, 2)?,
-            Server::WithChildren(pid) => {
+            Processes::Alone(pid) => ticks(pid, 2)?,
+            Processes::WithChildren(pid) => {
                 // A child that ends meanwhile is missed: a server's stay.
                 ticks(pid, 4)?
                     + children(pid)?
@@ -31,12 +31,23 @@ impl Server {
         Ok(TICK * u32::try_from(ticks)?)
     }
 
+    /// Lets the most memory that one had who is alone count from now on: more may have been needed to start.
+    pub fn forget_peak(self) -> Result<()> {
+        match self {
+            Processes::Alone(pid) => {
+                let path = format!("/proc/{pid}/clear_refs");
+                fs::write(&path, "5").context(path)
+            }
+            Processes::WithChildren(_) => Ok(()),
+        }
+    }
+
     /// Memory in bytes: the most that one had who is alone. Of several what they have now, where what they share counts
     /// once; a backend of PostgreSQL stays and gives nothing back, so that is about the most, too.
     pub fn memory(self) -> Result<u64> {
         match self {
-            Server::Alone(pid) => kib(pid, "status", "VmHWM:"),
-            Server::WithChildren(pid) => {
+            Processes::Alone(pid) => kib(pid, "status", "VmHWM:"),
+            Processes::WithChildren(pid) => {
                 let of_children =
                     children(pid)?.filter_map(|child| kib(child, "smaps_rollup", "Pss:").ok());
                 Ok(kib(pid, "smaps_rollup", "Pss:")? + of_children.sum::<u64>())
@@ -80,25 +91,52 @@ fn read(pid: u32, file: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::process::{Command, Stdio};
+    use std::time::Instant;
+
     use super::*;
+
+    const PEAK_BYTES: usize = 64 << 20;
 
     #[test]
     fn the_own_process_is_known() {
         let own = std::process::id();
-        assert!(Server::Alone(own).cpu().is_ok());
-        assert!(Server::Alone(own).memory().is_ok_and(|bytes| bytes > 0));
+        assert!(Processes::Alone(own).cpu().is_ok());
+        assert!(Processes::Alone(own).memory().is_ok_and(|bytes| bytes > 0));
+    }
+
+    #[test]
+    fn a_peak_is_forgotten() {
+        let own = Processes::Alone(std::process::id());
+        drop(std::hint::black_box(vec![1_u8; PEAK_BYTES]));
+        let before = own.memory().unwrap();
+        own.forget_peak().unwrap();
+        assert!(own.memory().unwrap() + PEAK_BYTES as u64 / 2 < before);
     }
 
     #[test]
     fn children_count() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
+        // Its child is busy until we are gone, while it waits.
+        let mut parent = Command::new("sh")
+            .args(["-c", "cat /dev/zero & wait"])
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let server = Server::WithChildren(std::process::id());
-        // The test's own thread has started it, not the first one.
-        assert!(server.cpu().is_ok() && server.memory().is_ok());
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let mut zeros = parent.stdout.take().unwrap();
+        let all = Processes::WithChildren(parent.id());
+        let alone = Processes::Alone(parent.id());
+        let give_up = Instant::now() + Duration::from_secs(30);
+        let mut some = vec![0; 1 << 20];
+        while all.cpu().unwrap() < alone.cpu().unwrap() + 5 * TICK {
+            assert!(Instant::now() < give_up, "a child's time does not count");
+            zeros.read_exact(&mut some).unwrap();
+        }
+        let of_parent = kib(parent.id(), "smaps_rollup", "Pss:").unwrap();
+        let child = children(parent.id()).unwrap().next().unwrap();
+        let of_child = kib(child, "smaps_rollup", "Pss:").unwrap();
+        assert!(all.memory().unwrap() >= of_parent + of_child / 2);
+        drop(zeros);
+        parent.wait().unwrap();
     }
 }

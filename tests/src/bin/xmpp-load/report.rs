@@ -8,13 +8,11 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::load::{Tally, Timing};
-use crate::process::Server;
+use crate::process::Processes;
 use crate::{Load, Scenario};
 
 /// A run.
 pub struct Outcome {
-    /// That were measured.
-    pub seconds: u32,
     /// That were sent, warm-up included.
     pub messages: u64,
     pub tally: Tally,
@@ -41,14 +39,15 @@ pub struct Faults(BTreeMap<&'static str, (u64, String)>);
 // === impl Spent, Cost, Faults ===
 
 impl Spent {
-    pub async fn sample([server, database]: [Server; 2], timing: Timing) -> Result<Spent> {
-        let servers = [server, database, Server::Alone(std::process::id())];
+    pub async fn sample([server, database]: [Processes; 2], timing: Timing) -> Result<Spent> {
+        let all = [server, database, Processes::Alone(std::process::id())];
+        server.forget_peak()?;
         tokio::time::sleep_until(timing.at(timing.start).into()).await;
-        let before = servers.map(Server::cpu);
+        let before = all.map(Processes::cpu);
         tokio::time::sleep_until(timing.at(timing.end).into()).await;
-        let after = servers.map(Server::cpu);
+        let after = all.map(Processes::cpu);
         let mut costs = Vec::new();
-        for ((server, before), after) in servers.into_iter().zip(before).zip(after) {
+        for ((server, before), after) in all.into_iter().zip(before).zip(after) {
             costs.push(Cost {
                 cpu: after?.saturating_sub(before?),
                 memory: server.memory()?,
@@ -69,6 +68,20 @@ impl Cost {
             cpu: self.cpu + other.cpu,
             memory: self.memory + other.memory,
         }
+    }
+
+    fn cpu_figures(&self, who: &str, delivered: f64, seconds: f64, better: &str) -> [Value; 2] {
+        let spent = self.cpu.as_secs_f64();
+        let per_delivery = spent * 1e6 / delivered.max(1.0);
+        [
+            figure(
+                &format!("{who} CPU per delivery"),
+                per_delivery,
+                "micros",
+                better,
+            ),
+            figure(&format!("{who} cores"), spent / seconds, "cores", "neither"),
+        ]
     }
 }
 
@@ -92,44 +105,34 @@ impl Faults {
 // === impl Outcome ===
 
 impl Outcome {
-    fn figures(&self) -> Vec<Value> {
-        let per_second = |count: f64| count / f64::from(self.seconds);
+    fn figures(&self, load: &Load) -> Vec<Value> {
+        let seconds = f64::from(load.seconds);
         let delivered = self.tally.delivered as f64;
-        let per_delivery = |cpu: Duration| cpu.as_secs_f64() * 1e6 / delivered.max(1.0);
-        let less = |name: String, value: f64, unit: &str| figure(&name, value, unit, "less");
-        let mut figures = vec![figure(
-            "delivered",
-            per_second(delivered),
-            "perSecond",
-            "more",
-        )];
-        for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
-            let micros = self.tally.delivered_in.value_at_quantile(quantile);
-            figures.push(less(format!("delivered {name}"), micros as f64, "micros"));
+        let per_second = delivered / seconds;
+        let mut figures = vec![figure("delivered", per_second, "perSecond", "more")];
+        // Without a rate they would tell how many messages are under way, which the window says.
+        if load.rate > 0 {
+            for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
+                let micros = self.tally.delivered_in.value_at_quantile(quantile) as f64;
+                let name = format!("delivered {name}");
+                figures.push(figure(&name, micros, "micros", "less"));
+            }
         }
-        let Spent {
-            server,
-            database,
-            generator,
-        } = &self.spent;
-        for (name, Cost { cpu, memory }) in [
-            ("server", &server.and(database)),
-            ("ejabberd", server),
-            ("PostgreSQL", database),
+        let spent = &self.spent;
+        for (who, cost) in [
+            ("server", &spent.server.and(&spent.database)),
+            ("ejabberd", &spent.server),
+            ("PostgreSQL", &spent.database),
         ] {
-            figures.push(less(
-                format!("{name} CPU per delivery"),
-                per_delivery(*cpu),
-                "micros",
-            ));
-            figures.push(less(format!("{name} peak RSS"), *memory as f64, "bytes"));
+            figures.extend(cost.cpu_figures(who, delivered, seconds, "less"));
+            let peak = format!("{who} peak RSS");
+            figures.push(figure(&peak, cost.memory as f64, "bytes", "less"));
         }
-        figures.push(figure(
-            "generator CPU per delivery",
-            per_delivery(generator.cpu),
-            "micros",
-            "neither",
-        ));
+        figures.extend(
+            spent
+                .generator
+                .cpu_figures("generator", delivered, seconds, "neither"),
+        );
         figures
     }
 
@@ -151,7 +154,7 @@ impl Outcome {
 /// Also that the server broke a promise; then the file is there.
 pub fn write(scenario: &Scenario, outcome: &Outcome) -> Result<()> {
     let (name, title, load) = describe(scenario);
-    let (figures, check) = (outcome.figures(), outcome.check());
+    let (figures, check) = (outcome.figures(load), outcome.check());
     println!("{title}");
     for figure in &figures {
         println!("{} {} {}", figure["name"], figure["value"], figure["unit"]);
@@ -192,4 +195,52 @@ fn options(load: &Load) -> Value {
         ..
     } = load;
     json!({"window": window, "rate": rate, "size": size, "seconds": seconds, "warmup": warmup})
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::Options;
+
+    fn names(rate: &str) -> Vec<String> {
+        let options = "xmpp-load chat --server a:1 --password b --server-pid 1 --database-pid 2 \
+            --json c --rate";
+        let options = Options::parse_from(options.split_whitespace().chain([rate]));
+        let cost = |millis| Cost {
+            cpu: Duration::from_millis(millis),
+            memory: 1,
+        };
+        let outcome = Outcome {
+            messages: 1,
+            tally: Tally::default(),
+            spent: Spent {
+                server: cost(10),
+                database: cost(20),
+                generator: cost(30),
+            },
+            faults: Faults::default(),
+        };
+        let figures = outcome.figures(describe(&options.scenario).2);
+        let name = |figure: &Value| figure["name"].as_str().unwrap().to_owned();
+        figures.iter().map(name).collect()
+    }
+
+    #[test]
+    fn latencies_are_told_where_messages_come_by_a_timetable() {
+        let latencies = |rate| {
+            let all = names(rate).into_iter();
+            all.filter(|name| name.starts_with("delivered p")).count()
+        };
+        assert_eq!((latencies("0"), latencies("1000")), (0, 3));
+    }
+
+    #[test]
+    fn everyone_has_cores() {
+        let all = names("0");
+        for who in ["server", "ejabberd", "PostgreSQL", "generator"] {
+            assert!(all.contains(&format!("{who} cores")), "{all:?}");
+        }
+    }
 }
