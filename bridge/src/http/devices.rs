@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use schema::{Timestamp, Uid};
+use schema::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -15,7 +15,7 @@ use super::bearer::Bearer;
 use super::problem::{Problem, ProblemBody};
 use super::{Api, private};
 use crate::clock;
-use crate::service::presence::Presence;
+use crate::service::presence::Devices;
 use crate::store;
 use crate::store::devices::{self, Known};
 
@@ -64,9 +64,9 @@ pub(super) async fn list(
     State(api): State<Api>,
     Bearer(caller): Bearer,
 ) -> Result<Response, Problem> {
+    let present = api.service.presence().of(&caller.uid);
     let known = devices::list(api.store.reader(), &caller.uid).await?;
-    let presence = api.service.presence();
-    let devices = views(&caller.uid, known, presence, SystemTime::now());
+    let devices = views(known, present, SystemTime::now());
     Ok(private(DevicesView { devices }))
 }
 
@@ -101,7 +101,7 @@ pub(super) async fn forget(
     }
 }
 
-fn views(uid: &Uid, known: Vec<Known>, presence: &Presence, now: SystemTime) -> Vec<DeviceView> {
+fn views(known: Vec<Known>, mut present: Devices, now: SystemTime) -> Vec<DeviceView> {
     let mut views = BTreeMap::new();
     for Known {
         device,
@@ -110,7 +110,7 @@ fn views(uid: &Uid, known: Vec<Known>, presence: &Presence, now: SystemTime) -> 
     } in known
     {
         let stored = (seen_at, last_reason);
-        let departure = presence.departure(uid, &device);
+        let departure = present.departures.remove(&device);
         let (seen_at, last_reason) = departure.map_or(stored, |(at, reason)| (at, Some(reason)));
         let view = DeviceView {
             last_seen_at: timestamp(seen_at),
@@ -119,7 +119,7 @@ fn views(uid: &Uid, known: Vec<Known>, presence: &Presence, now: SystemTime) -> 
         };
         views.insert(device, view);
     }
-    for connection in presence.of(uid) {
+    for connection in present.connections {
         let device = connection.device;
         let view = views
             .entry(device.clone())
@@ -153,9 +153,11 @@ fn timestamp(time: SystemTime) -> Timestamp {
 mod tests {
     use std::time::Duration;
 
+    use schema::Uid;
     use schema::link::{Connected, Disconnected};
 
     use super::*;
+    use crate::service::presence::Presence;
 
     fn at(secs: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(secs)
@@ -196,7 +198,7 @@ mod tests {
         connect(4, "sensor");
         disconnect(3, "tablet");
 
-        let views = views(&alice, known.to_vec(), &presence, at(99));
+        let views = views(known.to_vec(), presence.of(&alice), at(99));
         let json = serde_json::to_value(DevicesView { devices: views }).unwrap();
         let expected = serde_json::json!({ "devices": [
             { "device": "laptop", "online": false, "lastSeenAt": "1970-01-01T00:00:01Z", "lastReason": "by_client" },

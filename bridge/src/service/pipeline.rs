@@ -319,6 +319,7 @@ impl Pipeline {
         let mut notes = self.due_notes(is_asked);
         notes.retained = retains.take_messages();
         let done = self.execute(&jobs, notes).await;
+        self.presence.written();
         first.extend(retains.answers(&done.unstored));
         let mut announcement = Announcement {
             first,

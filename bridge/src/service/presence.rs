@@ -34,27 +34,49 @@ pub struct Connection {
     pub listener: String,
 }
 
+/// What [`Presence`] knows of a user's devices.
+#[derive(Debug, Default)]
+pub struct Devices {
+    /// Oldest first.
+    pub connections: Vec<Connection>,
+    /// When and why the last connection of each of these devices ended.
+    pub departures: HashMap<String, (SystemTime, String)>,
+}
+
 /// See the module's documentation. Cheap to clone; the pipeline writes, others read.
 #[derive(Clone, Debug, Default)]
 pub struct Presence {
     state: Arc<Mutex<State>>,
 }
 
-/// There is one entry for each of the edge's connections, which bounds both maps together with `PENDING_MAX`.
+/// Users' devices that have left: when and why.
+type Departures = HashMap<(Uid, String), (SystemTime, String)>;
+
+/// There is one entry for each of the edge's connections, which bounds the maps together with `PENDING_MAX`.
 #[derive(Debug, Default)]
 struct State {
     connections: HashMap<Uid, Vec<Connection>>,
-    departures: HashMap<(Uid, String), (SystemTime, String)>,
+    departures: Departures,
+    /// Those that are being written.
+    leaving: Departures,
     /// When the first of the departures came.
     since: Option<Instant>,
 }
 
 impl Presence {
-    /// The user's connections, oldest first.
+    /// What is known of the user's devices beyond the database. Whoever reads there, too, asks here first: what is no
+    /// longer here is there.
     #[must_use]
-    pub fn of(&self, uid: &Uid) -> Vec<Connection> {
-        let connections = &self.state.lock().connections;
-        connections.get(uid).cloned().unwrap_or_default()
+    pub fn of(&self, uid: &Uid) -> Devices {
+        let state = self.state.lock();
+        let departures = state.leaving.iter().chain(&state.departures);
+        let departures = departures.filter(|((of, _), _)| of == uid);
+        Devices {
+            connections: state.connections.get(uid).cloned().unwrap_or_default(),
+            departures: departures
+                .map(|((_, device), departure)| (device.clone(), departure.clone()))
+                .collect(),
+        }
     }
 
     /// The devices that are connected, by users.
@@ -67,13 +89,6 @@ impl Presence {
                 .map(|found| (uid.clone(), found.device.clone()))
         });
         devices.collect()
-    }
-
-    /// When and why the device's last connection ended, if the database does not know it yet.
-    #[must_use]
-    pub fn departure(&self, uid: &Uid, device: &str) -> Option<(SystemTime, String)> {
-        let key = (uid.clone(), device.to_owned());
-        self.state.lock().departures.get(&key).cloned()
     }
 
     pub(crate) fn connected(&self, connected: Connected, now: SystemTime) {
@@ -120,20 +135,29 @@ impl Presence {
         is_full || self.due_at().is_some_and(|at| at <= Instant::now())
     }
 
+    /// Those that are to be written. They are known here until they are.
     pub(super) fn take(&self) -> Vec<Departure> {
         let mut state = self.state.lock();
         state.since = None;
-        let departure = |((uid, device), (at, reason))| Departure {
-            uid,
-            device,
-            at,
-            reason,
+        state.leaving = std::mem::take(&mut state.departures);
+        let departure = |((uid, device), (at, reason)): (&(Uid, String), &(SystemTime, String))| {
+            Departure {
+                uid: uid.clone(),
+                device: device.clone(),
+                at: *at,
+                reason: reason.clone(),
+            }
         };
-        let mut departures: Vec<Departure> = state.departures.drain().map(departure).collect();
+        let mut departures: Vec<Departure> = state.leaving.iter().map(departure).collect();
         drop(state);
         // In one order on all nodes, so that two transactions don't wait for each other.
         departures.sort_unstable_by(|a, b| (&a.uid, &a.device).cmp(&(&b.uid, &b.device)));
         departures
+    }
+
+    /// What was taken is in the database, or given up.
+    pub(super) fn written(&self) {
+        self.state.lock().leaving.clear();
     }
 }
 
@@ -181,7 +205,7 @@ mod tests {
     }
 
     fn sessions(presence: &Presence, uid: &str) -> Vec<u64> {
-        let connections = presence.of(&uid.parse().unwrap());
+        let connections = presence.of(&uid.parse().unwrap()).connections;
         let sessions = connections.iter().map(|connection| connection.session);
         sessions.collect()
     }
@@ -197,9 +221,10 @@ mod tests {
         connect(&presence, 4, "bob", "phone");
         assert_eq!(sessions(&presence, "alice"), [2, 3]);
         let alice: Uid = "alice".parse().unwrap();
-        assert_eq!(presence.of(&alice)[1].connected_at, at(3));
+        assert_eq!(presence.of(&alice).connections[1].connected_at, at(3));
+        let departure = |device: &str| presence.of(&alice).departures.remove(device);
         let taken_over = Some((at(101), "taken_over".to_owned()));
-        assert_eq!(presence.departure(&alice, "phone"), taken_over);
+        assert_eq!(departure("phone"), taken_over);
 
         disconnect(&presence, 3, "alice", "phone", "by_client");
         disconnect(&presence, 2, "alice", "laptop", "lost");
@@ -215,8 +240,11 @@ mod tests {
             ("phone".to_owned(), at(103), "by_client".to_owned()),
         ];
         assert_eq!(departures, expected);
+        let lost = Some((at(102), "lost".to_owned()));
+        assert_eq!(departure("laptop"), lost, "it is not written yet");
+        presence.written();
+        assert_eq!(departure("laptop"), None);
         assert_eq!((presence.due_at(), presence.take().len()), (None, 0));
-        assert_eq!(presence.departure(&alice, "phone"), None);
         disconnect(&presence, 4, "bob", "phone", "lost");
         assert!(presence.state.lock().connections.is_empty());
     }
