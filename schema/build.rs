@@ -11,6 +11,22 @@ fn main() -> Result<()> {
 
     prost_build::Config::new()
         .bytes(["."])
+        // Seldom there, and large: the answer to a send stays small.
+        .boxed(".tidings.v1.Ok.group")
+        .boxed(".tidings.v1.Ok.batch")
+        .boxed(".tidings.v1.Event.event.changed")
+        .boxed(".tidings.v1.Ok.answer.changes")
+        .boxed(".tidings.v1.Ok.answer.receipts")
+        .boxed(".tidings.v1.Ok.answer.profile")
+        .boxed(".tidings.v1.Ok.answer.link")
+        .boxed(".tidings.v1.Ok.answer.message")
+        .boxed(".tidings.v1.Ok.answer.contact")
+        .boxed(".tidings.v1.Ok.answer.state")
+        .boxed(".tidings.v1.Message.content.media")
+        .boxed(".tidings.v1.Message.content.location")
+        .boxed(".tidings.v1.Message.content.merged")
+        .boxed(".tidings.v1.Message.content.system")
+        .boxed(".tidings.v1.Message.forwarded")
         .compile_well_known_types()
         .extern_path(".google.protobuf.Timestamp", "crate::Timestamp")
         .compile_fds(descriptors.clone())?;

@@ -4,18 +4,23 @@
 //! per noun. Handlers translate; deciding is [`Service`]'s, and what people look at is [`crate::store::views`]'.
 
 mod accounts;
+mod admin;
 mod bearer;
 mod command;
+mod contacts;
 mod conversations;
 mod devices;
 mod grants;
 mod groups;
 mod health;
+mod messages;
 mod metrics;
 pub mod problem;
 mod remote;
 mod schema_docs;
+mod search;
 mod server;
+mod users;
 mod websocket;
 mod write_limit;
 
@@ -120,12 +125,13 @@ pub fn router(api: Api) -> Router {
         .routes(routes!(accounts::logout))
         .routes(routes!(accounts::change_password))
         .routes(routes!(command::up))
-        .routes(routes!(groups::create))
-        .routes(routes!(groups::show))
-        .routes(routes!(groups::members, groups::add_members))
-        .routes(routes!(groups::remove_member))
-        .routes(routes!(conversations::list))
-        .routes(routes!(conversations::messages))
+        .merge(users::routes())
+        .merge(contacts::routes())
+        .merge(groups::routes())
+        .merge(conversations::routes())
+        .merge(messages::routes())
+        .merge(search::routes())
+        .merge(admin::routes())
         .routes(routes!(grants::list, grants::set))
         .routes(routes!(devices::list))
         .routes(routes!(devices::forget))

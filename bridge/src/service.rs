@@ -21,9 +21,17 @@ use tokio_util::sync::CancellationToken;
 use crate::code::Code;
 use crate::store::{self, Store, messages};
 
+pub mod changes;
 pub mod command;
+pub mod contacts;
+pub mod conversations;
+pub mod groups;
+pub mod operations;
 pub mod presence;
+pub mod questions;
 pub mod refused;
+pub mod sync;
+pub mod users;
 
 mod announce;
 mod announcer;
@@ -41,7 +49,6 @@ mod patience;
 mod pipeline;
 mod retains;
 mod single;
-mod sync;
 
 pub use job::Caller;
 
@@ -59,6 +66,8 @@ const HTTP_QUEUE: usize = 1024;
 const CATALOG_WEIGHT_MAX: usize = 1_000_000;
 /// Frames taken off the link ahead of the pipeline; the link's window is the real bound.
 const FRAME_QUEUE: usize = 64;
+/// Events of tasks in the background that may wait for the pipeline; those tasks wait then.
+const EVENTS: usize = 256;
 /// Rounds that may wait to be announced.
 const ANNOUNCEMENTS: usize = 1;
 
@@ -165,10 +174,12 @@ impl Service {
         let is_stalled = Arc::new(AtomicBool::new(false));
         let stop = CancellationToken::new();
         let presence = Presence::default();
+        let (_events, notices) = mpsc::channel(EVENTS);
         let pipeline = Pipeline::new(
             executor,
             announcements,
             presence.clone(),
+            notices,
             is_stalled.clone(),
         );
         tasks.spawn({

@@ -9,6 +9,7 @@ use sea_orm_migration::prelude::*;
 mod dialect;
 mod m0001_chat;
 mod m0002_plain_topics;
+mod m0003_chat_semantics;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m0001_chat::Migration),
             Box::new(m0002_plain_topics::Migration),
+            Box::new(m0003_chat_semantics::Migration),
         ]
     }
 }

@@ -148,6 +148,7 @@ async fn everything_in_a_message_is_handed_on() -> Result<()> {
             reply_to: first.msg_id,
             mentions: vec!["bob".into()],
             client_seq: u64::MAX,
+            ..Default::default()
         }))
         .await?;
     let heard = bob.messages(2).await?.remove(1);

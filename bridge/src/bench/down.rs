@@ -391,6 +391,7 @@ mod tests {
             messages: vec![text(3), text(4)],
             last_seq: 4,
             more: true,
+            ..Default::default()
         };
         read_all(down::Content::Batch(batch), &[received(3), received(4)]);
         read_all(down::Content::Event(v1::Event::default()), &[]);

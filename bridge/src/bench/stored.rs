@@ -170,6 +170,7 @@ impl ReadBack<'_> {
         let content = match message.content.as_ref()? {
             message::Content::Text(text) => text.as_bytes(),
             message::Content::Body(body) => body,
+            _ => return None,
         };
         let stamp = Stamp::read(content)?;
         let Question {

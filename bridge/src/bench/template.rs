@@ -164,6 +164,7 @@ mod tests {
             let content = match send.content.unwrap() {
                 send::Content::Text(text) => text.into_bytes(),
                 send::Content::Body(body) => body.to_vec(),
+                other => panic!("{other:?}"),
             };
             assert_eq!(content.len(), 200);
             assert_eq!(Stamp::read(&content), Some(STAMP));

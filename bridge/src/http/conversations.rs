@@ -5,6 +5,8 @@ use axum::response::Response;
 use schema::{ConversationId, v1};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::bearer::Bearer;
 use super::problem::{Problem, ProblemBody};
@@ -12,6 +14,13 @@ use super::schema_docs::MessageDoc;
 use super::{Api, private};
 use crate::code::Code;
 use crate::store::views::{self, Range};
+
+/// The routes of this module.
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(messages))
+}
 
 /// Messages of a page where the client doesn't say, and the most that it may ask for.
 const LIMIT: (u32, u32) = (100, 500);
@@ -138,7 +147,7 @@ pub(super) async fn messages(
     let db = api.store.reader();
     let member = views::membership(db, &caller.uid, &name).await?;
     let member = member.ok_or_else(no_such)?;
-    let page = views::history(db, member.conversation_id, &name, member.start_seq, range).await?;
+    let page = views::history(db, member.conversation_id, &name, member.visible_seq, range).await?;
     // Something may have been written between the two reads.
     let newest = page.messages.last().map_or(0, |message| message.seq);
     Ok(private(PageView {

@@ -8,6 +8,8 @@ use schema::v1::up::Command;
 use schema::{Gid, Timestamp, Uid, v1};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::bearer::Bearer;
 use super::command::execute;
@@ -15,6 +17,15 @@ use super::problem::{Problem, ProblemBody};
 use super::{Api, private};
 use crate::code::Code;
 use crate::store::views;
+
+/// The routes of this module.
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(create))
+        .routes(routes!(show))
+        .routes(routes!(members, add_members))
+        .routes(routes!(remove_member))
+}
 
 /// A group to be made; the caller becomes its owner.
 #[derive(Deserialize, ToSchema)]
@@ -233,7 +244,7 @@ async fn change(
         command: Some(command),
     };
     match execute(api, uid, up).await?.group {
-        Some(group) => Ok(group.into()),
+        Some(group) => Ok((*group).into()),
         None => Err(Problem::new(
             Code::Conflict,
             "the clientMsgId belongs to another command",

@@ -324,6 +324,7 @@ fn notice(behind: &Behind, first_pushed_seq: u32) -> Missed {
         last_read_seq: behind.last_read_seq,
         unread: behind.unread,
         first_pushed_seq,
+        ..Default::default()
     };
     let event = v1::event::Event::Conversation(state);
     Missed {

@@ -3,8 +3,9 @@
 use schema::topic::is_filter;
 use schema::{ConversationId, Gid, Uid, v1};
 
-use super::Limits;
+use super::questions::{self, Question};
 use super::refused::Refused;
+use super::{Limits, changes, contacts, conversations, groups, operations, users};
 use crate::code::Code;
 use crate::content;
 use crate::store::grants::Grant;
@@ -15,11 +16,6 @@ const CLIENT_MSG_ID_MAX: usize = 64;
 const KIND_MAX: usize = 32;
 /// Most uids in one list of mentions.
 const MENTIONS_MAX: usize = 500;
-/// Longest name of a group, in characters.
-const GROUP_NAME_MAX: usize = 128;
-/// Messages of a sync page: what is given without being asked, and at most.
-const SYNC_DEFAULT: u32 = 100;
-const SYNC_MAX: u32 = 500;
 
 /// What a user asks, checked as far as it can be without looking anything up.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,23 +26,20 @@ pub enum Command {
     Ack(ConversationId, u32),
     /// The user has read everything up to seq.
     Read(ConversationId, u32),
-    /// Asks for a page.
-    Sync(Sync),
-    /// Makes a group.
-    GroupCreate {
-        /// `None`: the server chooses.
-        gid: Option<Gid>,
-        /// For people.
-        name: String,
-        /// Without the caller.
-        members: Vec<Uid>,
-    },
-    /// Adds members to a group.
-    GroupAdd(Gid, Vec<Uid>),
-    /// Removes members from a group.
-    GroupRemove(Gid, Vec<Uid>),
-    /// Leaves a group.
-    GroupLeave(Gid),
+    /// Changes a group.
+    Group(groups::Command),
+    /// Changes messages that are there.
+    Operation(operations::Command),
+    /// Changes how the caller sees a conversation.
+    Conversation(conversations::Command),
+    /// Asks what has changed. What it finds is numbered, so that it is no [`Question`].
+    Changes(changes::Asked),
+    /// Changes the caller, or the device.
+    User(users::Command),
+    /// Changes a contact.
+    Contact(contacts::Command),
+    /// Needs no transaction.
+    Ask(Question),
     /// Lets another user use topics of the caller's devices, or no longer.
     Grant(Grant),
 }
@@ -72,19 +65,6 @@ pub struct Send {
     pub stored: Vec<u8>,
 }
 
-/// A page of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sync {
-    /// Which conversation.
-    pub conversation: ConversationId,
-    /// Only greater seqs, oldest first.
-    pub after_seq: Option<u32>,
-    /// Only smaller seqs.
-    pub before_seq: Option<u32>,
-    /// Messages at most.
-    pub limit: u32,
-}
-
 /// Checks what `caller` asks.
 ///
 /// # Errors
@@ -97,19 +77,73 @@ pub fn check(caller: &Uid, up: v1::Up, limits: &Limits) -> Result<Command, Refus
         Some(Asked::Send(send)) => check_send(caller, send, limits).map(Command::Send),
         Some(Asked::Ack(ack)) => Ok(Command::Ack(conversation(&ack.conversation)?, ack.seq)),
         Some(Asked::Read(read)) => Ok(Command::Read(conversation(&read.conversation)?, read.seq)),
-        Some(Asked::Sync(sync)) => check_sync(&sync).map(Command::Sync),
-        Some(Asked::GroupCreate(create)) => check_group_create(caller, create, limits),
-        Some(Asked::GroupAdd(add)) => Ok(Command::GroupAdd(
-            gid(&add.gid)?,
-            uids(&add.members, limits)?,
-        )),
-        Some(Asked::GroupRemove(remove)) => Ok(Command::GroupRemove(
-            gid(&remove.gid)?,
-            uids(&remove.members, limits)?,
-        )),
-        Some(Asked::GroupLeave(leave)) => Ok(Command::GroupLeave(gid(&leave.gid)?)),
         Some(Asked::Grant(grant)) => check_grant(caller, grant, limits).map(Command::Grant),
+        Some(
+            asked @ (Asked::GroupCreate(_)
+            | Asked::GroupAdd(_)
+            | Asked::GroupRemove(_)
+            | Asked::GroupLeave(_)
+            | Asked::GroupSet(_)
+            | Asked::GroupRole(_)
+            | Asked::GroupTransfer(_)
+            | Asked::GroupMute(_)
+            | Asked::GroupNickname(_)
+            | Asked::GroupLink(_)
+            | Asked::GroupJoin(_)
+            | Asked::GroupAnswer(_)
+            | Asked::GroupPin(_)
+            | Asked::GroupDissolve(_)),
+        ) => groups::check(caller, asked, limits),
+        Some(
+            asked @ (Asked::Recall(_)
+            | Asked::Edit(_)
+            | Asked::React(_)
+            | Asked::DeleteMessages(_)
+            | Asked::ScheduleCancel(_)),
+        ) => operations::check(asked, limits),
+        Some(
+            asked @ (Asked::ConversationSet(_)
+            | Asked::ConversationClear(_)
+            | Asked::ConversationDelete(_)),
+        ) => conversations::check(asked, limits),
+        Some(Asked::GetChanges(asked)) => changes::check(&asked).map(Command::Changes),
+        Some(
+            asked @ (Asked::Presence(_)
+            | Asked::DeviceSet(_)
+            | Asked::ProfileSet(_)
+            | Asked::SettingsSet(_)),
+        ) => users::check(asked, limits),
+        Some(
+            asked @ (Asked::ContactRequest(_)
+            | Asked::ContactAccept(_)
+            | Asked::ContactRefuse(_)
+            | Asked::ContactRemove(_)
+            | Asked::ContactSet(_)
+            | Asked::ContactBlock(_)
+            | Asked::ContactUnblock(_)),
+        ) => contacts::check(caller, asked),
+        Some(
+            asked @ (Asked::Sync(_)
+            | Asked::Typing(_)
+            | Asked::GetConversations(_)
+            | Asked::GetReceipts(_)
+            | Asked::GetRevisions(_)
+            | Asked::GetScheduled(_)
+            | Asked::Search(_)
+            | Asked::GetContacts(_)
+            | Asked::GetUsers(_)
+            | Asked::GetProfile(_)
+            | Asked::GetPresence(_)
+            | Asked::GetGroup(_)
+            | Asked::GetGroupRequests(_)
+            | Asked::GetMedia(_)),
+        ) => questions::check(caller, asked).map(Command::Ask),
     }
+}
+
+/// What is promised and not there yet.
+pub(super) fn not_yet() -> Refused {
+    Refused::new(Code::Unavailable, "this command is not there yet")
 }
 
 fn check_client_msg_id(id: &str) -> Result<(), Refused> {
@@ -145,6 +179,7 @@ fn check_send(caller: &Uid, send: v1::Send, limits: &Limits) -> Result<Send, Ref
             let size = body.len();
             (v1::message::Content::Body(body), size, "custom")
         }
+        Some(_) => return Err(not_yet()),
     };
     if size == 0 {
         return Err(Refused::invalid("the message is empty"));
@@ -183,51 +218,6 @@ fn check_kind(kind: String, default: &str) -> Result<String, Refused> {
     Ok(kind)
 }
 
-fn check_sync(sync: &v1::Sync) -> Result<Sync, Refused> {
-    let limit = match sync.limit {
-        0 => SYNC_DEFAULT,
-        1..=SYNC_MAX => sync.limit,
-        _ => return Err(Refused::invalid("sync.limit is more than 500")),
-    };
-    let before_seq = Some(sync.before_seq).filter(|seq| *seq > 0);
-    // `before_seq` alone asks for the page before it; everything else reads forward.
-    let after_seq = (before_seq.is_none() || sync.after_seq > 0).then_some(sync.after_seq);
-    Ok(Sync {
-        conversation: conversation(&sync.conversation)?,
-        after_seq,
-        before_seq,
-        limit,
-    })
-}
-
-fn check_group_create(
-    caller: &Uid,
-    create: v1::GroupCreate,
-    limits: &Limits,
-) -> Result<Command, Refused> {
-    let length = create.name.trim().chars().count();
-    if length == 0 || length > GROUP_NAME_MAX || create.name.contains('\0') {
-        return Err(Refused::invalid("a group's name has 1-128 characters"));
-    }
-    let asked = match create.gid.as_str() {
-        "" => None,
-        asked => Some(gid(asked)?),
-    };
-    let mut members = match create.members.as_slice() {
-        [] => Vec::new(),
-        members => uids(members, limits)?,
-    };
-    members.retain(|uid| uid != caller);
-    if members.len() >= limits.group_members_max {
-        return Err(too_many_members(limits));
-    }
-    Ok(Command::GroupCreate {
-        gid: asked,
-        name: create.name.trim().to_owned(),
-        members,
-    })
-}
-
 fn check_grant(caller: &Uid, grant: v1::Grant, limits: &Limits) -> Result<Grant, Refused> {
     let user = uid(&grant.user)?;
     if user == *caller {
@@ -262,7 +252,7 @@ fn check_grant(caller: &Uid, grant: v1::Grant, limits: &Limits) -> Result<Grant,
 }
 
 /// A list of users, each once, in the order of their names.
-fn uids(members: &[String], limits: &Limits) -> Result<Vec<Uid>, Refused> {
+pub(super) fn uids(members: &[String], limits: &Limits) -> Result<Vec<Uid>, Refused> {
     if members.is_empty() {
         return Err(Refused::invalid("the list of members is empty"));
     }
@@ -290,17 +280,17 @@ pub fn too_many_grants(limits: &Limits) -> Refused {
     Refused::new(Code::TooLarge, reason)
 }
 
-fn uid(name: &str) -> Result<Uid, Refused> {
+pub(super) fn uid(name: &str) -> Result<Uid, Refused> {
     name.parse()
         .map_err(|_| Refused::invalid("a uid is 1-64 of A-Z a-z 0-9 . _ -"))
 }
 
-fn gid(name: &str) -> Result<Gid, Refused> {
+pub(super) fn gid(name: &str) -> Result<Gid, Refused> {
     name.parse()
         .map_err(|_| Refused::invalid("a gid is 1-64 of A-Z a-z 0-9 . _ -"))
 }
 
-fn conversation(name: &str) -> Result<ConversationId, Refused> {
+pub(super) fn conversation(name: &str) -> Result<ConversationId, Refused> {
     name.parse().map_err(|_| {
         Refused::invalid("a conversation is u:{a}:{b} with the uids sorted, or g:{gid}")
     })

@@ -64,12 +64,17 @@ impl Job {
     pub(super) fn key(&self) -> Option<Key<'_>> {
         let keeps_answer = match self.command {
             Command::Send(_)
-            | Command::GroupCreate { .. }
-            | Command::GroupAdd(..)
-            | Command::GroupRemove(..)
-            | Command::GroupLeave(_)
-            | Command::Grant(_) => true,
-            Command::Ack(..) | Command::Read(..) | Command::Sync(_) => false,
+            | Command::Group(_)
+            | Command::Grant(_)
+            | Command::Operation(_)
+            | Command::Contact(_) => true,
+            // They say how it shall be, so that the second time changes nothing.
+            Command::Ack(..)
+            | Command::Read(..)
+            | Command::Conversation(_)
+            | Command::User(_)
+            | Command::Changes(_)
+            | Command::Ask(_) => false,
         };
         (keeps_answer && !self.client_msg_id.is_empty())
             .then_some((self.caller.uid.as_str(), self.client_msg_id.as_str()))
@@ -114,6 +119,7 @@ impl Place {
             reply_to: send.reply_to,
             mentions: send.mentions,
             sent_at: Some(self.msg_id.timestamp()),
+            ..Default::default()
         }
     }
 }

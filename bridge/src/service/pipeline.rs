@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::announce::{Answered, answer, catch_up_item};
+use super::announce::{answer, catch_up_item};
 use super::announcer::Announcement;
 use super::batch::Executor;
 use super::catch_up::{Step, Target};
@@ -24,13 +24,13 @@ use super::command::Command;
 use super::cursors::Cursors;
 use super::feeds::{self, Feeds};
 use super::intake::Intake;
-use super::job::{Job, Outcome, Settled};
+use super::job::{Delivery, Door, Job, Outcome, Settled};
 use super::notes::Notes;
 use super::patience::Patience;
 use super::presence::Presence;
+use super::questions;
 use super::refused::Refused;
 use super::retains::Retains;
-use super::sync;
 use crate::clock;
 use crate::code::Code;
 use crate::store;
@@ -48,10 +48,10 @@ const HTTP_FIRST: usize = 64;
 const RETAINED_MAX: usize = 512;
 /// How often answers that are no longer kept, and retained messages that have run out, are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
-/// Catch-ups and syncs that read at the same time; more wait.
+/// Catch-ups and questions that read at the same time; more wait.
 const READERS: usize = 16;
-/// Syncs that may wait for their page; past that they are refused.
-const SYNCS_MAX: usize = 256;
+/// Questions that may wait for their answer; past that they are refused.
+const QUESTIONS_MAX: usize = 256;
 
 /// See the module's documentation.
 pub(super) struct Pipeline {
@@ -62,12 +62,18 @@ pub(super) struct Pipeline {
     presence: Presence,
     feeds: Feeds,
     steps: mpsc::Receiver<Step>,
-    /// Bounds how many catch-ups and syncs read at the same time.
+    /// Bounds how many catch-ups and questions read at the same time.
     readers: Arc<Semaphore>,
-    /// Bounds how many syncs wait for their page.
-    syncs: Arc<Semaphore>,
-    answered: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
+    /// Bounds how many questions wait for their answer.
+    questions: Arc<Semaphore>,
+    context: questions::Context,
+    answered: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
+    /// What others have to tell users, beside any command.
+    events: mpsc::Receiver<Delivery>,
 }
+
+/// A question's door and `client_msg_id`, and its answer.
+type Answer = (Door, String, Settled);
 
 /// Nobody hears any more what rounds have come to.
 #[derive(Debug)]
@@ -107,6 +113,7 @@ impl Pipeline {
         executor: Executor,
         announcements: mpsc::Sender<Announcement>,
         presence: Presence,
+        events: mpsc::Receiver<Delivery>,
         is_stalled: Arc<AtomicBool>,
     ) -> Self {
         let readers = Arc::new(Semaphore::new(READERS));
@@ -117,6 +124,10 @@ impl Pipeline {
             executor.limits.devices_max,
             is_stalled.clone(),
         );
+        let context = questions::Context {
+            store: executor.store().clone(),
+            presence: presence.clone(),
+        };
         Pipeline {
             executor,
             announcements,
@@ -126,8 +137,10 @@ impl Pipeline {
             feeds,
             steps,
             readers,
-            syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
-            answered: mpsc::channel(SYNCS_MAX),
+            questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            context,
+            answered: mpsc::channel(QUESTIONS_MAX),
+            events,
         }
     }
 
@@ -150,7 +163,8 @@ impl Pipeline {
                 Some(frame) = frames.recv() => self.take_frame(frame, &mut round),
                 Some(job) = jobs.recv() => self.take_job(job, &mut round),
                 Some(step) = self.steps.recv() => round.steps.push(step),
-                Some(answered) = self.answered.1.recv() => answer(answered, &mut round.items),
+                Some(answered) = self.answered.1.recv() => tell_answered(answered, &mut round.items),
+                Some(event) = self.events.recv() => round.items.push(event.into_item()),
                 () = sleep_until(notes_due.min()) => {}
                 _ = prune.tick() => self.prune().await,
                 () = stop.cancelled() => break,
@@ -199,7 +213,10 @@ impl Pipeline {
             round.steps.push(step);
         }
         while let Ok(answered) = self.answered.1.try_recv() {
-            answer(answered, &mut round.items);
+            tell_answered(answered, &mut round.items);
+        }
+        while let Ok(event) = self.events.try_recv() {
+            round.items.push(event.into_item());
         }
     }
 
@@ -240,38 +257,39 @@ impl Pipeline {
     }
 
     pub(super) fn take_job(&mut self, job: Job, round: &mut Round) {
-        let Command::Sync(sync) = &job.command else {
+        if !matches!(job.command, Command::Ask(_)) {
             round.jobs.push(job);
             return;
+        }
+        let Job {
+            caller,
+            door,
+            client_msg_id,
+            command,
+        } = job;
+        let Command::Ask(question) = command else {
+            unreachable!("everything else has been taken")
         };
-        let Ok(slot) = self.syncs.clone().try_acquire_owned() else {
-            let refused = Refused::new(Code::Unavailable, "too many syncs are waiting");
-            answer(
-                (job.door, job.client_msg_id, Err(refused)),
-                &mut round.items,
-            );
+        let Ok(slot) = self.questions.clone().try_acquire_owned() else {
+            let refused = Refused::new(Code::Unavailable, "too many questions are waiting");
+            answer((door, client_msg_id, Err(refused)), &mut round.items);
             return;
         };
-        let (store, readers) = (self.executor.store().clone(), self.readers.clone());
-        let (uid, sync, answered) = (job.caller.uid, sync.clone(), self.answered.0.clone());
+        let (context, readers) = (self.context.clone(), self.readers.clone());
+        let answered = self.answered.0.clone();
         tokio::spawn(async move {
             // The semaphore is never closed; a permit less would do no harm.
             let _permit = readers.acquire().await.ok();
-            let result = sync::page(&store, &uid, &sync)
+            let settled = questions::answer(&context, &caller, &question)
                 .await
                 .unwrap_or_else(|error| {
-                    warn!(error = %store::chain(&error), "a sync could not be answered");
-                    Err(Refused::new(
-                        Code::Unavailable,
-                        "the page can't be read now",
-                    ))
+                    warn!(error = %store::chain(&error), "a question could not be answered");
+                    let reason = "this can't be read now";
+                    Refused::new(Code::Unavailable, reason).into()
                 });
-            if answered
-                .send((job.door, job.client_msg_id, result))
-                .await
-                .is_err()
-            {
-                warn!("a sync was answered after the service had ended");
+            let answer = (door, client_msg_id, settled);
+            if answered.send(answer).await.is_err() {
+                warn!("a question was answered after the service had ended");
             }
             drop(slot);
         });
@@ -436,6 +454,12 @@ struct Done {
     outcomes: Vec<Outcome>,
     /// Topics whose retained message could not be stored.
     unstored: HashSet<String>,
+}
+
+/// The answer to a question, and then what others hear of it.
+fn tell_answered((door, client_msg_id, settled): Answer, items: &mut Vec<ToEdge>) {
+    answer((door, client_msg_id, settled.result), items);
+    items.extend(settled.deliveries.into_iter().map(Delivery::into_item));
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

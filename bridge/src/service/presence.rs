@@ -140,14 +140,13 @@ impl Presence {
         let mut state = self.state.lock();
         state.since = None;
         state.leaving = std::mem::take(&mut state.departures);
-        let departure = |((uid, device), (at, reason)): (&(Uid, String), &(SystemTime, String))| {
-            Departure {
+        let departure =
+            |((uid, device), (at, reason)): (&(Uid, String), &(SystemTime, String))| Departure {
                 uid: uid.clone(),
                 device: device.clone(),
                 at: *at,
                 reason: reason.clone(),
-            }
-        };
+            };
         let mut departures: Vec<Departure> = state.leaving.iter().map(departure).collect();
         drop(state);
         // In one order on all nodes, so that two transactions don't wait for each other.

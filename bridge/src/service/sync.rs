@@ -1,14 +1,48 @@
 //! Pages that clients ask for. They only read, and so need no turn in the pipeline.
 
-use schema::{Uid, v1};
+use schema::{ConversationId, Uid, v1};
 
-use super::command::Sync;
+use super::command;
 use super::refused::Refused;
 use crate::store::views::{self, Range};
 use crate::store::{self, Store};
 
 /// Bytes of a page.
 const PAGE_BYTES: usize = 128 * 1024;
+/// Messages of a page: what is given without being asked, and at most.
+const MESSAGES_DEFAULT: u32 = 100;
+const MESSAGES_MAX: u32 = 500;
+
+/// A page of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sync {
+    /// Which conversation.
+    pub conversation: ConversationId,
+    /// Only greater seqs, oldest first.
+    pub after_seq: Option<u32>,
+    /// Only smaller seqs.
+    pub before_seq: Option<u32>,
+    /// Messages at most.
+    pub limit: u32,
+}
+
+/// Checks which page is asked for.
+pub(super) fn check(sync: &v1::Sync) -> Result<Sync, Refused> {
+    let limit = match sync.limit {
+        0 => MESSAGES_DEFAULT,
+        1..=MESSAGES_MAX => sync.limit,
+        _ => return Err(Refused::invalid("sync.limit is more than 500")),
+    };
+    let before_seq = Some(sync.before_seq).filter(|seq| *seq > 0);
+    // `before_seq` alone asks for the page before it; everything else reads forward.
+    let after_seq = (before_seq.is_none() || sync.after_seq > 0).then_some(sync.after_seq);
+    Ok(Sync {
+        conversation: command::conversation(&sync.conversation)?,
+        after_seq,
+        before_seq,
+        limit,
+    })
+}
 
 /// The page that a sync asks for.
 pub(super) async fn page(
@@ -26,17 +60,18 @@ pub(super) async fn page(
         limit: sync.limit,
         bytes_max: PAGE_BYTES,
     };
-    let (id, start) = (membership.conversation_id, membership.start_seq);
-    let page = views::history(store.reader(), id, &name, start, range).await?;
+    let (id, visible) = (membership.conversation_id, membership.visible_seq);
+    let page = views::history(store.reader(), id, &name, visible, range).await?;
     Ok(Ok(v1::Ok {
         conversation: name.clone(),
         seq: membership.last_seq,
-        batch: Some(v1::Batch {
+        batch: Some(Box::new(v1::Batch {
             conversation: name,
             messages: page.messages,
             last_seq: membership.last_seq,
             more: page.more,
-        }),
+            ..Default::default()
+        })),
         ..Default::default()
     }))
 }

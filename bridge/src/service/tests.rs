@@ -88,7 +88,8 @@ impl Fixture {
         let executor = Executor::new(self.store.clone(), Catalog::new(1000), 0, limits);
         let (presence, is_stalled) = (Presence::default(), Arc::default());
         let (announcements, rounds) = mpsc::channel(16);
-        let pipeline = Pipeline::new(executor, announcements, presence, is_stalled);
+        let (_, events) = mpsc::channel(1);
+        let pipeline = Pipeline::new(executor, announcements, presence, events, is_stalled);
         (pipeline, rounds)
     }
 

@@ -48,13 +48,14 @@ pub async fn add<'a, C: ConnectionTrait>(
     start_seq: u32,
     members: impl IntoIterator<Item = (&'a Uid, Role)>,
 ) -> Result<(), Error> {
-    let mut rows = sql::Rows::new(9);
+    let mut rows = sql::Rows::new(10);
     let start = start_seq.cast_signed();
     for (uid, role) in members {
         rows.push([
             conversation_id.into(),
             uid.as_str().into(),
             role.as_str().into(),
+            start.into(),
             start.into(),
             start.into(),
             0_i64.into(),
@@ -64,7 +65,7 @@ pub async fn add<'a, C: ConnectionTrait>(
         ]);
     }
     let text =
-        "INSERT INTO members (conversation_id, uid, role, start_seq, last_ack_seq, last_ack_msgid,
+        "INSERT INTO members (conversation_id, uid, role, start_seq, visible_seq, last_ack_seq, last_ack_msgid,
         last_read_seq, sent, sent_read) VALUES {rows}";
     sql::execute_rows(db, text, rows).await?;
     Ok(())

@@ -15,7 +15,7 @@ pub struct Membership {
     /// owner, admin or member
     pub role: String,
     /// Only messages with a greater seq are the member's to see.
-    pub start_seq: u32,
+    pub visible_seq: u32,
     /// The conversation's newest message.
     pub last_seq: u32,
     /// How far the user has read.
@@ -36,7 +36,7 @@ pub struct Conversation {
 }
 
 const MEMBERSHIP_COLUMNS: &str =
-    "c.id, c.last_seq, m.role, m.start_seq, m.last_read_seq, m.sent, m.sent_read";
+    "c.id, c.last_seq, m.role, m.visible_seq, m.last_read_seq, m.sent, m.sent_read";
 
 /// All conversations of a user, latest activity first.
 ///
@@ -50,7 +50,7 @@ pub async fn conversations<C: ConnectionTrait>(
         "SELECT {MEMBERSHIP_COLUMNS}, c.name, c.created_at, {MESSAGE_COLUMNS}
         FROM members m
         JOIN conversations c ON c.id = m.conversation_id
-        LEFT JOIN messages x ON x.conversation_id = c.id AND x.seq = c.last_seq AND x.seq > m.start_seq
+        LEFT JOIN messages x ON x.conversation_id = c.id AND x.seq = c.last_seq AND x.seq > m.visible_seq
         WHERE m.uid = ?"
     );
     let rows = sql::query(db, &text, [uid.as_str().into()]).await?;
@@ -111,7 +111,7 @@ fn membership_of(row: &QueryResult) -> Result<Membership, DbErr> {
     Ok(Membership {
         conversation_id: row.try_get("", "id")?,
         role: row.try_get("", "role")?,
-        start_seq: seq(row, "start_seq")?,
+        visible_seq: seq(row, "visible_seq")?,
         last_seq,
         last_read_seq,
         unread: behind.saturating_sub(sent.saturating_sub(sent_read)),

@@ -27,6 +27,7 @@ pub async fn group<C: ConnectionTrait>(db: &C, gid: &Gid) -> Result<Option<v1::G
         conversation: ConversationId::Group(gid.clone()).to_string(),
         created_at: Some(Timestamp::from_millis(row.try_get("", "created_at")?)),
         members: members.iter().map(member).collect::<Result<_, _>>()?,
+        ..Default::default()
     }))
 }
 
@@ -37,5 +38,6 @@ fn member(row: &QueryResult) -> Result<v1::GroupMember, DbErr> {
         last_ack_msgid: unsigned(row, "last_ack_msgid")?,
         last_ack_seq: seq(row, "last_ack_seq")?,
         last_read_seq: seq(row, "last_read_seq")?,
+        ..Default::default()
     })
 }

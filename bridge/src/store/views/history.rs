@@ -35,7 +35,7 @@ pub struct Page {
 }
 
 /// One page of the conversation `conversation_id`, whose wire name the messages get as `name`. Only messages above
-/// `start_seq` are shown.
+/// `visible_seq` are shown.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -43,12 +43,12 @@ pub async fn history<C: ConnectionTrait>(
     db: &C,
     conversation_id: i64,
     name: &str,
-    start_seq: u32,
+    visible_seq: u32,
     range: Range,
 ) -> Result<Page, Error> {
     let mut page = Page::default();
     let mut unread = Unread {
-        after: range.after_seq.unwrap_or_default().max(start_seq),
+        after: range.after_seq.unwrap_or_default().max(visible_seq),
         before: range.before_seq.unwrap_or(u32::MAX),
         order: match range.after_seq {
             Some(_) => Order::OldestFirst,
@@ -160,6 +160,6 @@ fn size(message: &v1::Message) -> usize {
     match &message.content {
         Some(v1::message::Content::Text(text)) => text.len(),
         Some(v1::message::Content::Body(body)) => body.len(),
-        None => 0,
+        _ => 0,
     }
 }

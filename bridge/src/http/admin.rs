@@ -1,0 +1,10 @@
+//! What administrators do.
+
+use utoipa_axum::router::OpenApiRouter;
+
+use super::Api;
+
+/// The routes of this module.
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+}

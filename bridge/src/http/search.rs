@@ -1,0 +1,10 @@
+//! Looking for messages.
+
+use utoipa_axum::router::OpenApiRouter;
+
+use super::Api;
+
+/// The routes of this module.
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+}
