@@ -18,8 +18,9 @@ async fn write_group(store: &Store) {
     for text in [
         "INSERT INTO conversations (id, name, last_seq, created_at) VALUES (7, 'g:g', 10, 1500), (8, 'u:bob:carol', 0, 9)",
         "INSERT INTO chat_groups (conversation_id, gid, name) VALUES (7, 'g', 'A group')",
-        "INSERT INTO members VALUES (7, 'alice', 'owner', 0, 10, 4200, 0, 10, 0),
-            (7, 'bob', 'member', 3, 4, 4199, 4, 0, 0), (8, 'bob', 'member', 0, 0, 0, 0, 0, 0)",
+        "INSERT INTO members (conversation_id, uid, role, start_seq, visible_seq, last_ack_seq, last_ack_msgid,
+            last_read_seq, sent, sent_read) VALUES (7, 'alice', 'owner', 0, 0, 10, 4200, 0, 10, 0),
+            (7, 'bob', 'member', 3, 3, 4, 4199, 4, 0, 0), (8, 'bob', 'member', 0, 0, 0, 0, 0, 0, 0)",
     ] {
         sql::execute(db, text, []).await.unwrap();
     }
@@ -30,7 +31,8 @@ async fn write_group(store: &Store) {
             seq.into(),
             crate::content::encode(&content, 0, &[]).into(),
         ];
-        let text = "INSERT INTO messages VALUES (?, 7, ?, 'alice', 'phone', NULL, 0, 'text', ?)";
+        let text = "INSERT INTO messages (msg_id, conversation_id, seq, sender, sender_device, client_msg_id, client_seq,
+            kind, content) VALUES (?, 7, ?, 'alice', 'phone', NULL, 0, 'text', ?)";
         sql::execute(db, text, values).await.unwrap();
     }
 }
