@@ -129,6 +129,16 @@ impl Api {
         crate::client::ok_of(reply)
     }
 
+    /// `POST /v1/up`, whatever comes of it: what is answered, or the error's code.
+    pub async fn ask(&self, up: &Up) -> Result<Result<schema::v1::Ok, String>> {
+        let answer = self.post("/v1/up", &serde_json::to_value(up)?).await?;
+        if answer.status != 200 {
+            return text(&answer.body, "code").map(Err);
+        }
+        let reply: Reply = serde_json::from_value(answer.body)?;
+        crate::client::ok_of(reply).map(Ok)
+    }
+
     /// `POST /v1/groups`; returns the gid that the server chose.
     pub async fn create_group(&self, members: &[&str]) -> Result<String> {
         let group = json!({ "name": "Neighbours", "members": members });

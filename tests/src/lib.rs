@@ -18,6 +18,7 @@ pub mod device;
 pub mod disk;
 pub mod http;
 pub mod link;
+pub mod model;
 pub mod mosquitto;
 pub mod raw;
 pub mod server;

@@ -11,6 +11,7 @@ mod http;
 mod idempotency;
 mod last_will;
 mod limits;
+mod model;
 mod mqtt;
 mod newcomers;
 mod offline;
