@@ -151,13 +151,19 @@ impl Feeds {
         let is_known =
             |(uid, device): &Device<'_>| known.contains(&(uid.to_string(), (*device).to_owned()));
         let (old, mut new): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(is_known);
-        let is_forgotten = |target: &Target| {
-            target.is_resumed && !target.is_nameless && !is_known(&(&target.uid, &target.device))
-        };
-        new.retain(|(uid, device)| {
-            let is_same = |target: &&Target| target.uid == **uid && target.device == *device;
-            !targets.iter().filter(is_same).any(is_forgotten)
-        });
+        // In their order: who has come anew, and is back within the round, is known.
+        let mut here = known.clone();
+        let is_forgotten: Vec<bool> = targets
+            .iter()
+            .map(|target| {
+                let device = (target.uid.to_string(), target.device.clone());
+                if !target.is_nameless && !target.is_resumed {
+                    here.insert(device.clone());
+                }
+                !target.is_nameless && !here.contains(&device)
+            })
+            .collect();
+        new.retain(|(uid, device)| here.contains(&(uid.to_string(), (*device).to_owned())));
         let now = clock::millis(SystemTime::now());
         devices::touch(&tx, &old, now).await?;
         let mut connected: HashMap<&Uid, Vec<&str>> =
@@ -176,8 +182,8 @@ impl Feeds {
             by_device.entry(device).or_default().push(behind);
         }
         let mut found = Vec::with_capacity(targets.len());
-        for target in targets {
-            found.push(if is_forgotten(target) {
+        for (target, is_forgotten) in targets.iter().zip(is_forgotten) {
+            found.push(if is_forgotten {
                 None
             } else if target.is_nameless {
                 Some(devices::user_behind(&tx, &target.uid).await?)

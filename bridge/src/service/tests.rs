@@ -296,6 +296,47 @@ async fn a_retained_message_that_can_not_be_stored_breaks_nothing_else() {
     assert_eq!(fixture.retained().await, kept);
 }
 
+/// A new device that subscribes, loses its connection and goes on with its session before the pipeline has looked is
+/// known; one that only goes on is not.
+#[tokio::test]
+async fn who_comes_back_within_a_round_is_known() {
+    let fixture = Fixture::new().await;
+    let (mut pipeline, mut rounds) = fixture.pipeline();
+    let subscribe = |session: u64, device: &str, resumed: bool| FromEdge {
+        item: Some(from_edge::Item::Subscribed(Subscribed {
+            session,
+            epoch: 1,
+            uid: "bob".to_owned(),
+            device: device.to_owned(),
+            nameless: false,
+            resumed,
+        })),
+    };
+    let frame = vec![
+        subscribe(1, "phone", false),
+        subscribe(2, "phone", true),
+        subscribe(3, "laptop", true),
+    ];
+    let round = fixture.round(&mut pipeline, 1, frame);
+    pipeline.execute_round(round).await.unwrap();
+    let mut ended = Vec::new();
+    while let Ok(announcement) = rounds.try_recv() {
+        let items = announcement.last.into_iter();
+        ended.extend(items.filter_map(|item| match item.item {
+            Some(to_edge::Item::End(end)) => Some(end.session),
+            _ => None,
+        }));
+    }
+    assert_eq!(ended, [3]);
+    let known = devices::list(fixture.store.reader(), &uid("bob")).await;
+    let known: Vec<String> = known
+        .unwrap()
+        .into_iter()
+        .map(|known| known.device)
+        .collect();
+    assert_eq!(known, ["phone"]);
+}
+
 /// A departure is written before a newcomer makes the one that was not seen for the longest time go.
 #[tokio::test]
 async fn who_has_left_last_stays_known() {

@@ -77,6 +77,21 @@ impl Bounds {
     }
 }
 
+// === impl Member ===
+
+impl Member {
+    /// One of the devices may be here.
+    pub fn may_reach(&mut self, device: Bounds) {
+        self.acked.may_reach(device.hi);
+    }
+
+    /// One of the devices is here.
+    pub fn reaches(&mut self, device: Bounds) {
+        self.acked.reaches(device.lo);
+        self.acked.may_reach(device.hi);
+    }
+}
+
 // === impl Chat ===
 
 impl Chat {

@@ -22,8 +22,9 @@ pub struct Handset {
     address: SocketAddr,
     token: String,
     line: Option<Line>,
-    /// Whether the server knows the device: it has been online.
-    is_known: bool,
+    /// Whether it has been online, and so is known to the server; and whether it is known here where it began.
+    has_come: bool,
+    is_placed: bool,
     /// Where the server has the device in each conversation.
     cursors: BTreeMap<String, Bounds>,
     /// The newest message that it has sent a PUBACK for.
@@ -73,7 +74,8 @@ impl Handset {
             address,
             token: token.into(),
             line: None,
-            is_known: false,
+            has_come: false,
+            is_placed: false,
             cursors: BTreeMap::new(),
             pubacked: BTreeMap::new(),
         }
@@ -107,8 +109,8 @@ impl Handset {
             let codes = client.subscribe_at(&topic, self.habits.qos).await?;
             ensure!(codes == [self.habits.qos], "SUBACK {codes:?}");
         }
-        let base = self.is_known.then(|| self.cursors.clone());
-        self.is_known = true;
+        let base = self.is_placed.then(|| self.cursors.clone());
+        self.has_come = true;
         self.line = Some(Line {
             client,
             since: burst,
@@ -252,9 +254,10 @@ impl Handset {
 
     /// A device that has come for the first time started where its user was.
     pub fn learn_base(&mut self, chat: &Chat) {
-        let Some(line) = self.line.as_mut().filter(|line| line.base.is_none()) else {
+        if self.is_placed || !self.has_come {
             return;
-        };
+        }
+        self.is_placed = true;
         let member = |(name, conversation): (&String, &Conversation)| {
             (name.clone(), conversation.members[&self.uid].acked)
         };
@@ -264,7 +267,9 @@ impl Handset {
             cursor.may_reach(started.hi);
             cursor.lo = cursor.lo.max(started.lo);
         }
-        line.base = Some(base);
+        if let Some(line) = &mut self.line {
+            line.base = Some(base);
+        }
     }
 
     /// Waits until everything is here, the bell's last stroke too.

@@ -7,7 +7,7 @@ use futures_util::future::{join_all, try_join_all};
 use schema::v1::up::Command;
 use schema::v1::{Message, Up, send, to};
 
-use super::chat::{Bounds, Chat, direct};
+use super::chat::{Bounds, Chat, Member, direct};
 use super::handset::Handset;
 use super::lane::{self, Done, Heard, Step, Trace};
 use super::membership::{self, Change};
@@ -343,22 +343,8 @@ impl World {
     /// Waits until all is as it should be, and compares.
     async fn be_quiet(&mut self, lanes: &[Vec<Heard>]) -> Result<()> {
         let chat = &mut self.chat;
-        // What devices have acknowledged in this burst may count by now, whenever that was.
-        let note_acks = |chat: &mut Chat, handsets: &[Handset]| {
-            for (name, conversation) in &mut chat.conversations {
-                let positions: Vec<(String, Bounds)> = handsets
-                    .iter()
-                    .map(|device| (device.uid.clone(), device.position(name, conversation)))
-                    .collect();
-                for (uid, position) in positions {
-                    if let Some(member) = conversation.members.get_mut(&uid) {
-                        member.acked.may_reach(position.hi);
-                        member.acked.lo = member.acked.lo.max(position.lo);
-                    }
-                }
-            }
-        };
-        note_acks(chat, &self.handsets);
+        // What devices have acknowledged in this burst may count by now, whenever that was; surely it counts later.
+        note_positions(chat, &self.handsets, Member::may_reach);
         for handset in &mut self.handsets {
             handset.learn_base(chat);
         }
@@ -370,7 +356,7 @@ impl World {
         for handset in &mut self.handsets {
             handset.check(chat, self.burst)?;
         }
-        note_acks(chat, &self.handsets);
+        note_positions(chat, &self.handsets, Member::reaches);
         self.check_notices(lanes).await?;
         self.compare_some().await
     }
@@ -400,6 +386,18 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// Members are where their furthest device is.
+fn note_positions(chat: &mut Chat, handsets: &[Handset], note: fn(&mut Member, Bounds)) {
+    for (name, conversation) in &mut chat.conversations {
+        for device in handsets {
+            let position = device.position(name, conversation);
+            if let Some(member) = conversation.members.get_mut(&device.uid) {
+                note(member, position);
+            }
+        }
     }
 }
 
