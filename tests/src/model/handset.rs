@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, bail, ensure};
 use schema::Format;
 use schema::v1::event::Event;
+use schema::v1::up::Command;
 use schema::v1::{ConversationState, Message};
 
 use super::chat::{Bounds, Chat, Conversation, Past};
@@ -212,15 +213,28 @@ impl Handset {
         }
     }
 
-    /// The answer to its `ack`: the server has it down, and tells where the device is `now`.
-    pub fn has_acknowledged(
-        &mut self,
+    /// It gives this command now.
+    pub fn gives(&mut self, command: Option<&Command>) {
+        if let Some(Command::Ack(ack)) = command {
+            let cursor = self.cursors.entry(ack.conversation.clone()).or_default();
+            cursor.may_reach(ack.seq);
+        }
+    }
+
+    /// The command was answered well.
+    pub fn has_given(&mut self, command: Option<&Command>) {
+        if let Some(Command::Ack(ack)) = command {
+            let cursor = self.cursors.entry(ack.conversation.clone()).or_default();
+            cursor.reaches(ack.seq);
+        }
+    }
+
+    /// The answer to an `ack` told where the device is.
+    pub fn check_position(
+        &self,
         (name, conversation): (&str, &Conversation),
-        seq: u32,
         now: u32,
     ) -> Result<()> {
-        let cursor = self.cursors.entry(name.to_owned()).or_default();
-        cursor.reaches(seq);
         let position = self.position(name, conversation);
         ensure!(
             position.contains(now),

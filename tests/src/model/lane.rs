@@ -126,6 +126,9 @@ async fn do_step(
 
 async fn say(handset: &mut Handset, ups: &[Up], trace: &Trace) -> Result<Vec<Heard>> {
     let (uid, device) = (handset.uid.clone(), handset.name.clone());
+    for up in ups {
+        handset.gives(up.command.as_ref());
+    }
     let client = handset.client()?;
     let mut tickets = Vec::new();
     for up in ups {
@@ -143,6 +146,9 @@ async fn say(handset: &mut Handset, ups: &[Up], trace: &Trace) -> Result<Vec<Hea
         };
         trace.answer(&heard);
         all.push(heard);
+    }
+    for heard in all.iter().filter(|heard| heard.answer.is_ok()) {
+        handset.has_given(heard.up.command.as_ref());
     }
     Ok(all)
 }

@@ -285,10 +285,11 @@ impl World {
                 let ok = heard.answer.as_ref();
                 let ok = ok.map_err(|code| anyhow::anyhow!("an ack was refused: {code}"))?;
                 let conversation = &self.chat.conversations[&ack.conversation];
-                let device = self.handsets.iter_mut();
-                let mut device = device.filter(|device| device.name == heard.device);
-                let device = device.next().context("it was a device")?;
-                device.has_acknowledged((&ack.conversation, conversation), ack.seq, ok.seq)
+                let mut devices = self.handsets.iter();
+                let device = devices.find(|device| device.name == heard.device);
+                let device = device.context("it was a device")?;
+                ensure!(ok.seq >= ack.seq, "an ack that does not count");
+                device.check_position((&ack.conversation, conversation), ok.seq)
             }
             _ => Ok(()),
         }
