@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use prost::Message as _;
 use schema::Format;
-use schema::v1::{Message, Reply, To, Up, reply, up::Command};
+use schema::v1::{Message, Reply, To, Up, event::Event, reply, up::Command};
 use tokio::time::timeout;
 
 use self::mail::Mail;
@@ -217,6 +217,33 @@ impl Client {
             messages.push(message);
         }
         Ok(messages)
+    }
+
+    /// The next event that `wanted` makes something of; those before it stay.
+    pub async fn event<T>(
+        &mut self,
+        what: &str,
+        mut wanted: impl FnMut(&Event) -> Option<T>,
+    ) -> Result<T> {
+        let take = |mail: &mut Mail| {
+            let mut events = mail.events.iter().enumerate();
+            let (place, found) = events.find_map(|(place, event)| Some((place, wanted(event)?)))?;
+            mail.events.remove(place);
+            Some(found)
+        };
+        self.wait_for(what, take).await
+    }
+
+    /// The events that have come and nobody has asked for.
+    pub fn events_so_far(&mut self) -> Vec<Event> {
+        self.sort_what_is_here();
+        self.mail.events.drain(..).collect()
+    }
+
+    /// The arrivals that have come and nobody has asked for.
+    pub fn arrivals_so_far(&mut self) -> Vec<Arrival> {
+        self.sort_what_is_here();
+        self.mail.arrivals.drain(..).collect()
     }
 
     /// Sends the PUBACK of an arrival, on a device with manual acks.

@@ -1,7 +1,7 @@
 //! The real `tidings` binary on ports of its own, and the people who talk to it.
 //!
 //! Reading order: [`server`] (the process, its data folder and its log), [`client`] (one person's device),
-//! [`up`] (what a device can say), [`http`] (the same person over HTTP), [`link`] (one MQTT connection, 3.1.1 and 5
+//! [`up`] and [`ask`] (what a device can say), [`http`] (the same person over HTTP), [`link`] (one MQTT connection, 3.1.1 and 5
 //! alike), [`raw`] (a socket for literal bytes), [`device`] (one that uses plain topics, every packet by hand: [`wire`]),
 //! [`tunnel`] (through [`tls`] and [`websocket`], for all of the above), [`disk`] (one that can be filled),
 //! [`database`] (one that can be locked), [`mosquitto`] (`mosquitto_pub` and `mosquitto_sub` as processes), [`wait`]
@@ -11,6 +11,7 @@
 //! nothing uses a fixed port, or waits for a while instead of a condition; whatever waits gives up after [`PATIENCE`],
 //! with an error that says what it waited for.
 
+pub mod ask;
 pub mod client;
 pub mod database;
 pub mod device;
