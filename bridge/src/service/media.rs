@@ -105,3 +105,6 @@ pub(super) async fn page(
         ..Default::default()
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,7 @@ impl Fixture {
         sql::execute(self.store.writer(), text, []).await.unwrap();
     }
 
-    /// Writes texts into a conversation after those that are there, in the seconds that follow 1970 + `at`.
+    /// Writes texts into a conversation after those that are there, one a second from [`id_at`] `at` on.
     pub(in crate::service) async fn say(
         &self,
         conversation: i64,
