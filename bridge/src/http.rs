@@ -13,6 +13,7 @@ mod devices;
 mod grants;
 mod groups;
 mod health;
+mod media;
 mod messages;
 mod metrics;
 pub mod problem;
@@ -130,6 +131,7 @@ pub fn router(api: Api) -> Router {
         .merge(groups::routes())
         .merge(conversations::routes())
         .merge(messages::routes())
+        .merge(media::routes())
         .merge(search::routes())
         .merge(admin::routes())
         .routes(routes!(grants::list, grants::set))

@@ -356,6 +356,7 @@ pub fn limits(settings: &Settings) -> service::Limits {
         topic_length_max: settings.mqtt.topic_length_max,
         topic_levels_max: settings.mqtt.topic_levels_max,
         answers_kept: ANSWERS_KEPT,
+        search: settings.search.enabled,
     }
 }
 

@@ -4,7 +4,8 @@
 //! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds) between `intake` and
 //! `announcer`, `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors` (what
 //! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), `feeds` and
-//! `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first).
+//! `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first),
+//! `indexer` (makes messages findable).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
 //! commits; only the pipeline's task writes conversations.
@@ -25,11 +26,14 @@ pub mod changes;
 pub mod command;
 pub mod contacts;
 pub mod conversations;
+pub mod dates;
 pub mod groups;
+pub mod media;
 pub mod operations;
 pub mod presence;
 pub mod questions;
 pub mod refused;
+pub mod search;
 pub mod sync;
 pub mod users;
 
@@ -42,6 +46,7 @@ mod catch_up;
 mod cursors;
 mod feeds;
 mod ids;
+mod indexer;
 mod intake;
 mod job;
 mod notes;
@@ -55,6 +60,7 @@ pub use job::Caller;
 use announcer::Announcer;
 use batch::Executor;
 use catalog::Catalog;
+use indexer::{Behind, Indexer};
 use job::{Door, Job};
 use pipeline::{Pipeline, Unheard};
 use presence::Presence;
@@ -90,6 +96,8 @@ pub struct Limits {
     pub topic_levels_max: usize,
     /// How long answers to commands other than sends are kept.
     pub answers_kept: std::time::Duration,
+    /// Whether messages are indexed, and can be looked for.
+    pub search: bool,
 }
 
 /// Gives commands to the pipeline. Cheap to clone.
@@ -99,6 +107,7 @@ pub struct Service {
     is_stalled: Arc<AtomicBool>,
     limits: Limits,
     presence: Presence,
+    behind: Behind,
 }
 
 /// Why the service can't go on.
@@ -168,7 +177,7 @@ impl Service {
         ));
         briefing::send(&store, &mut link.sender).await?;
         let catalog = Catalog::new(CATALOG_WEIGHT_MAX);
-        let executor = Executor::new(store, catalog, newest, limits.clone());
+        let executor = Executor::new(store.clone(), catalog, newest, limits.clone());
         let (jobs, job_queue) = mpsc::channel(HTTP_QUEUE);
         let (announcements, rounds) = mpsc::channel(ANNOUNCEMENTS);
         let is_stalled = Arc::new(AtomicBool::new(false));
@@ -182,6 +191,17 @@ impl Service {
             notices,
             is_stalled.clone(),
         );
+        let behind = Behind::default();
+        if limits.search {
+            let indexer = Indexer::new(store, pipeline.commits(), behind.clone());
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                stop.run_until_cancelled(indexer.run()).await;
+                Ok(())
+            });
+        } else {
+            indexer::drop_all(&store).await?;
+        }
         tasks.spawn({
             let stop = stop.clone();
             async move {
@@ -204,6 +224,7 @@ impl Service {
             is_stalled,
             limits,
             presence,
+            behind,
         };
         Ok((service, Running { tasks, stop }))
     }
@@ -243,6 +264,12 @@ impl Service {
     #[must_use]
     pub fn presence(&self) -> &Presence {
         &self.presence
+    }
+
+    /// The age of the oldest message that search does not find yet.
+    #[must_use]
+    pub fn search_behind(&self) -> std::time::Duration {
+        self.behind.since(std::time::SystemTime::now())
     }
 
     /// Whether the last attempt to store something failed, and is being repeated.

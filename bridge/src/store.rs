@@ -31,6 +31,7 @@ pub mod logins;
 pub mod members;
 pub mod messages;
 pub mod retained;
+pub mod search;
 pub(crate) mod sql;
 pub mod users;
 pub mod views;

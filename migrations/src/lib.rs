@@ -10,6 +10,7 @@ mod dialect;
 mod m0001_chat;
 mod m0002_plain_topics;
 mod m0003_chat_semantics;
+mod m0004_search;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_chat::Migration),
             Box::new(m0002_plain_topics::Migration),
             Box::new(m0003_chat_semantics::Migration),
+            Box::new(m0004_search::Migration),
         ]
     }
 }

@@ -2,7 +2,7 @@
 
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
-use schema::{ConversationId, v1};
+use schema::{ConversationId, Timestamp, v1};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -13,6 +13,7 @@ use super::problem::{Problem, ProblemBody};
 use super::schema_docs::MessageDoc;
 use super::{Api, private};
 use crate::code::Code;
+use crate::service::dates;
 use crate::store::views::{self, Range};
 
 /// The routes of this module.
@@ -78,6 +79,10 @@ pub(super) struct PageQuery {
     /// Messages with a smaller seq.
     #[serde(alias = "beforeSeq")]
     before_seq: Option<u32>,
+    /// The page begins with the first message sent at that time or later. Not with the other bounds.
+    #[serde(alias = "fromTime")]
+    #[param(value_type = Option<String>, format = DateTime)]
+    from_time: Option<Timestamp>,
     /// 1–500 messages; left out or 0: 100.
     limit: Option<u32>,
 }
@@ -139,7 +144,8 @@ pub(super) async fn messages(
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
     let no_such = || Problem::not_found("conversation");
-    let range = range(&query)?;
+    let mut range = range(&query)?;
+    let first_id = first_id(&query)?;
     let name = id
         .parse::<ConversationId>()
         .map_err(|_| no_such())?
@@ -147,6 +153,9 @@ pub(super) async fn messages(
     let db = api.store.reader();
     let member = views::membership(db, &caller.uid, &name).await?;
     let member = member.ok_or_else(no_such)?;
+    if let Some(first_id) = first_id {
+        range.after_seq = Some(dates::seq_before(&api.store, &member, first_id).await?);
+    }
     let page = views::history(db, member.conversation_id, &name, member.visible_seq, range).await?;
     // Something may have been written between the two reads.
     let newest = page.messages.last().map_or(0, |message| message.seq);
@@ -155,6 +164,19 @@ pub(super) async fn messages(
         last_seq: member.last_seq.max(newest),
         more: page.more,
     }))
+}
+
+/// The smallest id that the page may begin with, where it is to begin at a time.
+fn first_id(query: &PageQuery) -> Result<Option<u64>, Problem> {
+    let Some(time) = &query.from_time else {
+        return Ok(None);
+    };
+    if query.after_seq.is_some() || query.before_seq.is_some() {
+        let detail = "from_time goes without other bounds";
+        return Err(Problem::new(Code::InvalidArgument, detail));
+    }
+    let first_id = dates::first_id(time).map_err(|refused| refused.to_wire())?;
+    Ok(Some(first_id))
 }
 
 fn range(query: &PageQuery) -> Result<Range, Problem> {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
@@ -50,6 +51,7 @@ pub(super) async fn show(
         edge: api.broker.snapshot(),
         is_stalled: api.service.is_stalled(),
         jobs_waiting: api.service.jobs_waiting(),
+        search_behind: api.service.search_behind(),
         process: Process::now(),
     };
     let text = text(figures).map_err(|error| {
@@ -74,6 +76,7 @@ struct Figures {
     edge: Snapshot,
     is_stalled: bool,
     jobs_waiting: usize,
+    search_behind: Duration,
     process: Process,
 }
 
@@ -265,6 +268,11 @@ fn inside(page: &mut Page, figures: &Figures) -> fmt::Result {
         ConstGauge::new(figures.jobs_waiting as u64),
     )?;
     page.one(
+        "tidings_search_behind_seconds",
+        "Age of the oldest message that search does not find yet.",
+        ConstGauge::new(figures.search_behind.as_secs_f64()),
+    )?;
+    page.one(
         "tidings_uptime_seconds",
         "Time since the start.",
         ConstGauge::new(edge.uptime.as_secs_f64()),
@@ -315,8 +323,6 @@ impl Page<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -365,6 +371,7 @@ mod tests {
             edge,
             is_stalled: true,
             jobs_waiting: 4,
+            search_behind: Duration::from_millis(2500),
             process: Process {
                 resident_bytes: Some(4096),
                 open_fds: None,
@@ -385,6 +392,7 @@ mod tests {
             "tidings_router_restarts_total 0",
             "tidings_pipeline_stalled 1",
             "tidings_pipeline_jobs_waiting 4",
+            "tidings_search_behind_seconds 2.5",
             "tidings_uptime_seconds 1.5",
             "process_resident_memory_bytes 4096",
             "# EOF",

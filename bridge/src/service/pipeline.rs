@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use schema::MsgId;
 use schema::link::{ToEdge, from_edge};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -70,6 +70,8 @@ pub(super) struct Pipeline {
     answered: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     /// What others have to tell users, beside any command.
     events: mpsc::Receiver<Delivery>,
+    /// Counts transactions with commands.
+    commits: watch::Sender<u64>,
 }
 
 /// A question's door and `client_msg_id`, and its answer.
@@ -127,6 +129,7 @@ impl Pipeline {
         let context = questions::Context {
             store: executor.store().clone(),
             presence: presence.clone(),
+            search: executor.limits.search,
         };
         Pipeline {
             executor,
@@ -141,7 +144,13 @@ impl Pipeline {
             context,
             answered: mpsc::channel(QUESTIONS_MAX),
             events,
+            commits: watch::Sender::default(),
         }
+    }
+
+    /// Counts the transactions with commands, for who has something to do after them.
+    pub(super) fn commits(&self) -> watch::Receiver<u64> {
+        self.commits.subscribe()
     }
 
     /// Rounds until `stop`; then what has arrived is executed and stored.
@@ -337,6 +346,9 @@ impl Pipeline {
         let mut notes = self.due_notes(is_asked);
         notes.retained = retains.take_messages();
         let done = self.execute(&jobs, notes).await;
+        if !jobs.is_empty() {
+            self.commits.send_modify(|commits| *commits += 1);
+        }
         self.presence.written();
         first.extend(retains.answers(&done.unstored));
         let mut announcement = Announcement {

@@ -7,7 +7,7 @@ use super::command::not_yet;
 use super::job::{Caller, Settled};
 use super::presence::Presence;
 use super::refused::Refused;
-use super::sync;
+use super::{media, search, sync};
 use crate::store::{self, Store};
 
 /// What is asked.
@@ -15,6 +15,10 @@ use crate::store::{self, Store};
 pub enum Question {
     /// A page of a conversation.
     Page(sync::Sync),
+    /// Messages that hold some words.
+    Search(search::Asked),
+    /// Media of a conversation.
+    Media(media::Asked),
 }
 
 /// What answering needs. Cheap to clone.
@@ -23,6 +27,8 @@ pub(super) struct Context {
     pub(super) store: Store,
     #[expect(dead_code, reason = "presence is asked for soon")]
     pub(super) presence: Presence,
+    /// Whether messages are indexed.
+    pub(super) search: bool,
 }
 
 /// Checks what `caller` asks.
@@ -33,6 +39,8 @@ pub(super) fn check(_caller: &Uid, asked: v1::up::Command) -> Result<Question, R
     use v1::up::Command as Asked;
     match asked {
         Asked::Sync(asked) => sync::check(&asked).map(Question::Page),
+        Asked::Search(asked) => search::check(&asked).map(Question::Search),
+        Asked::GetMedia(asked) => media::check(asked).map(Question::Media),
         _ => Err(not_yet()),
     }
 }
@@ -49,6 +57,9 @@ pub(super) async fn answer(
     let uid = &caller.uid;
     let result = match question {
         Question::Page(asked) => sync::page(&context.store, uid, asked).await?,
+        Question::Search(_) if !context.search => Err(search::switched_off()),
+        Question::Search(asked) => search::page(&context.store, uid, asked).await?,
+        Question::Media(asked) => media::page(&context.store, uid, asked).await?,
     };
     Ok(result.map_or_else(Settled::from, Settled::ok))
 }

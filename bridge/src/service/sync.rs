@@ -2,8 +2,8 @@
 
 use schema::{ConversationId, Uid, v1};
 
-use super::command;
 use super::refused::Refused;
+use super::{command, dates};
 use crate::store::views::{self, Range};
 use crate::store::{self, Store};
 
@@ -18,6 +18,8 @@ const MESSAGES_MAX: u32 = 500;
 pub struct Sync {
     /// Which conversation.
     pub conversation: ConversationId,
+    /// Only messages with this id or a greater one, oldest first; without the other bounds.
+    pub first_id: Option<u64>,
     /// Only greater seqs, oldest first.
     pub after_seq: Option<u32>,
     /// Only smaller seqs.
@@ -33,11 +35,18 @@ pub(super) fn check(sync: &v1::Sync) -> Result<Sync, Refused> {
         1..=MESSAGES_MAX => sync.limit,
         _ => return Err(Refused::invalid("sync.limit is more than 500")),
     };
+    let first_id = sync.from_time.as_ref().map(dates::first_id).transpose()?;
+    if first_id.is_some()
+        && (sync.after_seq > 0 || sync.before_seq > 0 || sync.changed_after.is_some())
+    {
+        return Err(Refused::invalid("from_time goes without other bounds"));
+    }
     let before_seq = Some(sync.before_seq).filter(|seq| *seq > 0);
     // `before_seq` alone asks for the page before it; everything else reads forward.
     let after_seq = (before_seq.is_none() || sync.after_seq > 0).then_some(sync.after_seq);
     Ok(Sync {
         conversation: command::conversation(&sync.conversation)?,
+        first_id,
         after_seq,
         before_seq,
         limit,
@@ -54,8 +63,12 @@ pub(super) async fn page(
     let Some(membership) = views::membership(store.reader(), uid, &name).await? else {
         return Ok(Err(Refused::not_found("there is no such conversation")));
     };
+    let after_seq = match sync.first_id {
+        Some(first_id) => Some(dates::seq_before(store, &membership, first_id).await?),
+        None => sync.after_seq,
+    };
     let range = Range {
-        after_seq: sync.after_seq,
+        after_seq,
         before_seq: sync.before_seq,
         limit: sync.limit,
         bytes_max: PAGE_BYTES,

@@ -359,6 +359,12 @@ impl DevicesOptions {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct SearchOptions {
+    pub enabled: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AuthOptions {
     pub registration: bool,
     pub password_min: usize,

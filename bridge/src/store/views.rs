@@ -1,12 +1,16 @@
 //! What people look at: conversations, pages of history, groups. Reads only.
 
 mod conversation;
+mod found;
 mod group;
 mod history;
+mod media;
 
 pub use conversation::{Conversation, Membership, conversations, membership};
+pub use found::{Place, Room, rooms, visible};
 pub use group::group;
 pub use history::{Page, Range, history, messages_by_id};
+pub use media::{MEDIA_KINDS, media};
 
 use schema::{MsgId, v1};
 use sea_orm::{DbErr, QueryResult};
