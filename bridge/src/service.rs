@@ -4,7 +4,8 @@
 //! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds) between `intake` and
 //! `announcer`, `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors` (what
 //! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), `feeds` and
-//! `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first).
+//! `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first),
+//! `gate` with [`rates`] and [`words`] (what commands may come in at all), [`erasure`] (what a deleted account leaves).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
 //! commits; only the pipeline's task writes conversations.
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use broker::link::{BridgeLink, LinkClosed};
 use schema::v1;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -25,13 +26,16 @@ pub mod changes;
 pub mod command;
 pub mod contacts;
 pub mod conversations;
+pub mod erasure;
 pub mod groups;
 pub mod operations;
 pub mod presence;
 pub mod questions;
+pub mod rates;
 pub mod refused;
 pub mod sync;
 pub mod users;
+pub mod words;
 
 mod announce;
 mod announcer;
@@ -41,6 +45,7 @@ mod catalog;
 mod catch_up;
 mod cursors;
 mod feeds;
+mod gate;
 mod ids;
 mod intake;
 mod job;
@@ -55,10 +60,13 @@ pub use job::Caller;
 use announcer::Announcer;
 use batch::Executor;
 use catalog::Catalog;
+use gate::Admitted;
 use job::{Door, Job};
 use pipeline::{Pipeline, Unheard};
 use presence::Presence;
+use rates::Rates;
 use refused::Refused;
+use words::Words;
 
 /// Commands from HTTP that may wait for the pipeline; past that they are refused as `unavailable`.
 const HTTP_QUEUE: usize = 1024;
@@ -90,6 +98,10 @@ pub struct Limits {
     pub topic_levels_max: usize,
     /// How long answers to commands other than sends are kept.
     pub answers_kept: std::time::Duration,
+    /// How often users may do what.
+    pub rates: Rates,
+    /// What they may not write.
+    pub words: Words,
 }
 
 /// Gives commands to the pipeline. Cheap to clone.
@@ -99,6 +111,8 @@ pub struct Service {
     is_stalled: Arc<AtomicBool>,
     limits: Limits,
     presence: Presence,
+    /// Told when an account was deleted.
+    erasures: Arc<Notify>,
 }
 
 /// Why the service can't go on.
@@ -168,7 +182,7 @@ impl Service {
         ));
         briefing::send(&store, &mut link.sender).await?;
         let catalog = Catalog::new(CATALOG_WEIGHT_MAX);
-        let executor = Executor::new(store, catalog, newest, limits.clone());
+        let executor = Executor::new(store.clone(), catalog, newest, limits.clone());
         let (jobs, job_queue) = mpsc::channel(HTTP_QUEUE);
         let (announcements, rounds) = mpsc::channel(ANNOUNCEMENTS);
         let is_stalled = Arc::new(AtomicBool::new(false));
@@ -199,11 +213,21 @@ impl Service {
                 outcome
             }
         });
+        let erasures = Arc::new(Notify::new());
+        tasks.spawn({
+            let eraser = erasure::Eraser::new(store, jobs.clone(), erasures.clone());
+            let stop = stop.clone();
+            async move {
+                eraser.run(stop).await;
+                Ok(())
+            }
+        });
         let service = Service {
             jobs,
             is_stalled,
             limits,
             presence,
+            erasures,
         };
         Ok((service, Running { tasks, stop }))
     }
@@ -211,14 +235,15 @@ impl Service {
     /// Executes a command as if it had come by MQTT, and waits for its answer.
     pub async fn execute(&self, caller: Caller, up: v1::Up) -> v1::Reply {
         let client_msg_id = up.client_msg_id.clone();
-        let result = match command::check(&caller.uid, up, &self.limits) {
-            Ok(command) => {
+        let result = match gate::admit(&caller.uid, up, &self.limits) {
+            Ok(Admitted { command, flagged }) => {
                 let (door, answer) = oneshot::channel();
                 let job = Job {
                     caller,
                     door: Door::Http(door),
                     client_msg_id: client_msg_id.clone(),
                     command,
+                    flagged,
                 };
                 match self.jobs.try_send(job) {
                     Ok(()) => match answer.await {
@@ -243,6 +268,23 @@ impl Service {
     #[must_use]
     pub fn presence(&self) -> &Presence {
         &self.presence
+    }
+
+    /// How often users may do what.
+    #[must_use]
+    pub fn rates(&self) -> &Rates {
+        &self.limits.rates
+    }
+
+    /// What they may not write.
+    #[must_use]
+    pub fn words(&self) -> &Words {
+        &self.limits.words
+    }
+
+    /// Has the data of accounts that were deleted just now erased without delay.
+    pub fn erase_deleted(&self) {
+        self.erasures.notify_one();
     }
 
     /// Whether the last attempt to store something failed, and is being repeated.

@@ -17,7 +17,7 @@ use serde::Deserialize;
 pub use options::{
     Action, AuthOptions, ClientCert, DatabaseOptions, DevicesOptions, Effect, GroupsOptions,
     HttpOptions, HttpsOptions, MessagesOptions, MqttOptions, MqttsOptions, NetworkOptions,
-    RedisOptions, RuleOptions, ShutdownOptions, TopicsOptions, Who,
+    RatesOptions, RedisOptions, RuleOptions, ShutdownOptions, TopicsOptions, Who, WordsOptions,
 };
 pub use secret::Secret;
 
@@ -64,6 +64,8 @@ pub struct Settings {
     pub groups: GroupsOptions,
     pub devices: DevicesOptions,
     pub auth: AuthOptions,
+    pub rates: RatesOptions,
+    pub words: WordsOptions,
     pub shutdown: ShutdownOptions,
 }
 
@@ -195,7 +197,8 @@ impl Settings {
         refuse_first(&self.messages.checks(&self.mqtt))?;
         refuse_first(&self.groups.checks())?;
         refuse_first(&self.devices.checks())?;
-        refuse_first(&self.auth.checks())
+        refuse_first(&self.auth.checks())?;
+        refuse_first(&self.rates.checks())
     }
 
     /// A name that is fixed already; ignoring it would leave an operator without Redis who thinks to have it.

@@ -50,6 +50,8 @@ pub(super) async fn show(
         edge: api.broker.snapshot(),
         is_stalled: api.service.is_stalled(),
         jobs_waiting: api.service.jobs_waiting(),
+        rate_limited: labelled(api.service.rates().refused()),
+        words_found: labelled(api.service.words().counts()),
         process: Process::now(),
     };
     let text = text(figures).map_err(|error| {
@@ -74,7 +76,18 @@ struct Figures {
     edge: Snapshot,
     is_stalled: bool,
     jobs_waiting: usize,
+    /// By limit.
+    rate_limited: Vec<(String, u64)>,
+    /// By action.
+    words_found: Vec<(String, u64)>,
     process: Process,
+}
+
+fn labelled<const N: usize>(counts: [(&str, u64); N]) -> Vec<(String, u64)> {
+    let counts = counts.into_iter();
+    counts
+        .map(|(label, count)| (label.to_owned(), count))
+        .collect()
 }
 
 /// What the system knows of us; `None` where it does not say.
@@ -264,6 +277,18 @@ fn inside(page: &mut Page, figures: &Figures) -> fmt::Result {
         "Commands from HTTP that wait for the pipeline.",
         ConstGauge::new(figures.jobs_waiting as u64),
     )?;
+    page.each(
+        "tidings_commands_rate_limited",
+        "Commands that were refused since their users gave too many.",
+        ConstCounter::new,
+        ("limit", &figures.rate_limited),
+    )?;
+    page.each(
+        "tidings_words_found",
+        "Commands in which a word of the operator's list was found.",
+        ConstCounter::new,
+        ("action", &figures.words_found),
+    )?;
     page.one(
         "tidings_uptime_seconds",
         "Time since the start.",
@@ -365,6 +390,8 @@ mod tests {
             edge,
             is_stalled: true,
             jobs_waiting: 4,
+            rate_limited: labelled([("expensive", 5)]),
+            words_found: labelled([("mask", 6)]),
             process: Process {
                 resident_bytes: Some(4096),
                 open_fds: None,
@@ -385,6 +412,8 @@ mod tests {
             "tidings_router_restarts_total 0",
             "tidings_pipeline_stalled 1",
             "tidings_pipeline_jobs_waiting 4",
+            "tidings_commands_rate_limited_total{limit=\"expensive\"} 5",
+            "tidings_words_found_total{action=\"mask\"} 6",
             "tidings_uptime_seconds 1.5",
             "process_resident_memory_bytes 4096",
             "# EOF",
