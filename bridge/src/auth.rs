@@ -4,6 +4,7 @@
 //! database) and one refresh token, replaced at every use. Ending a login refuses its access tokens at once and ends
 //! the sessions that they opened.
 
+mod administration;
 mod backoff;
 mod key;
 mod password;
@@ -17,12 +18,14 @@ use std::time::{Duration, SystemTime};
 
 use schema::Uid;
 
+use self::administration::note;
 use self::backoff::Backoff;
 pub use self::backoff::TooManyFailures;
 use self::password::{Busy, Passwords};
 use self::revocations::Revocations;
 use self::token::{AccessTokens, RefreshToken};
 use crate::settings::{AuthOptions, Settings};
+use crate::store::audit::OPERATOR;
 use crate::store::logins::{self, Refresh, Revocation};
 use crate::store::users::{self, PasswordChange, Role, User};
 use crate::store::{self, Store};
@@ -187,16 +190,17 @@ impl Auth {
         if !self.options.registration {
             return Err(AuthError::RegistrationClosed);
         }
-        self.add_user(uid, password, Role::User).await
+        self.check_new_password(password)?;
+        self.insert(uid, password, Role::User, None).await
     }
 
-    /// Makes an account on behalf of the operator.
+    /// Makes an account on behalf of the operator, as the audit log tells.
     ///
     /// # Errors
     /// [`AuthError::Invalid`] or [`AuthError::Exists`].
     pub async fn add_user(&self, uid: Uid, password: &str, role: Role) -> Result<(), AuthError> {
         self.check_new_password(password)?;
-        self.add_user_unchecked(uid, password, role).await
+        self.insert(uid, password, role, Some(OPERATOR)).await
     }
 
     /// [`Auth::add_user`] with any password, for the demo's.
@@ -209,8 +213,18 @@ impl Auth {
         password: &str,
         role: Role,
     ) -> Result<(), AuthError> {
+        self.insert(uid, password, role, None).await
+    }
+
+    async fn insert(
+        &self,
+        uid: Uid,
+        password: &str,
+        role: Role,
+        by: Option<&str>,
+    ) -> Result<(), AuthError> {
         // Asked first, so that a taken uid does not cost a hash.
-        if users::lookup(self.store.reader(), &uid).await?.is_some() {
+        if users::is_taken(self.store.reader(), &uid).await? {
             return Err(AuthError::Exists);
         }
         let user = User {
@@ -221,10 +235,13 @@ impl Auth {
             created_at: SystemTime::now(),
             password_changed_at: None,
         };
-        match users::add(self.store.writer(), &user).await {
-            Err(store::Error::Exists(_)) => Err(AuthError::Exists),
-            added => Ok(added?),
+        let change = self.store.begin().await?;
+        match users::add(&change, &user).await {
+            Err(store::Error::Exists(_)) => return Err(AuthError::Exists),
+            added => added?,
         }
+        note(&change, by, "user.add", &user.uid, user.created_at).await?;
+        Ok(change.commit().await.map_err(store::Error::from)?)
     }
 
     /// Replaces a password that the user knows, and ends all the user's logins and sessions.
@@ -242,17 +259,18 @@ impl Auth {
         self.check_new_password(new)?;
         let old = old.as_bytes();
         let user = self.user_by_password(uid, old, address).await?;
-        self.replace_password(uid, Some(&user.password_hash), new)
+        self.replace_password(uid, Some(&user.password_hash), new, None)
             .await
     }
 
-    /// Replaces a password on behalf of the operator, and ends all the user's logins and sessions.
+    /// Replaces a password on behalf of `by`, an administrator or the operator, and ends all the user's logins and
+    /// sessions.
     ///
     /// # Errors
     /// [`AuthError::Refused`] when there is no such user, [`AuthError::Invalid`] when `new` is not acceptable.
-    pub async fn set_password(&self, uid: &Uid, new: &str) -> Result<(), AuthError> {
+    pub async fn set_password(&self, uid: &Uid, new: &str, by: &str) -> Result<(), AuthError> {
         self.check_new_password(new)?;
-        self.replace_password(uid, None, new).await
+        self.replace_password(uid, None, new, Some(by)).await
     }
 
     /// `old` is the hash that was compared with; by the time of the change it may be another.
@@ -261,6 +279,7 @@ impl Auth {
         uid: &Uid,
         old: Option<&str>,
         new: &str,
+        by: Option<&str>,
     ) -> Result<(), AuthError> {
         let new = self.passwords.hash(new.into()).await?;
         let now = SystemTime::now();
@@ -268,10 +287,9 @@ impl Auth {
         let changed_at = users::set_password_hash(&change, uid, old, &new, now).await?;
         let changed_at = changed_at.ok_or(AuthError::Refused)?;
         let ended = logins::revoke_all(&change, uid, now).await?;
+        note(&change, by, "user.password", uid, now).await?;
         change.commit().await.map_err(store::Error::from)?;
-        for id in ended {
-            self.revocations.insert(&revocation(uid, id, now));
-        }
+        self.end_logins(uid, ended, now);
         let uid = uid.clone();
         self.announce_password(&PasswordChange { uid, changed_at });
         Ok(())

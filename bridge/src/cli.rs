@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench;
 use crate::serve::serve;
+use crate::service::words::Words;
 use crate::settings::Settings;
 
 /// Instant messaging whose protocol is plain MQTT.
@@ -65,6 +66,7 @@ impl Cli {
             // All but this was checked when they were loaded.
             Command::Config(ConfigCommand::Check) => {
                 crate::serve::rules(&settings)?;
+                Words::of_file(&settings.words.file).reload()?;
                 println!("the settings are fine");
                 Ok(())
             }

@@ -10,6 +10,7 @@ mod command;
 mod contacts;
 mod conversations;
 mod devices;
+mod export;
 mod grants;
 mod groups;
 mod health;
@@ -134,6 +135,8 @@ pub fn router(api: Api) -> Router {
         .merge(media::routes())
         .merge(search::routes())
         .merge(admin::routes())
+        .merge(export::routes())
+        .routes(routes!(accounts::delete))
         .routes(routes!(grants::list, grants::set))
         .routes(routes!(devices::list))
         .routes(routes!(devices::forget))

@@ -17,6 +17,8 @@ use tracing::{error, info, warn};
 
 use crate::auth::{self, Auth, AuthError, Kick, Sessions};
 use crate::http::{self, Api};
+use crate::service::rates::Rates;
+use crate::service::words::Words;
 use crate::service::{self, Service};
 use crate::settings::{self, ClientCert, Settings};
 use crate::store::chain;
@@ -25,7 +27,7 @@ use crate::{data_dir, demo};
 /// How long answers to commands other than sends are kept: longer than a phone is off between two tries.
 const ANSWERS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Runs until SIGTERM or SIGINT. SIGHUP reads the certificates again.
+/// Runs until SIGTERM or SIGINT. SIGHUP reads the certificates and the list of words again.
 ///
 /// # Errors
 /// What keeps the server from starting, or ends it.
@@ -45,7 +47,10 @@ pub async fn serve(settings: Settings, is_demo: bool) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = tokio::signal::ctrl_c() => break Ok(()),
-            _ = hang_up.recv() => server.reload_certificates(),
+            _ = hang_up.recv() => {
+                server.reload_certificates();
+                server.words.reload_and_log();
+            }
             error = server.failed() => break Err(error),
         }
     };
@@ -66,9 +71,10 @@ pub(crate) struct Server {
     stop_http: CancellationToken,
     addresses: Addresses,
     certificates: Vec<Tls>,
+    words: Words,
     /// Learns of logins that other processes have ended.
     follower: JoinHandle<()>,
-    /// Look whether certificates were replaced; they end with this.
+    /// Look whether certificates and the list of words were replaced; they end with this.
     _watchers: JoinSet<()>,
 }
 
@@ -91,10 +97,13 @@ impl Server {
         let kick = kick(sessions.clone());
         let auth = Auth::open(store.clone(), settings, kick).await?;
         let accounts = Arc::new(Accounts(auth.clone()));
+        let limits = limits(settings);
+        let words = limits.words.clone();
+        words.reload().context("words.file can't be used")?;
         let (mut broker, link) = Broker::start(broker_options(settings), rules, accounts)?;
         sessions.get_or_init(|| broker.handle());
         let (service, running) = tokio::select! {
-            started = Service::start(store.clone(), link, limits(settings)) => started?,
+            started = Service::start(store.clone(), link, limits) => started?,
             error = broker.failed() => return Err(error.into()),
         };
         broker.ready().await?;
@@ -126,6 +135,9 @@ impl Server {
         let connections_max = settings.http.max_connections;
         let http = http::serve(ports, router, entrance, connections_max, stop_http.clone());
         let certificates: Vec<Tls> = mqtts.into_iter().chain(https).collect();
+        let followed = certificates.iter().cloned().map(Tls::follow_files);
+        let mut watchers: JoinSet<()> = followed.collect();
+        watchers.spawn(words.clone().follow_file());
         Ok(Server {
             broker,
             service: running,
@@ -133,12 +145,9 @@ impl Server {
             stop_http,
             addresses,
             follower,
-            _watchers: certificates
-                .iter()
-                .cloned()
-                .map(Tls::follow_files)
-                .collect(),
+            _watchers: watchers,
             certificates,
+            words,
         })
     }
 
@@ -357,6 +366,8 @@ pub fn limits(settings: &Settings) -> service::Limits {
         topic_levels_max: settings.mqtt.topic_levels_max,
         answers_kept: ANSWERS_KEPT,
         search: settings.search.enabled,
+        rates: Rates::new(&settings.rates),
+        words: Words::of_file(&settings.words.file),
     }
 }
 

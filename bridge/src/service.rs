@@ -5,7 +5,7 @@
 //! `announcer`, `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors` (what
 //! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), `feeds` and
 //! `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first),
-//! `indexer` (makes messages findable).
+//! `indexer` (makes messages findable), `gate` with [`rates`] and [`words`] (what commands may come in at all), [`erasure`] (what a deleted account leaves).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
 //! commits; only the pipeline's task writes conversations.
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use broker::link::{BridgeLink, LinkClosed};
 use schema::v1;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -27,15 +27,18 @@ pub mod command;
 pub mod contacts;
 pub mod conversations;
 pub mod dates;
+pub mod erasure;
 pub mod groups;
 pub mod media;
 pub mod operations;
 pub mod presence;
 pub mod questions;
+pub mod rates;
 pub mod refused;
 pub mod search;
 pub mod sync;
 pub mod users;
+pub mod words;
 
 mod announce;
 mod announcer;
@@ -45,6 +48,7 @@ mod catalog;
 mod catch_up;
 mod cursors;
 mod feeds;
+mod gate;
 mod ids;
 mod indexer;
 mod intake;
@@ -60,11 +64,14 @@ pub use job::Caller;
 use announcer::Announcer;
 use batch::Executor;
 use catalog::Catalog;
+use gate::Admitted;
 use indexer::{Behind, Indexer};
 use job::{Door, Job};
 use pipeline::{Pipeline, Unheard};
 use presence::Presence;
+use rates::Rates;
 use refused::Refused;
+use words::Words;
 
 /// Commands from HTTP that may wait for the pipeline; past that they are refused as `unavailable`.
 const HTTP_QUEUE: usize = 1024;
@@ -98,6 +105,10 @@ pub struct Limits {
     pub answers_kept: std::time::Duration,
     /// Whether messages are indexed, and can be looked for.
     pub search: bool,
+    /// How often users may do what.
+    pub rates: Rates,
+    /// What they may not write.
+    pub words: Words,
 }
 
 /// Gives commands to the pipeline. Cheap to clone.
@@ -108,6 +119,8 @@ pub struct Service {
     limits: Limits,
     presence: Presence,
     behind: Behind,
+    /// Told when an account was deleted.
+    erasures: Arc<Notify>,
 }
 
 /// Why the service can't go on.
@@ -193,7 +206,7 @@ impl Service {
         );
         let behind = Behind::default();
         if limits.search {
-            let indexer = Indexer::new(store, pipeline.commits(), behind.clone());
+            let indexer = Indexer::new(store.clone(), pipeline.commits(), behind.clone());
             let stop = stop.clone();
             tasks.spawn(async move {
                 stop.run_until_cancelled(indexer.run()).await;
@@ -219,12 +232,22 @@ impl Service {
                 outcome
             }
         });
+        let erasures = Arc::new(Notify::new());
+        tasks.spawn({
+            let eraser = erasure::Eraser::new(store, jobs.clone(), erasures.clone());
+            let stop = stop.clone();
+            async move {
+                eraser.run(stop).await;
+                Ok(())
+            }
+        });
         let service = Service {
             jobs,
             is_stalled,
             limits,
             presence,
             behind,
+            erasures,
         };
         Ok((service, Running { tasks, stop }))
     }
@@ -232,14 +255,15 @@ impl Service {
     /// Executes a command as if it had come by MQTT, and waits for its answer.
     pub async fn execute(&self, caller: Caller, up: v1::Up) -> v1::Reply {
         let client_msg_id = up.client_msg_id.clone();
-        let result = match command::check(&caller.uid, up, &self.limits) {
-            Ok(command) => {
+        let result = match gate::admit(&caller.uid, up, &self.limits) {
+            Ok(Admitted { command, flagged }) => {
                 let (door, answer) = oneshot::channel();
                 let job = Job {
                     caller,
                     door: Door::Http(door),
                     client_msg_id: client_msg_id.clone(),
                     command,
+                    flagged,
                 };
                 match self.jobs.try_send(job) {
                     Ok(()) => match answer.await {
@@ -270,6 +294,23 @@ impl Service {
     #[must_use]
     pub fn search_behind(&self) -> std::time::Duration {
         self.behind.since(std::time::SystemTime::now())
+    }
+
+    /// How often users may do what.
+    #[must_use]
+    pub fn rates(&self) -> &Rates {
+        &self.limits.rates
+    }
+
+    /// What they may not write.
+    #[must_use]
+    pub fn words(&self) -> &Words {
+        &self.limits.words
+    }
+
+    /// Has the data of accounts that were deleted just now erased without delay.
+    pub fn erase_deleted(&self) {
+        self.erasures.notify_one();
     }
 
     /// Whether the last attempt to store something failed, and is being repeated.

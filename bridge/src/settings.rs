@@ -17,7 +17,8 @@ use serde::Deserialize;
 pub use options::{
     Action, AuthOptions, ClientCert, DatabaseOptions, DevicesOptions, Effect, GroupsOptions,
     HttpOptions, HttpsOptions, MessagesOptions, MqttOptions, MqttsOptions, NetworkOptions,
-    RedisOptions, RuleOptions, SearchOptions, ShutdownOptions, TopicsOptions, Who,
+    RatesOptions, RedisOptions, RuleOptions, SearchOptions, ShutdownOptions, TopicsOptions, Who,
+    WordsOptions,
 };
 pub use secret::Secret;
 
@@ -65,6 +66,8 @@ pub struct Settings {
     pub devices: DevicesOptions,
     pub search: SearchOptions,
     pub auth: AuthOptions,
+    pub rates: RatesOptions,
+    pub words: WordsOptions,
     pub shutdown: ShutdownOptions,
 }
 
@@ -196,7 +199,8 @@ impl Settings {
         refuse_first(&self.messages.checks(&self.mqtt))?;
         refuse_first(&self.groups.checks())?;
         refuse_first(&self.devices.checks())?;
-        refuse_first(&self.auth.checks())
+        refuse_first(&self.auth.checks())?;
+        refuse_first(&self.rates.checks())
     }
 
     /// A name that is fixed already; ignoring it would leave an operator without Redis who thinks to have it.

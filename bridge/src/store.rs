@@ -23,9 +23,13 @@ use sea_orm::{
 };
 
 pub mod answers;
+pub mod audit;
 mod checkpoint;
 pub mod conversations;
 pub mod devices;
+pub mod erasure;
+pub mod export;
+pub mod flags;
 pub mod grants;
 pub mod logins;
 pub mod members;

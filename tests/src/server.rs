@@ -54,6 +54,13 @@ const DOORS: [(&str, &str); 4] = [
     ("https", "TIDINGS__HTTPS__LISTEN"),
 ];
 
+/// Limits of people that a test sets where it is about them.
+const UNLIMITED: [&str; 3] = [
+    "TIDINGS__RATES__SENDS_PER_USER",
+    "TIDINGS__RATES__SENDS_PER_CONVERSATION",
+    "TIDINGS__RATES__EXPENSIVE_PER_MINUTE",
+];
+
 /// Where a server listens, by kind of port.
 type Listeners = BTreeMap<String, SocketAddr>;
 
@@ -474,6 +481,8 @@ fn command(binary: &Path, folder: &Folder, doors: &Listeners) -> Result<Command>
         .arg("serve")
         .env("TIDINGS__DATA_DIR", folder.data_dir())
         .env("TIDINGS__LOG", "info")
+        // A test's user writes more than a person.
+        .envs(UNLIMITED.map(|name| (name, "0")))
         .envs(folder.settings.iter().cloned())
         .env("NO_COLOR", "1")
         .env("RUST_BACKTRACE", "1")

@@ -202,7 +202,7 @@ async fn a_login_ended_by_another_process_is_learnt() {
         .unwrap();
     let command_line = fixture.reopen().await;
     command_line
-        .set_password(&uid("alice"), "battery staple")
+        .set_password(&uid("alice"), "battery staple", "root")
         .await
         .unwrap();
     fixture.kicks.lock().clear();
@@ -259,7 +259,7 @@ async fn a_password_changed_by_another_process_ends_the_sessions_that_it_opened(
         .unwrap();
 
     command_line
-        .set_password(&alice, "battery staple")
+        .set_password(&alice, "battery staple", "root")
         .await
         .unwrap();
     fixture.kicks.lock().clear();
@@ -333,7 +333,7 @@ async fn a_certificate_needs_an_account_and_no_password() {
         .unwrap();
     assert!(auth.trust(&uid("root")).await.unwrap().admin);
     assert_refused(auth.trust(&uid("nobody")).await);
-    auth.set_password(&uid("alice"), "battery staple")
+    auth.set_password(&uid("alice"), "battery staple", "root")
         .await
         .unwrap();
     assert!(!is_revoked(auth, &alice));

@@ -20,11 +20,14 @@ use crate::serve;
 use crate::settings::Settings;
 
 /// Settings that the environment may have otherwise: a user of the load sends more than a person.
-const UNLESS_SET: [(&str, &str); 4] = [
+const UNLESS_SET: [(&str, &str); 7] = [
     ("TIDINGS__LOG", "warn"),
     ("TIDINGS__MQTT__PUBLISH_RATE", "0"),
     ("TIDINGS__MQTT__BYTE_RATE", "0"),
     ("TIDINGS__MQTT__MAX_CONNECTIONS", "1000000"),
+    ("TIDINGS__RATES__SENDS_PER_USER", "0"),
+    ("TIDINGS__RATES__SENDS_PER_CONVERSATION", "0"),
+    ("TIDINGS__RATES__EXPENSIVE_PER_MINUTE", "0"),
 ];
 
 /// Settings that a server for the run never has from elsewhere.

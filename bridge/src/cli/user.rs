@@ -11,6 +11,7 @@ use crate::auth::{Auth, AuthError, Sessions};
 use crate::data_dir;
 use crate::settings::Settings;
 use crate::store::Store;
+use crate::store::audit::OPERATOR;
 use crate::store::users::{self, Role};
 
 /// What can be done with accounts.
@@ -32,6 +33,11 @@ pub enum Command {
         uid: Uid,
         #[command(flatten)]
         password: Password,
+    },
+    /// Delete an account and what belongs to it; a running server notices within seconds, and erases the rest
+    Delete {
+        /// Whose
+        uid: Uid,
     },
     /// List the accounts: uid, kind, role and time of creation, separated by tabs
     List,
@@ -83,9 +89,16 @@ impl Command {
             }
             Command::Passwd { uid, password } => {
                 let auth = open_auth(store, settings).await?;
-                match auth.set_password(&uid, &password.read()?).await {
+                match auth.set_password(&uid, &password.read()?, OPERATOR).await {
                     Err(AuthError::Refused) => bail!("there is no user {uid}"),
                     changed => changed?,
+                }
+            }
+            Command::Delete { uid } => {
+                let auth = open_auth(store, settings).await?;
+                match auth.delete_user(&uid, OPERATOR).await {
+                    Err(AuthError::Refused) => bail!("there is no user {uid}"),
+                    deleted => deleted?,
                 }
             }
             Command::List => list(&store).await?,

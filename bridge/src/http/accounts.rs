@@ -3,8 +3,8 @@
 use std::future::Future;
 
 use axum::Json;
-use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use schema::Uid;
@@ -199,6 +199,53 @@ pub(super) async fn change_password(
         Err(AuthError::Refused) => Err(Problem::new(
             Code::PermissionDenied,
             "the old password is wrong",
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The caller's password.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Deletion {
+    password: String,
+}
+
+/// Deletes the caller's account: logins and connections end, nobody can log in any more, and all that belongs to it is
+/// erased, some of it within seconds. The uid stays taken.
+#[utoipa::path(
+    delete, path = "/v1/users/{uid}", tag = "accounts", security(("bearer" = [])),
+    params(("uid" = String, Path, description = "The caller.")),
+    responses(
+        (status = 204, description = "Deleted."),
+        (status = 403, description = "The password is wrong, or it is another user's account.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "It was wrong too often, and was not looked at.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn delete(
+    State(api): State<Api>,
+    Bearer(caller): Bearer,
+    remote: Remote,
+    Path(uid): Path<String>,
+    Json(request): Json<Deletion>,
+) -> Result<StatusCode, Problem> {
+    if caller.uid.as_str() != uid {
+        let detail = "only administrators delete accounts of others, by /v1/admin/users";
+        return Err(Problem::new(Code::PermissionDenied, detail));
+    }
+    let delete = async move {
+        let password = &request.password;
+        let deleted = (api.auth.delete_own(&caller.uid, password, remote.address)).await;
+        api.service.erase_deleted();
+        deleted
+    };
+    match to_its_end(delete).await? {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        // As for a change of the password: the token is fine.
+        Err(AuthError::Refused) => Err(Problem::new(
+            Code::PermissionDenied,
+            "the password is wrong",
         )),
         Err(error) => Err(error.into()),
     }

@@ -52,6 +52,8 @@ pub(super) async fn show(
         is_stalled: api.service.is_stalled(),
         jobs_waiting: api.service.jobs_waiting(),
         search_behind: api.service.search_behind(),
+        rate_limited: labelled(api.service.rates().refused()),
+        words_found: labelled(api.service.words().counts()),
         process: Process::now(),
     };
     let text = text(figures).map_err(|error| {
@@ -77,7 +79,18 @@ struct Figures {
     is_stalled: bool,
     jobs_waiting: usize,
     search_behind: Duration,
+    /// By limit.
+    rate_limited: Vec<(String, u64)>,
+    /// By action.
+    words_found: Vec<(String, u64)>,
     process: Process,
+}
+
+fn labelled<const N: usize>(counts: [(&str, u64); N]) -> Vec<(String, u64)> {
+    let counts = counts.into_iter();
+    counts
+        .map(|(label, count)| (label.to_owned(), count))
+        .collect()
 }
 
 /// What the system knows of us; `None` where it does not say.
@@ -267,6 +280,18 @@ fn inside(page: &mut Page, figures: &Figures) -> fmt::Result {
         "Commands from HTTP that wait for the pipeline.",
         ConstGauge::new(figures.jobs_waiting as u64),
     )?;
+    page.each(
+        "tidings_commands_rate_limited",
+        "Commands that were refused since their users gave too many.",
+        ConstCounter::new,
+        ("limit", &figures.rate_limited),
+    )?;
+    page.each(
+        "tidings_words_found",
+        "Commands in which a word of the operator's list was found.",
+        ConstCounter::new,
+        ("action", &figures.words_found),
+    )?;
     page.one(
         "tidings_search_behind_seconds",
         "Age of the oldest message that search does not find yet.",
@@ -372,6 +397,8 @@ mod tests {
             is_stalled: true,
             jobs_waiting: 4,
             search_behind: Duration::from_millis(2500),
+            rate_limited: labelled([("expensive", 5)]),
+            words_found: labelled([("mask", 6)]),
             process: Process {
                 resident_bytes: Some(4096),
                 open_fds: None,
@@ -393,6 +420,8 @@ mod tests {
             "tidings_pipeline_stalled 1",
             "tidings_pipeline_jobs_waiting 4",
             "tidings_search_behind_seconds 2.5",
+            "tidings_commands_rate_limited_total{limit=\"expensive\"} 5",
+            "tidings_words_found_total{action=\"mask\"} 6",
             "tidings_uptime_seconds 1.5",
             "process_resident_memory_bytes 4096",
             "# EOF",

@@ -93,6 +93,11 @@ impl Problem {
         }
     }
 
+    /// What kind of problem it is.
+    pub(super) fn code(&self) -> Code {
+        self.code
+    }
+
     /// What does not exist, and what the caller may not know to exist.
     pub(super) fn not_found(what: &str) -> Self {
         Problem::new(Code::NotFound, format!("no such {what}"))
@@ -135,9 +140,9 @@ impl IntoResponse for Problem {
 impl From<v1::Error> for Problem {
     fn from(error: v1::Error) -> Self {
         let problem = Problem::new(Code::from_name(&error.code), error.reason);
-        let retry_after_ms = problem.retry_after_ms.max(error.retry_after_ms);
+        let known = Some(error.retry_after_ms).filter(|ms| *ms > 0);
         Problem {
-            retry_after_ms,
+            retry_after_ms: known.unwrap_or(problem.retry_after_ms),
             ..problem
         }
     }

@@ -24,7 +24,9 @@ use super::refused::Refused;
 use crate::clock;
 use crate::code::Code;
 use crate::store::members::Role;
-use crate::store::{self, Store, Transaction, answers, conversations, members, messages, users};
+use crate::store::{
+    self, Store, Transaction, answers, conversations, flags, members, messages, users,
+};
 
 /// In how many more transactions repeated messages are looked for after the last one that was met.
 const WARY_RUNS: u32 = 64;
@@ -198,6 +200,9 @@ impl Executor {
             return Ok(());
         }
         let settled = self.execute_first(tx, job).await?;
+        if let (Some(words), Ok(ok)) = (&job.flagged, &settled.result) {
+            flags::set(tx, flagged(ok, words)).await?;
+        }
         if let (Some(key), Ok(ok)) = (key, &settled.result) {
             let reply = v1::Reply {
                 client_msg_id: job.client_msg_id.clone(),
@@ -232,6 +237,7 @@ impl Executor {
         }
         let mut last_seqs = conversations::advance(tx, more).await?;
         let mut stored = Vec::with_capacity(sends.len());
+        let mut flagged = Vec::new();
         for ((job, send), admitted) in sends.iter().zip(admitted) {
             let outcome = match admitted {
                 Admitted::New(conversation) => {
@@ -242,6 +248,7 @@ impl Executor {
                         msg_id: self.ids.next(SystemTime::now()),
                         conversation,
                     };
+                    flagged.extend(job.flagged.as_deref().map(|words| (place.msg_id.0, words)));
                     stored.push(new_message(job, send, &place));
                     Outcome::Stored(place)
                 }
@@ -252,6 +259,7 @@ impl Executor {
             outcomes.push(outcome);
         }
         messages::add(tx, stored).await?;
+        flags::set(tx, flagged).await?;
         let sent = sent.iter().map(|((id, uid), more)| (*id, *uid, *more));
         members::count_sent(tx, sent).await
     }
@@ -370,6 +378,12 @@ impl Executor {
     /// The conversation, if the caller may write there.
     fn writable(&self, caller: &Uid, send: &Send) -> Result<Arc<Conversation>, Refused> {
         match (self.catalog.get(&send.name), &send.conversation) {
+            // Its account is deleted.
+            (Some(conversation), ConversationId::Direct(one, other))
+                if one != other && conversation.members().len() < 2 =>
+            {
+                Err(Refused::not_found("there is no such user"))
+            }
             (Some(conversation), _) if conversation.has(caller) => Ok(conversation.clone()),
             (Some(_), _) => Err(Refused::new(
                 Code::PermissionDenied,
@@ -388,6 +402,15 @@ enum Admitted<'a> {
     /// It is a message already.
     Stored(Box<v1::Ok>),
     Refused(Refused),
+}
+
+/// The message that a command was about, with the words for which administrators are to see it.
+fn flagged<'a>(ok: &v1::Ok, words: &'a str) -> Option<(u64, &'a str)> {
+    let msg_id = match &ok.answer {
+        Some(v1::ok::Answer::Message(message)) => message.msg_id,
+        _ => ok.msg_id,
+    };
+    (msg_id > 0).then_some((msg_id, words))
 }
 
 fn new_message<'a>(job: &'a Job, send: &'a Send, place: &Place) -> messages::New<'a> {

@@ -5,7 +5,7 @@ use schema::{ConversationId, Gid, Uid, v1};
 
 use super::questions::{self, Question};
 use super::refused::Refused;
-use super::{Limits, changes, contacts, conversations, groups, operations, users};
+use super::{Limits, changes, contacts, conversations, erasure, groups, operations, users};
 use crate::code::Code;
 use crate::content;
 use crate::store::grants::Grant;
@@ -42,6 +42,8 @@ pub enum Command {
     Ask(Question),
     /// Lets another user use topics of the caller's devices, or no longer.
     Grant(Grant),
+    /// Removes some of what a deleted account has left. Nobody asks for it from outside.
+    Erase(erasure::Step),
 }
 
 /// A message before it has its place.

@@ -9,7 +9,7 @@ use tracing::error;
 
 use super::Limits;
 use super::announce::Answered;
-use super::command;
+use super::gate::{self, Admitted};
 use super::job::{Caller, Door, Job};
 use super::refused::Refused;
 
@@ -81,8 +81,8 @@ impl Intake {
             }
         };
         let client_msg_id = up.client_msg_id.clone();
-        match command::check(&uid, up, limits) {
-            Ok(command) => self.jobs.push(Job {
+        match gate::admit(&uid, up, limits) {
+            Ok(Admitted { command, flagged }) => self.jobs.push(Job {
                 caller: Caller {
                     uid,
                     device: uplink.device,
@@ -90,6 +90,7 @@ impl Intake {
                 door,
                 client_msg_id,
                 command,
+                flagged,
             }),
             Err(refused) => self.refused.push((door, client_msg_id, Err(refused))),
         }

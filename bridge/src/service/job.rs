@@ -46,6 +46,8 @@ pub(super) struct Job {
     pub(super) door: Door,
     pub(super) client_msg_id: String,
     pub(super) command: Command,
+    /// The words for which administrators are to see what it says.
+    pub(super) flagged: Option<Box<str>>,
 }
 
 /// A user, and the `client_msg_id` that the user gave a command: under it the first answer counts.
@@ -74,6 +76,7 @@ impl Job {
             | Command::Conversation(_)
             | Command::User(_)
             | Command::Changes(_)
+            | Command::Erase(_)
             | Command::Ask(_) => false,
         };
         (keeps_answer && !self.client_msg_id.is_empty())

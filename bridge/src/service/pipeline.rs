@@ -275,6 +275,7 @@ impl Pipeline {
             door,
             client_msg_id,
             command,
+            ..
         } = job;
         let Command::Ask(question) = command else {
             unreachable!("everything else has been taken")

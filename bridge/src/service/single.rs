@@ -52,6 +52,7 @@ impl Executor {
             Command::Changes(asked) => self.changes(tx, caller, asked).await,
             Command::User(command) => self.change_user(tx, caller, command, session).await,
             Command::Contact(command) => self.change_contact(tx, caller, command, session).await,
+            Command::Erase(step) => self.erase(tx, step).await,
             Command::Send(_) | Command::Ask(_) => {
                 unreachable!("sends go together, and questions are answered without a transaction")
             }

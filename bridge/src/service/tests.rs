@@ -278,6 +278,7 @@ async fn a_retained_message_that_can_not_be_stored_breaks_nothing_else() {
         caller,
         door: Door::Http(door),
         client_msg_id: String::new(),
+        flagged: None,
     };
     pipeline.take_job(job, &mut round);
     pipeline.execute_round(round).await.unwrap();

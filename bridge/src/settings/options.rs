@@ -407,6 +407,47 @@ impl AuthOptions {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct RatesOptions {
+    /// 0: no limit, as in the other rates.
+    pub sends_per_user: u32,
+    pub sends_per_user_burst: u32,
+    pub sends_per_conversation: u32,
+    pub sends_per_conversation_burst: u32,
+    pub expensive_per_minute: u32,
+    pub expensive_burst: u32,
+    /// uids
+    #[serde(deserialize_with = "units::texts")]
+    pub exempt: Vec<String>,
+}
+
+impl RatesOptions {
+    pub(super) fn checks(&self) -> [Check; 3] {
+        [
+            (
+                self.sends_per_user > 0 && self.sends_per_user_burst == 0,
+                "rates.sends_per_user_burst is zero: nobody could write",
+            ),
+            (
+                self.sends_per_conversation > 0 && self.sends_per_conversation_burst == 0,
+                "rates.sends_per_conversation_burst is zero: nobody could write",
+            ),
+            (
+                self.expensive_per_minute > 0 && self.expensive_burst == 0,
+                "rates.expensive_burst is zero: nobody could make a group",
+            ),
+        ]
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WordsOptions {
+    /// Empty: none.
+    pub file: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ShutdownOptions {
     #[serde(deserialize_with = "units::duration")]
     pub timeout: Duration,

@@ -47,7 +47,8 @@ fn network<E: Error>(text: &str) -> Result<IpNet, E> {
         .map_err(|error| refuse(text, "a network like \"10.0.0.0/8\"", error))
 }
 
-fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+/// A list of texts, or one text that separates them by commas.
+pub(super) fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let mut texts = match OneOrMany::deserialize(from)? {
         OneOrMany::One(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
         OneOrMany::Many(texts) => texts,

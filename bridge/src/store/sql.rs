@@ -65,7 +65,7 @@ fn placeholders(backend: DbBackend, text: &str) -> String {
 }
 
 /// A list of rows to be written or matched, as one flat list of values.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rows {
     columns: usize,
     values: Vec<Value>,
@@ -129,18 +129,37 @@ pub async fn query_rows<C: ConnectionTrait>(
     text: &str,
     rows: Rows,
 ) -> Result<Vec<QueryResult>, DbErr> {
-    let sqlite = connection.get_database_backend() == DbBackend::Sqlite;
+    let backend = connection.get_database_backend();
     let mut found = Vec::new();
     for (list, values) in rows.chunks() {
-        // SQLite takes a list of tuples only as VALUES; for plain values all dialects take (?),(?).
-        let list = if sqlite {
-            format!("IN (VALUES {list})")
-        } else {
-            format!("IN ({list})")
-        };
-        found.extend(query(connection, &text.replace("{in}", &list), values).await?);
+        found.extend(query(connection, &text_in(backend, text, &list), values).await?);
     }
     Ok(found)
+}
+
+/// Runs `text`, which has `{in}` like that of [`query_rows`], for all rows.
+///
+/// # Errors
+/// [`DbErr`] as the database has it; earlier chunks have been written then, so call it in a transaction.
+pub async fn execute_in<C: ConnectionTrait>(
+    connection: &C,
+    text: &str,
+    rows: Rows,
+) -> Result<(), DbErr> {
+    let backend = connection.get_database_backend();
+    for (list, values) in rows.chunks() {
+        execute(connection, &text_in(backend, text, &list), values).await?;
+    }
+    Ok(())
+}
+
+/// SQLite takes a list of tuples only as VALUES; for plain values all dialects take (?),(?).
+fn text_in(backend: DbBackend, text: &str, list: &str) -> String {
+    let list = match backend {
+        DbBackend::Sqlite => format!("IN (VALUES {list})"),
+        _ => format!("IN ({list})"),
+    };
+    text.replace("{in}", &list)
 }
 
 /// Updates many rows of `table` at once, each with values of its own. `columns` names the values of a row; `set` and

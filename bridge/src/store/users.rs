@@ -13,7 +13,7 @@ use crate::clock;
 pub enum Role {
     /// Nothing.
     User,
-    /// Administer the server. Nothing asks for it in this version.
+    /// Administer the server.
     Admin,
 }
 
@@ -62,19 +62,32 @@ pub struct PasswordChange {
     pub changed_at: SystemTime,
 }
 
+/// The hash of no password.
+const NO_PASSWORD: &str = "!";
+
 const COLUMNS: &str = "uid, kind, role, password_hash, created_at, password_changed_at";
 
-/// The user with that uid.
+/// The user with that uid, unless the account is deleted.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
 pub async fn lookup<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Option<User>, Error> {
-    let text = format!("SELECT {COLUMNS} FROM users WHERE uid = ?");
+    let text = format!("SELECT {COLUMNS} FROM users WHERE uid = ? AND deleted_at IS NULL");
     let row = sql::query_one(db, &text, [uid.as_str().into()]).await?;
     Ok(row.as_ref().map(from_row).transpose()?)
 }
 
-/// Which of the users exist.
+/// Whether somebody has or had that uid.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn is_taken<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<bool, Error> {
+    let text = "SELECT uid FROM users WHERE uid = ?";
+    let row = sql::query_one(db, text, [uid.as_str().into()]).await?;
+    Ok(row.is_some())
+}
+
+/// Which of the users exist. A deleted account is none.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -84,7 +97,8 @@ pub async fn existing<C: ConnectionTrait>(db: &C, uids: &[Uid]) -> Result<Vec<Ui
         rows.push([uid.as_str().into()]);
     }
     let mut existing = Vec::with_capacity(uids.len());
-    for row in sql::query_rows(db, "SELECT uid FROM users WHERE uid {in}", rows).await? {
+    let text = "SELECT uid FROM users WHERE uid {in} AND deleted_at IS NULL";
+    for row in sql::query_rows(db, text, rows).await? {
         let uid: String = row.try_get("", "uid")?;
         existing.extend(uid.parse::<Uid>().ok());
     }
@@ -96,9 +110,69 @@ pub async fn existing<C: ConnectionTrait>(db: &C, uids: &[Uid]) -> Result<Vec<Ui
 /// # Errors
 /// [`Error`] when the database can't answer.
 pub async fn list<C: ConnectionTrait>(db: &C) -> Result<Vec<User>, Error> {
-    let text = format!("SELECT {COLUMNS} FROM users ORDER BY uid");
+    let text = format!("SELECT {COLUMNS} FROM users WHERE deleted_at IS NULL ORDER BY uid");
     let rows = sql::query(db, &text, []).await?;
     Ok(rows.iter().map(from_row).collect::<Result<_, _>>()?)
+}
+
+/// An account as administrators see it, also a deleted one.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The name to log in with.
+    pub uid: Uid,
+    /// person, bot or device
+    pub kind: String,
+    /// What the user may do.
+    pub role: Role,
+    /// What others see.
+    pub name: String,
+    /// When the account was made.
+    pub created_at: SystemTime,
+    /// When it was deleted.
+    pub deleted_at: Option<SystemTime>,
+}
+
+const LISTED_COLUMNS: &str = "uid, kind, role, name, created_at, deleted_at";
+
+/// The account with that uid.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn listed<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Option<Listed>, Error> {
+    let text = format!("SELECT {LISTED_COLUMNS} FROM users WHERE uid = ?");
+    let row = sql::query_one(db, &text, [uid.as_str().into()]).await?;
+    Ok(row.as_ref().map(listed_from_row).transpose()?)
+}
+
+/// Accounts whose uids begin with `prefix`, by uid: the `limit` ones after `after`.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn page<C: ConnectionTrait>(
+    db: &C,
+    prefix: &str,
+    after: &str,
+    limit: u32,
+) -> Result<Vec<Listed>, Error> {
+    let text = format!(
+        "SELECT {LISTED_COLUMNS} FROM users WHERE uid >= ? AND uid < ? AND uid > ? ORDER BY uid LIMIT {limit}"
+    );
+    // Greater than every character of a uid.
+    let end = format!("{prefix}~");
+    let rows = sql::query(db, &text, [prefix.into(), end.into(), after.into()]).await?;
+    Ok(rows.iter().map(listed_from_row).collect::<Result<_, _>>()?)
+}
+
+fn listed_from_row(row: &QueryResult) -> Result<Listed, DbErr> {
+    let deleted_at: Option<i64> = row.try_get("", "deleted_at")?;
+    Ok(Listed {
+        uid: uid(row)?,
+        kind: row.try_get("", "kind")?,
+        role: role(row)?,
+        name: row.try_get("", "name")?,
+        created_at: clock::from_millis(row.try_get("", "created_at")?),
+        deleted_at: deleted_at.map(clock::from_millis),
+    })
 }
 
 /// Adds a user.
@@ -134,7 +208,7 @@ pub async fn set_password_hash<C: ConnectionTrait>(
     let mut text = "UPDATE users SET password_hash = ?, password_changed_at =
             CASE WHEN COALESCE(password_changed_at, created_at) < ? THEN ?
             ELSE COALESCE(password_changed_at, created_at) + 1 END
-        WHERE uid = ?"
+        WHERE uid = ? AND deleted_at IS NULL"
         .to_owned();
     let mut values = vec![
         new.into(),
@@ -151,6 +225,30 @@ pub async fn set_password_hash<C: ConnectionTrait>(
     }
     let user = lookup(db, uid).await?;
     Ok(user.and_then(|user| user.password_changed_at))
+}
+
+/// Deletes the account of a user with the password's hash `old`, or whatever it is where none is given: nobody can log in,
+/// and nothing is left to be seen but the uid. Returns when the password was replaced by none; `Ok(None)`: there is no
+/// such user, or the hash is another. Call it in a transaction.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn delete<C: ConnectionTrait>(
+    db: &C,
+    uid: &Uid,
+    old: Option<&str>,
+    now: SystemTime,
+) -> Result<Option<SystemTime>, Error> {
+    let changed_at = set_password_hash(db, uid, old, NO_PASSWORD, now).await?;
+    if changed_at.is_some() {
+        let text =
+            "UPDATE users SET deleted_at = ?, role = 'user', name = '', avatar = '', about = '',
+                status_text = '', last_seen_at = NULL, profile_changes = profile_changes + 1
+            WHERE uid = ?";
+        let values = [clock::millis(now).into(), uid.as_str().into()];
+        sql::execute(db, text, values).await?;
+    }
+    Ok(changed_at)
 }
 
 /// The passwords that were replaced after `since`.

@@ -444,7 +444,7 @@ impl Exchange {
         }
     }
 
-    /// Takes what the bridge has stored, at its start.
+    /// Takes what the bridge has stored, at its start, and later what it has removed: a message without payload.
     pub(crate) fn restore(&self, stored: PlainMessage) {
         if check_topic(&stored.topic, self.limits).is_err() {
             tracing::warn!("a stored retained message has a topic that is no longer allowed");
