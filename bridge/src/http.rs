@@ -15,7 +15,9 @@ mod groups;
 mod health;
 mod messages;
 mod metrics;
+mod presence;
 pub mod problem;
+mod receipts;
 mod remote;
 mod schema_docs;
 mod search;
@@ -130,6 +132,8 @@ pub fn router(api: Api) -> Router {
         .merge(groups::routes())
         .merge(conversations::routes())
         .merge(messages::routes())
+        .merge(receipts::routes())
+        .merge(presence::routes())
         .merge(search::routes())
         .merge(admin::routes())
         .routes(routes!(grants::list, grants::set))

@@ -3,8 +3,8 @@
 //!
 //! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds) between `intake` and
 //! `announcer`, `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors` (what
-//! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), `feeds` and
-//! `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first).
+//! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), [`appearance`]
+//! and `watchers` (what others see of that), `receipts` (what those who have written hear of readers), `feeds` and `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
 //! commits; only the pipeline's task writes conversations.
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use broker::link::{BridgeLink, LinkClosed};
+use futures_util::FutureExt as _;
 use schema::v1;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::code::Code;
 use crate::store::{self, Store, messages};
 
+pub mod appearance;
 pub mod changes;
 pub mod command;
 pub mod contacts;
@@ -30,7 +32,9 @@ pub mod operations;
 pub mod presence;
 pub mod questions;
 pub mod refused;
+pub mod status;
 pub mod sync;
+pub mod typing;
 pub mod users;
 
 mod announce;
@@ -40,6 +44,7 @@ mod briefing;
 mod catalog;
 mod catch_up;
 mod cursors;
+mod effects;
 mod feeds;
 mod ids;
 mod intake;
@@ -47,18 +52,23 @@ mod job;
 mod notes;
 mod patience;
 mod pipeline;
+mod receipts;
 mod retains;
 mod single;
+mod watchers;
 
 pub use job::Caller;
 
 use announcer::Announcer;
+use appearance::Pace;
 use batch::Executor;
 use catalog::Catalog;
 use job::{Door, Job};
 use pipeline::{Pipeline, Unheard};
 use presence::Presence;
+use receipts::Teller;
 use refused::Refused;
+use watchers::Watchers;
 
 /// Commands from HTTP that may wait for the pipeline; past that they are refused as `unavailable`.
 const HTTP_QUEUE: usize = 1024;
@@ -68,6 +78,8 @@ const CATALOG_WEIGHT_MAX: usize = 1_000_000;
 const FRAME_QUEUE: usize = 64;
 /// Events of tasks in the background that may wait for the pipeline; those tasks wait then.
 const EVENTS: usize = 256;
+/// Rounds' acknowledgements and readings that may wait to be taken in.
+const MOVES: usize = 16;
 /// Rounds that may wait to be announced.
 const ANNOUNCEMENTS: usize = 1;
 
@@ -88,6 +100,10 @@ pub struct Limits {
     pub topic_length_max: usize,
     /// Levels of a topic filter.
     pub topic_levels_max: usize,
+    /// The shortest time between two changes of a user that others are told.
+    pub presence_interval: std::time::Duration,
+    /// How long a user may be away before others are told.
+    pub presence_grace: std::time::Duration,
     /// How long answers to commands other than sends are kept.
     pub answers_kept: std::time::Duration,
 }
@@ -168,18 +184,31 @@ impl Service {
         ));
         briefing::send(&store, &mut link.sender).await?;
         let catalog = Catalog::new(CATALOG_WEIGHT_MAX);
+        let presence = Presence::new(Pace {
+            interval: limits.presence_interval,
+            grace: limits.presence_grace,
+        });
+        let (events, notices) = mpsc::channel(EVENTS);
+        let (moves, moved) = mpsc::channel(MOVES);
+        let stop = CancellationToken::new();
+        let teller = Teller::new(store.clone(), presence.clone(), events.clone());
+        let watchers = Watchers {
+            store: store.clone(),
+            presence: presence.clone(),
+            events,
+        };
+        tasks.spawn(teller.run(moved, stop.clone()).map(Ok));
+        tasks.spawn(watchers.run(stop.clone()).map(Ok));
         let executor = Executor::new(store, catalog, newest, limits.clone());
         let (jobs, job_queue) = mpsc::channel(HTTP_QUEUE);
         let (announcements, rounds) = mpsc::channel(ANNOUNCEMENTS);
         let is_stalled = Arc::new(AtomicBool::new(false));
-        let stop = CancellationToken::new();
-        let presence = Presence::default();
-        let (_events, notices) = mpsc::channel(EVENTS);
         let pipeline = Pipeline::new(
             executor,
             announcements,
             presence.clone(),
             notices,
+            moves,
             is_stalled.clone(),
         );
         tasks.spawn({

@@ -17,7 +17,7 @@ use serde::Deserialize;
 pub use options::{
     Action, AuthOptions, ClientCert, DatabaseOptions, DevicesOptions, Effect, GroupsOptions,
     HttpOptions, HttpsOptions, MessagesOptions, MqttOptions, MqttsOptions, NetworkOptions,
-    RedisOptions, RuleOptions, ShutdownOptions, TopicsOptions, Who,
+    PresenceOptions, RedisOptions, RuleOptions, ShutdownOptions, TopicsOptions, Who,
 };
 pub use secret::Secret;
 
@@ -63,6 +63,7 @@ pub struct Settings {
     pub messages: MessagesOptions,
     pub groups: GroupsOptions,
     pub devices: DevicesOptions,
+    pub presence: PresenceOptions,
     pub auth: AuthOptions,
     pub shutdown: ShutdownOptions,
 }
