@@ -17,7 +17,9 @@ mod health;
 mod media;
 mod messages;
 mod metrics;
+mod presence;
 pub mod problem;
+mod receipts;
 mod remote;
 mod schema_docs;
 mod search;
@@ -133,6 +135,8 @@ pub fn router(api: Api) -> Router {
         .merge(conversations::routes())
         .merge(messages::routes())
         .merge(media::routes())
+        .merge(receipts::routes())
+        .merge(presence::routes())
         .merge(search::routes())
         .merge(admin::routes())
         .merge(export::routes())

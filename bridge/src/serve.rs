@@ -364,6 +364,8 @@ pub fn limits(settings: &Settings) -> service::Limits {
         grants_max: settings.topics.grants_per_user_max,
         topic_length_max: settings.mqtt.topic_length_max,
         topic_levels_max: settings.mqtt.topic_levels_max,
+        presence_interval: settings.presence.interval,
+        presence_grace: settings.presence.grace,
         answers_kept: ANSWERS_KEPT,
         search: settings.search.enabled,
         rates: Rates::new(&settings.rates),

@@ -3,9 +3,11 @@
 //!
 //! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds) between `intake` and
 //! `announcer`, `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors` (what
-//! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), `feeds` and
+//! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), [`appearance`]
+//! and `watchers` (what others see of that), `receipts` (what those who have written hear of readers), `feeds` and
 //! `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first),
-//! `indexer` (makes messages findable), `gate` with [`rates`] and [`words`] (what commands may come in at all), [`erasure`] (what a deleted account leaves).
+//! `indexer` (makes messages findable), `gate` with [`rates`] and [`words`] (what commands may come in at all),
+//! [`erasure`] (what a deleted account leaves).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
 //! commits; only the pipeline's task writes conversations.
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use broker::link::{BridgeLink, LinkClosed};
+use futures_util::FutureExt as _;
 use schema::v1;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -22,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::code::Code;
 use crate::store::{self, Store, messages};
 
+pub mod appearance;
 pub mod changes;
 pub mod command;
 pub mod contacts;
@@ -36,7 +40,9 @@ pub mod questions;
 pub mod rates;
 pub mod refused;
 pub mod search;
+pub mod status;
 pub mod sync;
+pub mod typing;
 pub mod users;
 pub mod words;
 
@@ -47,6 +53,7 @@ mod briefing;
 mod catalog;
 mod catch_up;
 mod cursors;
+mod effects;
 mod feeds;
 mod gate;
 mod ids;
@@ -56,12 +63,15 @@ mod job;
 mod notes;
 mod patience;
 mod pipeline;
+mod receipts;
 mod retains;
 mod single;
+mod watchers;
 
 pub use job::Caller;
 
 use announcer::Announcer;
+use appearance::Pace;
 use batch::Executor;
 use catalog::Catalog;
 use gate::Admitted;
@@ -70,7 +80,9 @@ use job::{Door, Job};
 use pipeline::{Pipeline, Unheard};
 use presence::Presence;
 use rates::Rates;
+use receipts::Teller;
 use refused::Refused;
+use watchers::Watchers;
 use words::Words;
 
 /// Commands from HTTP that may wait for the pipeline; past that they are refused as `unavailable`.
@@ -81,6 +93,8 @@ const CATALOG_WEIGHT_MAX: usize = 1_000_000;
 const FRAME_QUEUE: usize = 64;
 /// Events of tasks in the background that may wait for the pipeline; those tasks wait then.
 const EVENTS: usize = 256;
+/// Rounds' acknowledgements and readings that may wait to be taken in.
+const MOVES: usize = 16;
 /// Rounds that may wait to be announced.
 const ANNOUNCEMENTS: usize = 1;
 
@@ -101,6 +115,10 @@ pub struct Limits {
     pub topic_length_max: usize,
     /// Levels of a topic filter.
     pub topic_levels_max: usize,
+    /// The shortest time between two changes of a user that others are told.
+    pub presence_interval: std::time::Duration,
+    /// How long a user may be away before others are told.
+    pub presence_grace: std::time::Duration,
     /// How long answers to commands other than sends are kept.
     pub answers_kept: std::time::Duration,
     /// Whether messages are indexed, and can be looked for.
@@ -190,18 +208,31 @@ impl Service {
         ));
         briefing::send(&store, &mut link.sender).await?;
         let catalog = Catalog::new(CATALOG_WEIGHT_MAX);
+        let presence = Presence::new(Pace {
+            interval: limits.presence_interval,
+            grace: limits.presence_grace,
+        });
+        let (events, notices) = mpsc::channel(EVENTS);
+        let (moves, moved) = mpsc::channel(MOVES);
+        let stop = CancellationToken::new();
+        let teller = Teller::new(store.clone(), presence.clone(), events.clone());
+        let watchers = Watchers {
+            store: store.clone(),
+            presence: presence.clone(),
+            events,
+        };
+        tasks.spawn(teller.run(moved, stop.clone()).map(Ok));
+        tasks.spawn(watchers.run(stop.clone()).map(Ok));
         let executor = Executor::new(store.clone(), catalog, newest, limits.clone());
         let (jobs, job_queue) = mpsc::channel(HTTP_QUEUE);
         let (announcements, rounds) = mpsc::channel(ANNOUNCEMENTS);
         let is_stalled = Arc::new(AtomicBool::new(false));
-        let stop = CancellationToken::new();
-        let presence = Presence::default();
-        let (_events, notices) = mpsc::channel(EVENTS);
         let pipeline = Pipeline::new(
             executor,
             announcements,
             presence.clone(),
             notices,
+            moves,
             is_stalled.clone(),
         );
         let behind = Behind::default();

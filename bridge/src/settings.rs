@@ -17,8 +17,8 @@ use serde::Deserialize;
 pub use options::{
     Action, AuthOptions, ClientCert, DatabaseOptions, DevicesOptions, Effect, GroupsOptions,
     HttpOptions, HttpsOptions, MessagesOptions, MqttOptions, MqttsOptions, NetworkOptions,
-    RatesOptions, RedisOptions, RuleOptions, SearchOptions, ShutdownOptions, TopicsOptions, Who,
-    WordsOptions,
+    PresenceOptions, RatesOptions, RedisOptions, RuleOptions, SearchOptions, ShutdownOptions,
+    TopicsOptions, Who, WordsOptions,
 };
 pub use secret::Secret;
 
@@ -65,6 +65,7 @@ pub struct Settings {
     pub groups: GroupsOptions,
     pub devices: DevicesOptions,
     pub search: SearchOptions,
+    pub presence: PresenceOptions,
     pub auth: AuthOptions,
     pub rates: RatesOptions,
     pub words: WordsOptions,

@@ -254,16 +254,8 @@ async fn change(
 
 /// The group, if the caller is in it.
 async fn lookup(api: &Api, uid: &Uid, gid: &str) -> Result<v1::Group, Problem> {
-    let group = views::group(api.store.reader(), &parse_gid(gid)?).await?;
-    let is_member = |group: &v1::Group| {
-        group
-            .members
-            .iter()
-            .any(|member| member.uid == uid.as_str())
-    };
-    group
-        .filter(is_member)
-        .ok_or_else(|| Problem::not_found("group"))
+    let group = views::group_of(api.store.reader(), uid, &parse_gid(gid)?).await?;
+    group.ok_or_else(|| Problem::not_found("group"))
 }
 
 fn parse_gid(gid: &str) -> Result<Gid, Problem> {

@@ -17,6 +17,7 @@ use schema::{ConversationId, MsgId, Uid, v1};
 use super::Limits;
 use super::catalog::{Catalog, Conversation};
 use super::command::{Command, Send};
+use super::effects::Effects;
 use super::ids::MsgIds;
 use super::job::{Job, Key, Outcome, Place, Settled, stored_ok};
 use super::notes::Notes;
@@ -38,6 +39,8 @@ pub(super) struct Executor {
     pub(super) catalog: Catalog,
     pub(super) ids: MsgIds,
     pub(super) limits: Limits,
+    /// Of the transaction under way, or the last one.
+    pub(super) effects: Effects,
     /// Transactions in which repeated messages are still looked for.
     wary: u32,
 }
@@ -80,6 +83,7 @@ impl Executor {
             catalog,
             ids: MsgIds::after(newest, 0),
             limits,
+            effects: Effects::default(),
             wary: 0,
         }
     }
@@ -120,6 +124,7 @@ impl Executor {
         jobs: &[Job],
         notes: &Notes,
     ) -> Result<Vec<Outcome>, store::Error> {
+        self.effects = Effects::default();
         let tx = self.store.begin().await?;
         notes.store(&tx).await?;
         let earlier = self.earlier_answers(&tx, jobs).await?;

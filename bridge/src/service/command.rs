@@ -158,19 +158,7 @@ fn check_client_msg_id(id: &str) -> Result<(), Refused> {
 }
 
 fn check_send(caller: &Uid, send: v1::Send, limits: &Limits) -> Result<Send, Refused> {
-    let to = send.to.and_then(|to| to.to);
-    let conversation = match to {
-        None => return Err(Refused::invalid("send.to is missing")),
-        Some(v1::to::To::User(user)) => ConversationId::direct(caller.clone(), uid(&user)?),
-        Some(v1::to::To::Group(group)) => ConversationId::Group(gid(&group)?),
-        Some(v1::to::To::Conversation(name)) => conversation(&name)?,
-    };
-    if let ConversationId::Direct(one, other) = &conversation
-        && caller != one
-        && caller != other
-    {
-        return Err(Refused::not_found("there is no such conversation"));
-    }
+    let conversation = destination(caller, send.to, "send")?;
     let (content, size, default_kind) = match send.content {
         None => return Err(Refused::invalid("send has neither text nor body")),
         Some(v1::send::Content::Text(text)) => {
@@ -208,7 +196,27 @@ fn check_send(caller: &Uid, send: v1::Send, limits: &Limits) -> Result<Send, Ref
     })
 }
 
-fn check_kind(kind: String, default: &str) -> Result<String, Refused> {
+/// The conversation that the caller's `what` is for: one that it may be in.
+pub(super) fn destination(
+    caller: &Uid,
+    to: Option<v1::To>,
+    what: &str,
+) -> Result<ConversationId, Refused> {
+    let conversation = match to.and_then(|to| to.to) {
+        None => return Err(Refused::invalid(format!("{what}.to is missing"))),
+        Some(v1::to::To::User(user)) => ConversationId::direct(caller.clone(), uid(&user)?),
+        Some(v1::to::To::Group(group)) => ConversationId::Group(gid(&group)?),
+        Some(v1::to::To::Conversation(name)) => conversation(&name)?,
+    };
+    match &conversation {
+        ConversationId::Direct(one, other) if caller != one && caller != other => {
+            Err(Refused::not_found("there is no such conversation"))
+        }
+        _ => Ok(conversation),
+    }
+}
+
+pub(super) fn check_kind(kind: String, default: &str) -> Result<String, Refused> {
     if kind.is_empty() {
         return Ok(default.to_owned());
     }

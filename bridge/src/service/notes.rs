@@ -1,9 +1,12 @@
 //! What a transaction stores beside the commands, and nobody gets an outcome of his own for.
 
+use std::time::SystemTime;
+
+use schema::Uid;
 use schema::link::PlainMessage;
 
 use crate::store::devices::{self, Cursor, Departure};
-use crate::store::{self, Transaction, retained};
+use crate::store::{self, Transaction, looks, retained};
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -12,13 +15,18 @@ pub(super) struct Notes {
     pub(super) cursors: Vec<Cursor>,
     /// Devices that have left.
     pub(super) departures: Vec<Departure>,
+    /// When users who have left were last seen.
+    pub(super) last_seen: Vec<(Uid, SystemTime)>,
     /// At most one for each topic.
     pub(super) retained: Vec<PlainMessage>,
 }
 
 impl Notes {
     pub(super) fn is_empty(&self) -> bool {
-        self.cursors.is_empty() && self.departures.is_empty() && self.retained.is_empty()
+        self.cursors.is_empty()
+            && self.departures.is_empty()
+            && self.last_seen.is_empty()
+            && self.retained.is_empty()
     }
 
     /// # Errors
@@ -26,10 +34,12 @@ impl Notes {
     pub(super) async fn store(&self, tx: &Transaction) -> Result<(), store::Error> {
         devices::move_cursors(tx, &self.cursors).await?;
         devices::leave(tx, &self.departures).await?;
+        looks::seen(tx, &self.last_seen).await?;
         retained::set(tx, &self.retained).await
     }
 
-    /// The parts that are stored one by one when all together failed: cursors, departures, each retained message.
+    /// The parts that are stored one by one when all together failed: cursors, departures, those who have left, each
+    /// retained message.
     pub(super) fn apart(self) -> Vec<Notes> {
         let mut parts = Vec::new();
         if !self.cursors.is_empty() {
@@ -41,6 +51,12 @@ impl Notes {
         if !self.departures.is_empty() {
             parts.push(Notes {
                 departures: self.departures,
+                ..Notes::default()
+            });
+        }
+        if !self.last_seen.is_empty() {
+            parts.push(Notes {
+                last_seen: self.last_seen,
                 ..Notes::default()
             });
         }

@@ -22,6 +22,7 @@ use super::batch::Executor;
 use super::catch_up::{Step, Target};
 use super::command::Command;
 use super::cursors::Cursors;
+use super::effects::Effects;
 use super::feeds::{self, Feeds};
 use super::intake::Intake;
 use super::job::{Delivery, Door, Job, Outcome, Settled};
@@ -29,12 +30,14 @@ use super::notes::Notes;
 use super::patience::Patience;
 use super::presence::Presence;
 use super::questions;
+use super::receipts::Moves;
 use super::refused::Refused;
 use super::retains::Retains;
+use super::typing::Writers;
 use crate::clock;
 use crate::code::Code;
 use crate::store;
-use crate::store::{answers, devices, retained};
+use crate::store::{answers, devices, looks, retained};
 
 /// Commands executed in one transaction. A commit costs as much as some hundred of them.
 const BATCH_MAX: usize = 2048;
@@ -72,6 +75,8 @@ pub(super) struct Pipeline {
     events: mpsc::Receiver<Delivery>,
     /// Counts transactions with commands.
     commits: watch::Sender<u64>,
+    /// Who has moved, for those who have written.
+    moves: mpsc::Sender<Moves>,
 }
 
 /// A question's door and `client_msg_id`, and its answer.
@@ -116,6 +121,7 @@ impl Pipeline {
         announcements: mpsc::Sender<Announcement>,
         presence: Presence,
         events: mpsc::Receiver<Delivery>,
+        moves: mpsc::Sender<Moves>,
         is_stalled: Arc<AtomicBool>,
     ) -> Self {
         let readers = Arc::new(Semaphore::new(READERS));
@@ -130,6 +136,7 @@ impl Pipeline {
             store: executor.store().clone(),
             presence: presence.clone(),
             search: executor.limits.search,
+            writers: Writers::default(),
         };
         Pipeline {
             executor,
@@ -145,6 +152,7 @@ impl Pipeline {
             answered: mpsc::channel(QUESTIONS_MAX),
             events,
             commits: watch::Sender::default(),
+            moves,
         }
     }
 
@@ -325,6 +333,9 @@ impl Pipeline {
         if let Err(error) = devices::touch(db, &devices, clock::millis(now)).await {
             warn!(error = %store::chain(&error), "connected devices could not be noted");
         }
+        if let Err(error) = looks::seen(db, &self.presence.visible(now)).await {
+            warn!(error = %store::chain(&error), "connected users could not be noted");
+        }
     }
 
     /// Executes a round's jobs and hands on everything that is to be announced of it.
@@ -351,6 +362,7 @@ impl Pipeline {
             self.commits.send_modify(|commits| *commits += 1);
         }
         self.presence.written();
+        self.apply(done.effects).await;
         first.extend(retains.answers(&done.unstored));
         let mut announcement = Announcement {
             first,
@@ -381,6 +393,21 @@ impl Pipeline {
         self.hand_on(announcement).await
     }
 
+    /// What has been committed shows.
+    async fn apply(&self, effects: Effects) {
+        for (uid, session, status) in effects.statuses {
+            let now = SystemTime::now();
+            self.presence.set_status(&uid, session, status, now);
+        }
+        for uid in effects.restyled {
+            self.presence.restyled(&uid);
+        }
+        if !effects.moves.is_empty() {
+            // Whoever tells others of it takes it at once, and ends only with the service.
+            let _ = self.moves.send(effects.moves).await;
+        }
+    }
+
     async fn hand_on(&self, announcement: Announcement) -> Result<(), Unheard> {
         let handed = self.announcements.send(announcement).await;
         handed.map_err(|_| Unheard)
@@ -394,12 +421,13 @@ impl Pipeline {
         }
         if all || self.presence.is_due() {
             notes.departures = self.presence.take();
+            notes.last_seen = self.presence.take_last_seen();
         }
         notes
     }
 
     /// Executes jobs and stores notes, however long the database is away.
-    async fn execute(&mut self, jobs: &[Job], notes: Notes) -> Done {
+    async fn execute(&mut self, jobs: &[Job], mut notes: Notes) -> Done {
         if jobs.is_empty() && notes.is_empty() {
             return Done::default();
         }
@@ -410,8 +438,11 @@ impl Pipeline {
             match self.executor.run(jobs, &notes).await {
                 Ok(outcomes) => {
                     patience.end();
+                    let mut effects = std::mem::take(&mut self.executor.effects);
+                    effects.moves.cursors.append(&mut notes.cursors);
                     return Done {
                         outcomes,
+                        effects,
                         unstored: HashSet::new(),
                     };
                 }
@@ -442,6 +473,7 @@ impl Pipeline {
                     .iter()
                     .map(|_| Settled::from(refused.clone()).into())
                     .collect(),
+                effects: Effects::default(),
                 unstored: unstored.map(|message| message.topic).collect(),
             };
         }
@@ -451,10 +483,12 @@ impl Pipeline {
         for part in parts {
             let alone = Box::pin(self.execute(&[], part)).await;
             done.unstored.extend(alone.unstored);
+            done.effects.append(alone.effects);
         }
         for half in [&jobs[..middle], &jobs[middle..]] {
             let half = Box::pin(self.execute(half, Notes::default())).await;
             done.outcomes.extend(half.outcomes);
+            done.effects.append(half.effects);
         }
         done
     }
@@ -465,6 +499,7 @@ impl Pipeline {
 struct Done {
     /// One for each job.
     outcomes: Vec<Outcome>,
+    effects: Effects,
     /// Topics whose retained message could not be stored.
     unstored: HashSet<String>,
 }

@@ -2,6 +2,9 @@
 //!
 //! The edge says both, once and in order. Like cursors, ends are written a little later than they come; a crash takes
 //! those of the last second, and of devices that were connected then. So it is noted every hour that those are here.
+//!
+//! A device may pass for something else than it is while it is connected. A user was last seen when the last device left
+//! that others could see: one that is invisible leaves no trace.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,9 +13,11 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use schema::Uid;
 use schema::link::{Connected, Disconnected};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::error;
 
+use super::appearance::{Appearance, Appearances, Change, Pace, Status};
 use crate::store::devices::Departure;
 
 /// How long an end may wait for others.
@@ -32,6 +37,8 @@ pub struct Connection {
     pub address: String,
     /// `mqtt`, `mqtts`, `ws` or `wss`.
     pub listener: String,
+    /// What it wants to pass for.
+    pub status: Status,
 }
 
 /// What [`Presence`] knows of a user's devices.
@@ -47,6 +54,8 @@ pub struct Devices {
 #[derive(Clone, Debug, Default)]
 pub struct Presence {
     state: Arc<Mutex<State>>,
+    /// There is something to tell.
+    changed: Arc<Notify>,
 }
 
 /// Users' devices that have left: when and why.
@@ -61,9 +70,120 @@ struct State {
     leaving: Departures,
     /// When the first of the departures came.
     since: Option<Instant>,
+    /// When users were last seen who have left, and those of them that were written last: who has read the database
+    /// before that finds them here.
+    last_seen: HashMap<Uid, SystemTime>,
+    written_users: HashMap<Uid, SystemTime>,
+    appearances: Appearances,
+}
+
+impl State {
+    fn appearance(&self, uid: &Uid) -> Appearance {
+        let connections = self.connections.get(uid);
+        Appearance::of(connections.into_iter().flatten().map(|found| found.status))
+    }
+
+    /// What follows from a change of the user's connections: `before` is how the user appeared until then.
+    fn follow(&mut self, uid: &Uid, before: Appearance, now: SystemTime) {
+        let appearance = self.appearance(uid);
+        if appearance == before {
+            return;
+        }
+        if appearance == Appearance::Offline {
+            self.last_seen.insert(uid.clone(), now);
+            self.since.get_or_insert_with(Instant::now);
+        }
+        self.appearances.set(uid, appearance, Instant::now());
+    }
 }
 
 impl Presence {
+    /// Tells others of changes at that pace.
+    pub(super) fn new(pace: Pace) -> Self {
+        let state = State {
+            appearances: Appearances::new(pace),
+            ..State::default()
+        };
+        Presence {
+            state: Arc::new(Mutex::new(state)),
+            changed: Arc::default(),
+        }
+    }
+
+    /// Whether one of the user's devices is connected.
+    pub(super) fn is_online(&self, uid: &Uid) -> bool {
+        self.state.lock().connections.contains_key(uid)
+    }
+
+    /// How the user appears to who asks.
+    pub(super) fn appearance(&self, uid: &Uid) -> Appearance {
+        self.state.lock().appearances.ask(uid, Instant::now())
+    }
+
+    /// When the user was last seen, where the database may not know it yet.
+    pub(super) fn last_seen_at(&self, uid: &Uid) -> Option<SystemTime> {
+        let state = self.state.lock();
+        let last_seen = state.last_seen.get(uid);
+        last_seen.or_else(|| state.written_users.get(uid)).copied()
+    }
+
+    /// The users who appear to be here, seen now.
+    pub(super) fn visible(&self, now: SystemTime) -> Vec<(Uid, SystemTime)> {
+        let state = self.state.lock();
+        let users = state.connections.keys();
+        let visible = users.filter(|uid| state.appearance(uid) != Appearance::Offline);
+        visible.map(|uid| (uid.clone(), now)).collect()
+    }
+
+    /// A session's device wants to pass for something else from now on.
+    pub(super) fn set_status(&self, uid: &Uid, session: u64, status: Status, now: SystemTime) {
+        let mut state = self.state.lock();
+        let before = state.appearance(uid);
+        let connections = state.connections.get_mut(uid).into_iter().flatten();
+        for connection in connections.filter(|found| found.session == session) {
+            connection.status = status;
+        }
+        state.follow(uid, before, now);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Others see something else of the user, or are not to see it any longer.
+    pub(super) fn restyled(&self, uid: &Uid) {
+        self.state.lock().appearances.restyle(uid, Instant::now());
+        self.changed.notify_one();
+    }
+
+    /// Returns when a change has to be told.
+    pub(super) async fn has_news(&self) {
+        loop {
+            let due = self.state.lock().appearances.next_due();
+            match due {
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => tokio::select! {
+                    () = tokio::time::sleep_until(due) => {}
+                    () = self.changed.notified() => {}
+                },
+                None => self.changed.notified().await,
+            }
+        }
+    }
+
+    /// A change that has to be told now. It counts as told.
+    pub(super) fn take_news(&self) -> Option<Change> {
+        self.state.lock().appearances.take(Instant::now())
+    }
+
+    /// Others may not see the user whose change was taken, and were told so.
+    pub(super) fn hidden(&self, uid: &Uid) {
+        self.state.lock().appearances.hide(uid, Instant::now());
+    }
+
+    /// A change that was taken could not be told.
+    pub(super) fn untold(&self, change: &Change) {
+        self.state.lock().appearances.fail(change, Instant::now());
+    }
+
     /// What is known of the user's devices beyond the database. Whoever reads there, too, asks here first: what is no
     /// longer here is there.
     #[must_use]
@@ -101,9 +221,15 @@ impl Presence {
             connected_at: now,
             address: connected.address,
             listener: connected.listener,
+            status: Status::default(),
         };
         let mut state = self.state.lock();
-        state.connections.entry(uid).or_default().push(connection);
+        let before = state.appearance(&uid);
+        let connections = state.connections.entry(uid.clone()).or_default();
+        connections.push(connection);
+        state.follow(&uid, before, now);
+        drop(state);
+        self.changed.notify_one();
     }
 
     pub(crate) fn disconnected(&self, disconnected: Disconnected, now: SystemTime) {
@@ -111,18 +237,22 @@ impl Presence {
             return;
         };
         let mut state = self.state.lock();
+        let before = state.appearance(&uid);
         if let Some(connections) = state.connections.get_mut(&uid) {
             connections.retain(|connection| connection.session != disconnected.session);
             if connections.is_empty() {
                 state.connections.remove(&uid);
             }
         }
+        state.follow(&uid, before, now);
         if !disconnected.nameless {
             let departure = (now, disconnected.reason);
             let device = (uid, disconnected.device);
             state.departures.insert(device, departure);
             state.since.get_or_insert_with(Instant::now);
         }
+        drop(state);
+        self.changed.notify_one();
     }
 
     /// When the departures have to be written; `None`: nothing is waiting.
@@ -131,7 +261,9 @@ impl Presence {
     }
 
     pub(super) fn is_due(&self) -> bool {
-        let is_full = self.state.lock().departures.len() >= PENDING_MAX;
+        let state = self.state.lock();
+        let is_full = state.departures.len().max(state.last_seen.len()) >= PENDING_MAX;
+        drop(state);
         is_full || self.due_at().is_some_and(|at| at <= Instant::now())
     }
 
@@ -152,6 +284,19 @@ impl Presence {
         // In one order on all nodes, so that two transactions don't wait for each other.
         departures.sort_unstable_by(|a, b| (&a.uid, &a.device).cmp(&(&b.uid, &b.device)));
         departures
+    }
+
+    /// The users who have left, and when they were last seen: the rest of what [`take`](Self::take) takes.
+    pub(super) fn take_last_seen(&self) -> Vec<(Uid, SystemTime)> {
+        let mut state = self.state.lock();
+        let left = std::mem::take(&mut state.last_seen);
+        if !left.is_empty() {
+            state.written_users.clone_from(&left);
+        }
+        drop(state);
+        let mut left: Vec<_> = left.into_iter().collect();
+        left.sort_unstable();
+        left
     }
 
     /// What was taken is in the database, or given up.

@@ -7,7 +7,8 @@ use super::command::not_yet;
 use super::job::{Caller, Settled};
 use super::presence::Presence;
 use super::refused::Refused;
-use super::{media, search, sync};
+use super::typing::{self, Typing, Writers};
+use super::{media, receipts, search, status, sync};
 use crate::store::{self, Store};
 
 /// What is asked.
@@ -19,28 +20,37 @@ pub enum Question {
     Search(search::Asked),
     /// Media of a conversation.
     Media(media::Asked),
+    /// Who has received and read the caller's message of that id.
+    Receipts(u64),
+    /// How these users appear; none: all contacts.
+    Presence(Vec<Uid>),
+    /// Nothing: the caller is writing, which others are told.
+    Typing(Typing),
 }
 
 /// What answering needs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     pub(super) store: Store,
-    #[expect(dead_code, reason = "presence is asked for soon")]
     pub(super) presence: Presence,
     /// Whether messages are indexed.
     pub(super) search: bool,
+    pub(super) writers: Writers,
 }
 
 /// Checks what `caller` asks.
 ///
 /// # Errors
 /// [`InvalidArgument`](crate::code::Code::InvalidArgument) or [`TooLarge`](crate::code::Code::TooLarge).
-pub(super) fn check(_caller: &Uid, asked: v1::up::Command) -> Result<Question, Refused> {
+pub(super) fn check(caller: &Uid, asked: v1::up::Command) -> Result<Question, Refused> {
     use v1::up::Command as Asked;
     match asked {
         Asked::Sync(asked) => sync::check(&asked).map(Question::Page),
         Asked::Search(asked) => search::check(&asked).map(Question::Search),
         Asked::GetMedia(asked) => media::check(asked).map(Question::Media),
+        Asked::GetReceipts(asked) => Ok(Question::Receipts(asked.msg_id)),
+        Asked::GetPresence(asked) => status::check_uids(&asked).map(Question::Presence),
+        Asked::Typing(typing) => typing::check(caller, typing).map(Question::Typing),
         _ => Err(not_yet()),
     }
 }
@@ -55,11 +65,22 @@ pub(super) async fn answer(
     question: &Question,
 ) -> Result<Settled, store::Error> {
     let uid = &caller.uid;
+    let Context {
+        store,
+        presence,
+        writers,
+        search: is_indexed,
+    } = context;
     let result = match question {
-        Question::Page(asked) => sync::page(&context.store, uid, asked).await?,
-        Question::Search(_) if !context.search => Err(search::switched_off()),
-        Question::Search(asked) => search::page(&context.store, uid, asked).await?,
-        Question::Media(asked) => media::page(&context.store, uid, asked).await?,
+        Question::Search(_) if !is_indexed => Err(search::switched_off()),
+        Question::Search(asked) => search::page(store, uid, asked).await?,
+        Question::Media(asked) => media::page(store, uid, asked).await?,
+        Question::Page(asked) => sync::page(store, uid, asked).await?,
+        Question::Receipts(msg_id) => receipts::of_message(store, uid, *msg_id).await?,
+        Question::Presence(uids) => Ok(status::of_users(store, presence, uid, uids).await?),
+        Question::Typing(notice) => {
+            return typing::tell(store, presence, writers, uid, notice).await;
+        }
     };
     Ok(result.map_or_else(Settled::from, Settled::ok))
 }

@@ -5,7 +5,9 @@ use schema::{ConversationId, Uid, v1};
 use super::batch::Executor;
 use super::briefing;
 use super::command::{Command, too_many_grants};
+use super::effects::Effects;
 use super::job::{Caller, Delivery, Job, Settled};
+use super::receipts::Read;
 use super::refused::Refused;
 use crate::store::devices::{self, Cursor};
 use crate::store::grants::{self, Grant};
@@ -41,8 +43,14 @@ impl Executor {
         let caller = &job.caller;
         let session = job.door.session();
         let executed = match &job.command {
-            Command::Ack(conversation, seq) => acknowledge(tx, caller, conversation, *seq).await,
-            Command::Read(conversation, seq) => read(tx, caller, conversation, *seq, session).await,
+            Command::Ack(conversation, seq) => {
+                let effects = &mut self.effects;
+                acknowledge(tx, caller, conversation, *seq, effects).await
+            }
+            Command::Read(conversation, seq) => {
+                let effects = &mut self.effects;
+                read(tx, caller, conversation, *seq, session, effects).await
+            }
             Command::Grant(grant) => self.grant(tx, grant).await,
             Command::Group(command) => self.change_group(tx, caller, command).await,
             Command::Operation(command) => self.operate(tx, caller, command, session).await,
@@ -84,6 +92,7 @@ async fn acknowledge(
     caller: &Caller,
     conversation: &ConversationId,
     seq: u32,
+    effects: &mut Effects,
 ) -> Result<Settled, Failed> {
     let name = conversation.to_string();
     let membership = reachable(tx, caller, &name, seq).await?;
@@ -96,7 +105,8 @@ async fn acknowledge(
             seq,
             msg_id,
         };
-        devices::move_cursors(tx, &[cursor]).await?;
+        devices::move_cursors(tx, std::slice::from_ref(&cursor)).await?;
+        effects.moves.cursors.push(cursor);
     }
     let device = (&caller.uid, caller.device.as_str());
     Ok(Settled::ok(v1::Ok {
@@ -112,6 +122,7 @@ async fn read(
     conversation: &ConversationId,
     seq: u32,
     session: u64,
+    effects: &mut Effects,
 ) -> Result<Settled, Failed> {
     let name = conversation.to_string();
     let before = reachable(tx, caller, &name, seq).await?;
@@ -125,6 +136,11 @@ async fn read(
     }
     let id = before.conversation_id;
     members::set_read(tx, id, &caller.uid, before.last_read_seq, seq).await?;
+    effects.moves.reads.push(Read {
+        conversation_id: id,
+        uid: caller.uid.clone(),
+        from_seq: before.last_read_seq,
+    });
     let Some(after) = views::membership(tx, &caller.uid, &name).await? else {
         return Err(Refused::not_found("there is no such conversation").into());
     };

@@ -89,7 +89,8 @@ impl Fixture {
         let (presence, is_stalled) = (Presence::default(), Arc::default());
         let (announcements, rounds) = mpsc::channel(16);
         let (_, events) = mpsc::channel(1);
-        let pipeline = Pipeline::new(executor, announcements, presence, events, is_stalled);
+        let (moves, _) = mpsc::channel(1);
+        let pipeline = Pipeline::new(executor, announcements, presence, events, moves, is_stalled);
         (pipeline, rounds)
     }
 

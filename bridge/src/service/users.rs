@@ -8,32 +8,39 @@ use super::command::{self, not_yet};
 use super::job::{Caller, Settled};
 use super::refused::Refused;
 use super::single::Failed;
+use super::status;
 use crate::store::Transaction;
 
 /// What changes the caller.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Command {}
+pub enum Command {
+    /// Sets what the caller and the device want to pass for.
+    Status(status::Set),
+}
 
 /// Checks what is asked.
 ///
 /// # Errors
 /// [`InvalidArgument`](crate::code::Code::InvalidArgument) or [`TooLarge`](crate::code::Code::TooLarge).
-pub(super) fn check(
-    _asked: v1::up::Command,
-    _limits: &Limits,
-) -> Result<command::Command, Refused> {
-    Err(not_yet())
+pub(super) fn check(asked: v1::up::Command, _limits: &Limits) -> Result<command::Command, Refused> {
+    let command = match asked {
+        v1::up::Command::Presence(asked) => Command::Status(status::check(asked)?),
+        _ => return Err(not_yet()),
+    };
+    Ok(command::Command::User(command))
 }
 
 impl Executor {
     /// Executes a change of the caller.
     pub(super) async fn change_user(
         &mut self,
-        _tx: &Transaction,
-        _caller: &Caller,
+        tx: &Transaction,
+        caller: &Caller,
         command: &Command,
-        _session: u64,
+        session: u64,
     ) -> Result<Settled, Failed> {
-        match *command {}
+        match command {
+            Command::Status(set) => self.set_status(tx, caller, set, session).await,
+        }
     }
 }

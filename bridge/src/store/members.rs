@@ -108,6 +108,24 @@ pub async fn roles<C: ConnectionTrait>(
     Ok(roles)
 }
 
+/// The first `limit` members, by uid.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn some<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    limit: u32,
+) -> Result<Vec<Uid>, Error> {
+    let text =
+        format!("SELECT uid FROM members WHERE conversation_id = ? ORDER BY uid LIMIT {limit}");
+    let mut uids = Vec::new();
+    for row in sql::query(db, &text, [conversation_id.into()]).await? {
+        uids.push(super::users::uid(&row)?);
+    }
+    Ok(uids)
+}
+
 /// Counts messages that members have sent: conversation, uid, how many more.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ mod media;
 
 pub use conversation::{Conversation, Membership, conversations, membership};
 pub use found::{Place, Room, rooms, visible};
-pub use group::group;
+pub use group::{group, group_of};
 pub use history::{Page, Range, history, messages_by_id};
 pub use media::{MEDIA_KINDS, media};
 

@@ -1,0 +1,27 @@
+//! What follows a transaction once it is committed, beside answers and deliveries.
+
+use schema::Uid;
+
+use super::appearance::Status;
+use super::receipts::Moves;
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    /// Who has acknowledged and read.
+    pub(super) moves: Moves,
+    /// What sessions want their devices to pass for.
+    pub(super) statuses: Vec<(Uid, u64, Status)>,
+    /// Users of whom others see something else now, or nothing any more: they are told.
+    pub(super) restyled: Vec<Uid>,
+}
+
+impl Effects {
+    /// Adds what another transaction has left.
+    pub(super) fn append(&mut self, mut later: Effects) {
+        self.moves.cursors.append(&mut later.moves.cursors);
+        self.moves.reads.append(&mut later.moves.reads);
+        self.statuses.append(&mut later.statuses);
+        self.restyled.append(&mut later.restyled);
+    }
+}
