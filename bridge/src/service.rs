@@ -25,6 +25,7 @@ pub mod changes;
 pub mod command;
 pub mod contacts;
 pub mod conversations;
+pub mod directory;
 pub mod groups;
 pub mod operations;
 pub mod presence;
@@ -40,6 +41,7 @@ mod briefing;
 mod catalog;
 mod catch_up;
 mod cursors;
+mod direct_rules;
 mod feeds;
 mod ids;
 mod intake;
@@ -80,6 +82,10 @@ pub struct Limits {
     pub catch_up_max: u32,
     /// Members of a group.
     pub group_members_max: usize,
+    /// Contacts of a user, own requests and blocks included.
+    pub contacts_max: u32,
+    /// Requests for contact that wait, of a user and for a user.
+    pub contact_requests_max: u32,
     /// Devices of a user that receive.
     pub devices_max: u32,
     /// Grants that a user gives.

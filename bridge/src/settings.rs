@@ -15,9 +15,9 @@ use config::{
 use serde::Deserialize;
 
 pub use options::{
-    Action, AuthOptions, ClientCert, DatabaseOptions, DevicesOptions, Effect, GroupsOptions,
-    HttpOptions, HttpsOptions, MessagesOptions, MqttOptions, MqttsOptions, NetworkOptions,
-    RedisOptions, RuleOptions, ShutdownOptions, TopicsOptions, Who,
+    Action, AuthOptions, ClientCert, ContactsOptions, DatabaseOptions, DevicesOptions, Effect,
+    GroupsOptions, HttpOptions, HttpsOptions, MessagesOptions, MqttOptions, MqttsOptions,
+    NetworkOptions, RedisOptions, RuleOptions, ShutdownOptions, TopicsOptions, Who,
 };
 pub use secret::Secret;
 
@@ -62,6 +62,7 @@ pub struct Settings {
     pub redis: RedisOptions,
     pub messages: MessagesOptions,
     pub groups: GroupsOptions,
+    pub contacts: ContactsOptions,
     pub devices: DevicesOptions,
     pub auth: AuthOptions,
     pub shutdown: ShutdownOptions,

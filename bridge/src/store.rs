@@ -24,6 +24,7 @@ use sea_orm::{
 
 pub mod answers;
 mod checkpoint;
+pub mod contacts;
 pub mod conversations;
 pub mod devices;
 pub mod grants;
@@ -32,6 +33,7 @@ pub mod members;
 pub mod messages;
 pub mod retained;
 pub(crate) mod sql;
+pub mod user_words;
 pub mod users;
 pub mod views;
 

@@ -17,6 +17,7 @@ use schema::{ConversationId, MsgId, Uid, v1};
 use super::Limits;
 use super::catalog::{Catalog, Conversation};
 use super::command::{Command, Send};
+use super::direct_rules::{self, DirectRules};
 use super::ids::MsgIds;
 use super::job::{Job, Key, Outcome, Place, Settled, stored_ok};
 use super::notes::Notes;
@@ -324,13 +325,19 @@ impl Executor {
             return Ok(());
         }
         let names: Vec<&str> = missing.keys().copied().collect();
+        let pairs: Vec<(&Uid, &Uid)> = missing.values().filter_map(|id| pair(id)).collect();
+        let rules = direct_rules::load(tx, &pairs).await?;
+        let rules_of = |id| pair(id).and_then(|pair| rules.get(&pair).copied());
         for found in conversations::lookup(tx, &names).await? {
-            missing.remove(found.name.as_str());
-            self.catalog.stage(found.into());
+            let id = missing.remove(found.name.as_str());
+            let rules = id.and_then(rules_of).unwrap_or_default();
+            let conversation = Conversation::from(found).with_rules(rules);
+            self.catalog.stage(conversation);
         }
         for (name, id) in missing {
-            if let ConversationId::Direct(one, other) = id {
-                self.make_direct(tx, name, one, other).await?;
+            if let Some(people) = pair(id) {
+                let rules = rules_of(id).unwrap_or_default();
+                self.make_direct(tx, name, people, rules).await?;
             }
         }
         Ok(())
@@ -340,8 +347,8 @@ impl Executor {
         &mut self,
         tx: &Transaction,
         name: &str,
-        one: &Uid,
-        other: &Uid,
+        (one, other): (&Uid, &Uid),
+        rules: DirectRules,
     ) -> Result<(), store::Error> {
         let mut people = vec![one.clone(), other.clone()];
         people.dedup();
@@ -351,8 +358,8 @@ impl Executor {
         let id = self.make_conversation(tx, name).await?;
         let roles = people.iter().map(|uid| (uid, Role::Member));
         members::add(tx, id, 0, roles).await?;
-        self.catalog
-            .stage(Conversation::new(id, name.to_owned(), people));
+        let conversation = Conversation::new(id, name.to_owned(), people);
+        self.catalog.stage(conversation.with_rules(rules));
         Ok(())
     }
 
@@ -370,7 +377,10 @@ impl Executor {
     /// The conversation, if the caller may write there.
     fn writable(&self, caller: &Uid, send: &Send) -> Result<Arc<Conversation>, Refused> {
         match (self.catalog.get(&send.name), &send.conversation) {
-            (Some(conversation), _) if conversation.has(caller) => Ok(conversation.clone()),
+            (Some(conversation), _) if conversation.has(caller) => {
+                conversation.deaf_to(caller)?;
+                Ok(conversation.clone())
+            }
             (Some(_), _) => Err(Refused::new(
                 Code::PermissionDenied,
                 "you are not a member of the group",
@@ -388,6 +398,14 @@ enum Admitted<'a> {
     /// It is a message already.
     Stored(Box<v1::Ok>),
     Refused(Refused),
+}
+
+/// The two users of a conversation of two.
+fn pair(id: &ConversationId) -> Option<(&Uid, &Uid)> {
+    match id {
+        ConversationId::Direct(one, other) => Some((one, other)),
+        ConversationId::Group(_) => None,
+    }
 }
 
 fn new_message<'a>(job: &'a Job, send: &'a Send, place: &Place) -> messages::New<'a> {

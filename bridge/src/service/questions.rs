@@ -7,7 +7,8 @@ use super::command::not_yet;
 use super::job::{Caller, Settled};
 use super::presence::Presence;
 use super::refused::Refused;
-use super::sync;
+use super::{directory, sync};
+use crate::store::views::Which;
 use crate::store::{self, Store};
 
 /// What is asked.
@@ -15,6 +16,12 @@ use crate::store::{self, Store};
 pub enum Question {
     /// A page of a conversation.
     Page(sync::Sync),
+    /// A page of the caller's contacts.
+    Contacts(Which),
+    /// Users.
+    Users(directory::Users),
+    /// The caller's own profile and settings.
+    Profile,
 }
 
 /// What answering needs. Cheap to clone.
@@ -33,6 +40,9 @@ pub(super) fn check(_caller: &Uid, asked: v1::up::Command) -> Result<Question, R
     use v1::up::Command as Asked;
     match asked {
         Asked::Sync(asked) => sync::check(&asked).map(Question::Page),
+        Asked::GetContacts(asked) => directory::check_contacts(asked).map(Question::Contacts),
+        Asked::GetUsers(asked) => directory::check_users(&asked).map(Question::Users),
+        Asked::GetProfile(_) => Ok(Question::Profile),
         _ => Err(not_yet()),
     }
 }
@@ -46,9 +56,12 @@ pub(super) async fn answer(
     caller: &Caller,
     question: &Question,
 ) -> Result<Settled, store::Error> {
-    let uid = &caller.uid;
+    let (store, uid) = (&context.store, &caller.uid);
     let result = match question {
-        Question::Page(asked) => sync::page(&context.store, uid, asked).await?,
+        Question::Page(asked) => sync::page(store, uid, asked).await?,
+        Question::Contacts(which) => Ok(directory::contacts(store, uid, which).await?),
+        Question::Users(asked) => Ok(directory::users(store, asked).await?),
+        Question::Profile => directory::profile(store, uid).await?,
     };
     Ok(result.map_or_else(Settled::from, Settled::ok))
 }

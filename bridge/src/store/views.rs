@@ -1,12 +1,16 @@
-//! What people look at: conversations, pages of history, groups. Reads only.
+//! What people look at: conversations, pages of history, groups, contacts, users. Reads only.
 
+mod contact;
 mod conversation;
 mod group;
 mod history;
+mod user;
 
+pub use contact::{ContactPage, Which, contacts};
 pub use conversation::{Conversation, Membership, conversations, membership};
 pub use group::group;
 pub use history::{Page, Range, history, messages_by_id};
+pub use user::{find_users, profile, users};
 
 use schema::{MsgId, v1};
 use sea_orm::{DbErr, QueryResult};
