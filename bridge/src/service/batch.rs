@@ -224,24 +224,30 @@ impl Executor {
         self.answer_repeated(tx, sends, &mut admitted).await?;
         let mut more: HashMap<i64, u32> = HashMap::new();
         let mut sent: HashMap<(i64, &Uid), u32> = HashMap::new();
+        // Counted as if sent by the one who does not hear it, who can't send there himself, so that it is never unread.
+        let mut unheard: HashMap<(i64, Uid), u32> = HashMap::new();
         for ((job, _), admitted) in sends.iter().zip(&admitted) {
-            if let Admitted::New(conversation) = admitted {
+            if let Admitted::New(conversation, hidden_from) = admitted {
                 *more.entry(conversation.id).or_default() += 1;
                 let member = (conversation.id, &job.caller.uid);
                 *sent.entry(member).or_default() += 1;
+                if let Some(deaf) = hidden_from {
+                    *unheard.entry((conversation.id, deaf.clone())).or_default() += 1;
+                }
             }
         }
         let mut last_seqs = conversations::advance(tx, more).await?;
         let mut stored = Vec::with_capacity(sends.len());
         for ((job, send), admitted) in sends.iter().zip(admitted) {
             let outcome = match admitted {
-                Admitted::New(conversation) => {
+                Admitted::New(conversation, hidden_from) => {
                     let last_seq = last_seqs.entry(conversation.id).or_default();
                     *last_seq += 1;
                     let place = Place {
                         seq: *last_seq,
                         msg_id: self.ids.next(SystemTime::now()),
                         conversation,
+                        hidden_from,
                     };
                     stored.push(new_message(job, send, &place));
                     Outcome::Stored(place)
@@ -254,7 +260,8 @@ impl Executor {
         }
         messages::add(tx, stored).await?;
         let sent = sent.iter().map(|((id, uid), more)| (*id, *uid, *more));
-        members::count_sent(tx, sent).await
+        let unheard = unheard.iter().map(|((id, uid), more)| (*id, uid, *more));
+        members::count_sent(tx, sent.chain(unheard)).await
     }
 
     /// Decides which of the sends become messages. The outcome of the first will have the index `at`.
@@ -272,11 +279,11 @@ impl Executor {
                 continue;
             }
             admitted.push(match self.writable(&job.caller.uid, send) {
-                Ok(conversation) => {
+                Ok((conversation, hidden_from)) => {
                     if let Some(key) = key {
                         answers.insert(key, First::Now(index));
                     }
-                    Admitted::New(conversation)
+                    Admitted::New(conversation, hidden_from)
                 }
                 Err(refused) => Admitted::Refused(refused),
             });
@@ -374,12 +381,16 @@ impl Executor {
         Ok(id)
     }
 
-    /// The conversation, if the caller may write there.
-    fn writable(&self, caller: &Uid, send: &Send) -> Result<Arc<Conversation>, Refused> {
+    /// The conversation, if the caller may write there, and who does not hear it.
+    fn writable(
+        &self,
+        caller: &Uid,
+        send: &Send,
+    ) -> Result<(Arc<Conversation>, Option<Uid>), Refused> {
         match (self.catalog.get(&send.name), &send.conversation) {
             (Some(conversation), _) if conversation.has(caller) => {
-                conversation.deaf_to(caller)?;
-                Ok(conversation.clone())
+                let hidden_from = conversation.deaf_to(caller)?.cloned();
+                Ok((conversation.clone(), hidden_from))
             }
             (Some(_), _) => Err(Refused::new(
                 Code::PermissionDenied,
@@ -393,7 +404,8 @@ impl Executor {
 
 /// What becomes of a send.
 enum Admitted<'a> {
-    New(Arc<Conversation>),
+    /// Its conversation, and who does not hear it.
+    New(Arc<Conversation>, Option<Uid>),
     Repeated(First<'a>),
     /// It is a message already.
     Stored(Box<v1::Ok>),
@@ -419,5 +431,6 @@ fn new_message<'a>(job: &'a Job, send: &'a Send, place: &Place) -> messages::New
         client_seq: send.client_seq,
         kind: &send.kind,
         content: &send.stored,
+        hidden_from: place.hidden_from.clone(),
     }
 }
