@@ -327,6 +327,7 @@ mod tests {
             "SELECT 1 FROM messages t WHERE (t.sender, t.client_msg_id) {in}",
             "SELECT 1 FROM answers t WHERE (t.uid, t.client_msg_id) {in}",
             "SELECT 1 FROM devices t WHERE (t.uid, t.device) {in}",
+            "SELECT 1 FROM contacts t WHERE (t.uid, t.other) {in}",
         ] {
             let mut rows = sql::Rows::new(2);
             rows.push(["a".into(), "b".into()]);

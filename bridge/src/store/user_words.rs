@@ -54,12 +54,7 @@ pub async fn find<C: ConnectionTrait>(
     limit: usize,
 ) -> Result<Vec<Uid>, Error> {
     // Each user could have all his words there.
-    let rows_max = limit.saturating_mul(WORDS_MAX);
-    let text = format!(
-        "SELECT w.uid FROM user_words w JOIN users u ON u.uid = w.uid
-        WHERE w.word >= ? AND w.word < ? AND u.deleted_at IS NULL
-        ORDER BY w.word, w.uid LIMIT {rows_max}"
-    );
+    let text = search_text(limit.saturating_mul(WORDS_MAX));
     let end = format!("{beginning}{}", char::MAX);
     let mut seen = HashSet::new();
     let mut found = Vec::new();
@@ -72,6 +67,14 @@ pub async fn find<C: ConnectionTrait>(
     Ok(found)
 }
 
+fn search_text(limit: usize) -> String {
+    format!(
+        "SELECT w.uid FROM user_words w JOIN users u ON u.uid = w.uid
+        WHERE w.word >= ? AND w.word < ? AND u.deleted_at IS NULL
+        ORDER BY w.word, w.uid LIMIT {limit}"
+    )
+}
+
 /// The uid, and what is left of the name from each of its words on.
 fn words(uid: &Uid, name: &str) -> BTreeSet<String> {
     let name = fold(name);
@@ -82,7 +85,8 @@ fn words(uid: &Uid, name: &str) -> BTreeSet<String> {
             break;
         }
         if begins_word(before, char) {
-            words.insert(name[place..].chars().take(WORD_MAX).collect());
+            let word: String = name[place..].chars().take(WORD_MAX).collect();
+            words.insert(word.trim_end().to_owned());
         }
         before = Some(char);
     }
@@ -107,6 +111,25 @@ fn is_cjk(char: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However many users there are, a search reads an index from where it begins.
+    #[tokio::test]
+    async fn a_search_does_not_scan() {
+        let (store, _folder) = crate::store::Store::fresh().await;
+        let text = format!("EXPLAIN QUERY PLAN {}", search_text(20));
+        let plan = sql::query(store.reader(), &text, ["a".into(), "b".into()]);
+        let details: Vec<String> = plan
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| row.try_get("", "detail").unwrap())
+            .collect();
+        assert!(
+            details[0].starts_with("SEARCH w USING PRIMARY KEY"),
+            "{details:?}"
+        );
+        assert_eq!(details.len(), 2, "{details:?}");
+    }
 
     #[test]
     fn names_fall_into_the_ends_that_begin_with_a_word() {
