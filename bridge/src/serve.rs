@@ -360,6 +360,8 @@ pub fn limits(settings: &Settings) -> service::Limits {
         text_max: settings.messages.text_max,
         catch_up_max: settings.messages.catch_up_max,
         group_members_max: settings.groups.members_max,
+        contacts_max: settings.contacts.per_user_max,
+        contact_requests_max: settings.contacts.requests_max,
         devices_max: settings.devices.per_user_max,
         grants_max: settings.topics.grants_per_user_max,
         topic_length_max: settings.mqtt.topic_length_max,

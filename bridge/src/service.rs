@@ -31,6 +31,7 @@ pub mod command;
 pub mod contacts;
 pub mod conversations;
 pub mod dates;
+pub mod directory;
 pub mod erasure;
 pub mod groups;
 pub mod media;
@@ -53,6 +54,7 @@ mod briefing;
 mod catalog;
 mod catch_up;
 mod cursors;
+mod direct_rules;
 mod effects;
 mod feeds;
 mod gate;
@@ -107,6 +109,10 @@ pub struct Limits {
     pub catch_up_max: u32,
     /// Members of a group.
     pub group_members_max: usize,
+    /// Contacts of a user, own requests and blocks included.
+    pub contacts_max: u32,
+    /// Requests for contact that wait, of a user and for a user.
+    pub contact_requests_max: u32,
     /// Devices of a user that receive.
     pub devices_max: u32,
     /// Grants that a user gives.

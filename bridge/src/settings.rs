@@ -15,10 +15,10 @@ use config::{
 use serde::Deserialize;
 
 pub use options::{
-    Action, AuthOptions, ClientCert, DatabaseOptions, DevicesOptions, Effect, GroupsOptions,
-    HttpOptions, HttpsOptions, MessagesOptions, MqttOptions, MqttsOptions, NetworkOptions,
-    PresenceOptions, RatesOptions, RedisOptions, RuleOptions, SearchOptions, ShutdownOptions,
-    TopicsOptions, Who, WordsOptions,
+    Action, AuthOptions, ClientCert, ContactsOptions, DatabaseOptions, DevicesOptions, Effect,
+    GroupsOptions, HttpOptions, HttpsOptions, MessagesOptions, MqttOptions, MqttsOptions,
+    NetworkOptions, PresenceOptions, RatesOptions, RedisOptions, RuleOptions, SearchOptions,
+    ShutdownOptions, TopicsOptions, Who, WordsOptions,
 };
 pub use secret::Secret;
 
@@ -63,6 +63,7 @@ pub struct Settings {
     pub redis: RedisOptions,
     pub messages: MessagesOptions,
     pub groups: GroupsOptions,
+    pub contacts: ContactsOptions,
     pub devices: DevicesOptions,
     pub search: SearchOptions,
     pub presence: PresenceOptions,

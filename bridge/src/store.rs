@@ -25,6 +25,7 @@ use sea_orm::{
 pub mod answers;
 pub mod audit;
 mod checkpoint;
+pub mod contacts;
 pub mod conversations;
 pub mod devices;
 pub mod erasure;
@@ -39,6 +40,7 @@ pub mod receipts;
 pub mod retained;
 pub mod search;
 pub(crate) mod sql;
+pub mod user_words;
 pub mod users;
 pub mod views;
 
@@ -332,6 +334,7 @@ mod tests {
             "SELECT 1 FROM messages t WHERE (t.sender, t.client_msg_id) {in}",
             "SELECT 1 FROM answers t WHERE (t.uid, t.client_msg_id) {in}",
             "SELECT 1 FROM devices t WHERE (t.uid, t.device) {in}",
+            "SELECT 1 FROM contacts t WHERE (t.uid, t.other) {in}",
         ] {
             let mut rows = sql::Rows::new(2);
             rows.push(["a".into(), "b".into()]);

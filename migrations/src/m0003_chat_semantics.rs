@@ -55,13 +55,14 @@ const UP: &str = "
     -- null: the account is there. What is left of a deleted one is its uid, which nobody else may have
     ALTER TABLE users ADD COLUMN deleted_at {id};
 
-    -- What the user's name is found by: the beginning of any of its words.
+    -- What users are found by: their uid and the ends of their name from each of its words, in small letters.
     CREATE TABLE user_words (
         word {key(64)} NOT NULL,
         uid  {key(64)} NOT NULL,
         PRIMARY KEY (word, uid)
     ) {clustered};
     CREATE INDEX user_words_by_uid ON user_words (uid);
+    INSERT INTO user_words (word, uid) SELECT LOWER(uid), uid FROM users;
 
     -- Catch-up comes as zstd.
     ALTER TABLE devices ADD COLUMN zstd BOOLEAN NOT NULL DEFAULT FALSE;

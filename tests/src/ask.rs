@@ -242,7 +242,7 @@ pub fn users(query: &str) -> Command {
 
 /// The caller's contacts, requests and blocks.
 pub fn contacts() -> Command {
-    Command::GetContacts(GetContacts {})
+    Command::GetContacts(GetContacts::default())
 }
 
 /// "Shall we be contacts?"

@@ -1,7 +1,9 @@
 //! Every promise of the wire contract, against the running binary. One topic per file; each test has its own server.
 
 mod access;
+mod blocks;
 mod chat;
+mod contacts;
 mod devices;
 mod durability;
 mod errors;
@@ -30,6 +32,7 @@ mod storage;
 mod support;
 mod sys;
 mod tls;
+mod users;
 mod vanilla;
 mod websocket;
 mod wrong_passwords;

@@ -185,3 +185,30 @@ pub(super) struct MessageDoc {
     #[schema(format = DateTime)]
     sent_at: String,
 }
+
+macro_rules! named {
+    ($($type:ident = $name:literal),* $(,)?) => {$(
+        /// Described by the protobuf message of that name.
+        pub(super) struct $type;
+
+        impl utoipa::PartialSchema for $type {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                utoipa::openapi::Object::new().into()
+            }
+        }
+
+        impl ToSchema for $type {
+            fn name() -> std::borrow::Cow<'static, str> {
+                $name.into()
+            }
+        }
+    )*};
+}
+
+named! {
+    ContactDoc = "Contact",
+    ContactListDoc = "ContactList",
+    ProfileDoc = "Profile",
+    UserDoc = "User",
+    UserListDoc = "UserList",
+}

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use broker::link::{FrameSender, LinkClosed};
+use schema::Uid;
 use schema::link::{DownFrame, ToEdge};
 use tokio::sync::mpsc;
 
@@ -114,7 +115,9 @@ fn tell_stored(job: Job, place: &Place, items: &mut Vec<ToEdge>) {
     answer((job.door, job.client_msg_id.clone(), Ok(place.ok())), items);
     let message = place.message(job.caller, job.client_msg_id, send);
     let conversation = &place.conversation;
-    let delivery = Delivery::message(conversation.id, &message, conversation.members(), session);
+    let hears = |uid: &&Uid| place.hidden_from.as_ref() != Some(uid);
+    let to = conversation.members().iter().filter(hears);
+    let delivery = Delivery::message(conversation.id, &message, to, session);
     items.push(delivery.into_item());
 }
 

@@ -17,6 +17,7 @@ use schema::{ConversationId, MsgId, Uid, v1};
 use super::Limits;
 use super::catalog::{Catalog, Conversation};
 use super::command::{Command, Send};
+use super::direct_rules::{self, DirectRules};
 use super::effects::Effects;
 use super::ids::MsgIds;
 use super::job::{Job, Key, Outcome, Place, Settled, stored_ok};
@@ -233,11 +234,16 @@ impl Executor {
         self.answer_repeated(tx, sends, &mut admitted).await?;
         let mut more: HashMap<i64, u32> = HashMap::new();
         let mut sent: HashMap<(i64, &Uid), u32> = HashMap::new();
+        // Counted as if sent by the one who does not hear it, who can't send there himself, so that it is never unread.
+        let mut unheard: HashMap<(i64, Uid), u32> = HashMap::new();
         for ((job, _), admitted) in sends.iter().zip(&admitted) {
-            if let Admitted::New(conversation) = admitted {
+            if let Admitted::New(conversation, hidden_from) = admitted {
                 *more.entry(conversation.id).or_default() += 1;
                 let member = (conversation.id, &job.caller.uid);
                 *sent.entry(member).or_default() += 1;
+                if let Some(deaf) = hidden_from {
+                    *unheard.entry((conversation.id, deaf.clone())).or_default() += 1;
+                }
             }
         }
         let mut last_seqs = conversations::advance(tx, more).await?;
@@ -245,13 +251,14 @@ impl Executor {
         let mut flagged = Vec::new();
         for ((job, send), admitted) in sends.iter().zip(admitted) {
             let outcome = match admitted {
-                Admitted::New(conversation) => {
+                Admitted::New(conversation, hidden_from) => {
                     let last_seq = last_seqs.entry(conversation.id).or_default();
                     *last_seq += 1;
                     let place = Place {
                         seq: *last_seq,
                         msg_id: self.ids.next(SystemTime::now()),
                         conversation,
+                        hidden_from,
                     };
                     flagged.extend(job.flagged.as_deref().map(|words| (place.msg_id.0, words)));
                     stored.push(new_message(job, send, &place));
@@ -266,7 +273,8 @@ impl Executor {
         messages::add(tx, stored).await?;
         flags::set(tx, flagged).await?;
         let sent = sent.iter().map(|((id, uid), more)| (*id, *uid, *more));
-        members::count_sent(tx, sent).await
+        let unheard = unheard.iter().map(|((id, uid), more)| (*id, uid, *more));
+        members::count_sent(tx, sent.chain(unheard)).await
     }
 
     /// Decides which of the sends become messages. The outcome of the first will have the index `at`.
@@ -284,11 +292,11 @@ impl Executor {
                 continue;
             }
             admitted.push(match self.writable(&job.caller.uid, send) {
-                Ok(conversation) => {
+                Ok((conversation, hidden_from)) => {
                     if let Some(key) = key {
                         answers.insert(key, First::Now(index));
                     }
-                    Admitted::New(conversation)
+                    Admitted::New(conversation, hidden_from)
                 }
                 Err(refused) => Admitted::Refused(refused),
             });
@@ -337,13 +345,19 @@ impl Executor {
             return Ok(());
         }
         let names: Vec<&str> = missing.keys().copied().collect();
+        let pairs: Vec<(&Uid, &Uid)> = missing.values().filter_map(|id| pair(id)).collect();
+        let rules = direct_rules::load(tx, &pairs).await?;
+        let rules_of = |id| pair(id).and_then(|pair| rules.get(&pair).copied());
         for found in conversations::lookup(tx, &names).await? {
-            missing.remove(found.name.as_str());
-            self.catalog.stage(found.into());
+            let id = missing.remove(found.name.as_str());
+            let rules = id.and_then(rules_of).unwrap_or_default();
+            let conversation = Conversation::from(found).with_rules(rules);
+            self.catalog.stage(conversation);
         }
         for (name, id) in missing {
-            if let ConversationId::Direct(one, other) = id {
-                self.make_direct(tx, name, one, other).await?;
+            if let Some(people) = pair(id) {
+                let rules = rules_of(id).unwrap_or_default();
+                self.make_direct(tx, name, people, rules).await?;
             }
         }
         Ok(())
@@ -353,8 +367,8 @@ impl Executor {
         &mut self,
         tx: &Transaction,
         name: &str,
-        one: &Uid,
-        other: &Uid,
+        (one, other): (&Uid, &Uid),
+        rules: DirectRules,
     ) -> Result<(), store::Error> {
         let mut people = vec![one.clone(), other.clone()];
         people.dedup();
@@ -364,8 +378,8 @@ impl Executor {
         let id = self.make_conversation(tx, name).await?;
         let roles = people.iter().map(|uid| (uid, Role::Member));
         members::add(tx, id, 0, roles).await?;
-        self.catalog
-            .stage(Conversation::new(id, name.to_owned(), people));
+        let conversation = Conversation::new(id, name.to_owned(), people);
+        self.catalog.stage(conversation.with_rules(rules));
         Ok(())
     }
 
@@ -380,8 +394,12 @@ impl Executor {
         Ok(id)
     }
 
-    /// The conversation, if the caller may write there.
-    fn writable(&self, caller: &Uid, send: &Send) -> Result<Arc<Conversation>, Refused> {
+    /// The conversation, if the caller may write there, and who does not hear it.
+    fn writable(
+        &self,
+        caller: &Uid,
+        send: &Send,
+    ) -> Result<(Arc<Conversation>, Option<Uid>), Refused> {
         match (self.catalog.get(&send.name), &send.conversation) {
             // Its account is deleted.
             (Some(conversation), ConversationId::Direct(one, other))
@@ -389,7 +407,10 @@ impl Executor {
             {
                 Err(Refused::not_found("there is no such user"))
             }
-            (Some(conversation), _) if conversation.has(caller) => Ok(conversation.clone()),
+            (Some(conversation), _) if conversation.has(caller) => {
+                let hidden_from = conversation.deaf_to(caller)?.cloned();
+                Ok((conversation.clone(), hidden_from))
+            }
             (Some(_), _) => Err(Refused::new(
                 Code::PermissionDenied,
                 "you are not a member of the group",
@@ -402,7 +423,8 @@ impl Executor {
 
 /// What becomes of a send.
 enum Admitted<'a> {
-    New(Arc<Conversation>),
+    /// Its conversation, and who does not hear it.
+    New(Arc<Conversation>, Option<Uid>),
     Repeated(First<'a>),
     /// It is a message already.
     Stored(Box<v1::Ok>),
@@ -418,6 +440,14 @@ fn flagged<'a>(ok: &v1::Ok, words: &'a str) -> Option<(u64, &'a str)> {
     (msg_id > 0).then_some((msg_id, words))
 }
 
+/// The two users of a conversation of two.
+fn pair(id: &ConversationId) -> Option<(&Uid, &Uid)> {
+    match id {
+        ConversationId::Direct(one, other) => Some((one, other)),
+        ConversationId::Group(_) => None,
+    }
+}
+
 fn new_message<'a>(job: &'a Job, send: &'a Send, place: &Place) -> messages::New<'a> {
     messages::New {
         msg_id: place.msg_id,
@@ -429,5 +459,6 @@ fn new_message<'a>(job: &'a Job, send: &'a Send, place: &Place) -> messages::New
         client_seq: send.client_seq,
         kind: &send.kind,
         content: &send.stored,
+        hidden_from: place.hidden_from.clone(),
     }
 }

@@ -1,10 +1,12 @@
-//! Conversations in memory: which exist, and who is in them.
+//! Conversations in memory: which exist, who is in them, and what two may write to each other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use schema::Uid;
 
+use super::direct_rules::DirectRules;
+use super::refused::Refused;
 use crate::store::conversations::Found;
 
 /// A conversation as it stands now.
@@ -16,14 +18,27 @@ pub struct Conversation {
     pub name: String,
     /// Everybody who is in it, in the order of their names.
     members: Vec<Uid>,
+    /// What its two members may write to each other.
+    direct: DirectRules,
 }
 
 impl Conversation {
-    /// A conversation; the members in any order.
+    /// A conversation in which everybody is heard; the members in any order.
     #[must_use]
     pub fn new(id: i64, name: String, mut members: Vec<Uid>) -> Self {
         members.sort_unstable();
-        Conversation { id, name, members }
+        Conversation {
+            id,
+            name,
+            members,
+            direct: DirectRules::default(),
+        }
+    }
+
+    /// The same with the rules between its two members.
+    #[must_use]
+    pub fn with_rules(self, direct: DirectRules) -> Self {
+        Conversation { direct, ..self }
     }
 
     /// Everybody who is in it.
@@ -36,6 +51,25 @@ impl Conversation {
     #[must_use]
     pub fn has(&self, uid: &Uid) -> bool {
         self.members.binary_search(uid).is_ok()
+    }
+
+    /// Who does not hear what a member says, if the member may say anything.
+    ///
+    /// # Errors
+    /// [`Refused`] where the other one does not take it.
+    pub fn deaf_to(&self, sender: &Uid) -> Result<Option<&Uid>, Refused> {
+        if self.direct.is_open() {
+            return Ok(None);
+        }
+        let [first, second] = self.members.as_slice() else {
+            return Ok(None);
+        };
+        let (ruling, other) = if sender == first {
+            (self.direct.first, second)
+        } else {
+            (self.direct.second, first)
+        };
+        Ok((!ruling.is_heard()?).then_some(other))
     }
 }
 
@@ -84,7 +118,7 @@ impl Catalog {
         self.staged.insert(name, Some(Arc::new(conversation)));
     }
 
-    /// Forgets a conversation whose members the transaction has changed.
+    /// Forgets a conversation of which the transaction has changed the members, or what they may.
     pub fn stage_change(&mut self, name: &str) {
         self.staged.insert(name.to_owned(), None);
     }

@@ -353,6 +353,7 @@ mod tests {
             client_seq: 0,
             kind: "text",
             content: &content::encode(&text, 0, &[]),
+            hidden_from: None,
         };
         messages::add(store.writer(), [message]).await.unwrap();
     }

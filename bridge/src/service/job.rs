@@ -99,6 +99,8 @@ pub(super) struct Place {
     pub(super) conversation: Arc<Conversation>,
     pub(super) seq: u32,
     pub(super) msg_id: MsgId,
+    /// The member who does not get it.
+    pub(super) hidden_from: Option<Uid>,
 }
 
 impl Place {

@@ -8,7 +8,8 @@ use super::job::{Caller, Settled};
 use super::presence::Presence;
 use super::refused::Refused;
 use super::typing::{self, Typing, Writers};
-use super::{media, receipts, search, status, sync};
+use super::{directory, media, receipts, search, status, sync};
+use crate::store::views::Which;
 use crate::store::{self, Store};
 
 /// What is asked.
@@ -26,6 +27,12 @@ pub enum Question {
     Presence(Vec<Uid>),
     /// Nothing: the caller is writing, which others are told.
     Typing(Typing),
+    /// A page of the caller's contacts.
+    Contacts(Which),
+    /// Users.
+    Users(directory::Users),
+    /// The caller's own profile and settings.
+    Profile,
 }
 
 /// What answering needs. Cheap to clone.
@@ -51,6 +58,9 @@ pub(super) fn check(caller: &Uid, asked: v1::up::Command) -> Result<Question, Re
         Asked::GetReceipts(asked) => Ok(Question::Receipts(asked.msg_id)),
         Asked::GetPresence(asked) => status::check_uids(&asked).map(Question::Presence),
         Asked::Typing(typing) => typing::check(caller, typing).map(Question::Typing),
+        Asked::GetContacts(asked) => directory::check_contacts(asked).map(Question::Contacts),
+        Asked::GetUsers(asked) => directory::check_users(&asked).map(Question::Users),
+        Asked::GetProfile(_) => Ok(Question::Profile),
         _ => Err(not_yet()),
     }
 }
@@ -81,6 +91,9 @@ pub(super) async fn answer(
         Question::Typing(notice) => {
             return typing::tell(store, presence, writers, uid, notice).await;
         }
+        Question::Contacts(which) => Ok(directory::contacts(store, uid, which).await?),
+        Question::Users(asked) => Ok(directory::users(store, asked).await?),
+        Question::Profile => directory::profile(store, uid).await?,
     };
     Ok(result.map_or_else(Settled::from, Settled::ok))
 }

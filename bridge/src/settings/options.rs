@@ -344,6 +344,13 @@ impl GroupsOptions {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct ContactsOptions {
+    pub per_user_max: u32,
+    pub requests_max: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DevicesOptions {
     pub per_user_max: u32,
 }

@@ -50,6 +50,20 @@ pub async fn lookup<C: ConnectionTrait>(db: &C, names: &[&str]) -> Result<Vec<Fo
     Ok(found)
 }
 
+/// The names of a user's conversations with single others.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn direct_names<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Vec<String>, Error> {
+    let text = "SELECT c.name FROM members m JOIN conversations c ON c.id = m.conversation_id
+        WHERE m.uid = ? AND c.name >= 'u:' AND c.name < 'u;'";
+    let mut names = Vec::new();
+    for row in sql::query(db, text, [uid.as_str().into()]).await? {
+        names.push(row.try_get("", "name")?);
+    }
+    Ok(names)
+}
+
 /// Adds a conversation without messages.
 ///
 /// # Errors

@@ -149,7 +149,7 @@ pub async fn count_sent<'a, C: ConnectionTrait>(
     Ok(())
 }
 
-/// Moves the read position forward, counting what the user sent up to there.
+/// Moves the read position forward, counting what the user sent up to there, and what is hidden from the user.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -162,7 +162,7 @@ pub async fn set_read<C: ConnectionTrait>(
 ) -> Result<(), Error> {
     let text = "UPDATE members SET last_read_seq = ?, sent_read = sent_read + (
             SELECT COUNT(*) FROM messages x
-            WHERE x.conversation_id = ? AND x.seq > ? AND x.seq <= ? AND x.sender = ?)
+            WHERE x.conversation_id = ? AND x.seq > ? AND x.seq <= ? AND (x.sender = ? OR x.hidden_from = ?))
         WHERE conversation_id = ? AND uid = ?";
     let (from, to) = (from_seq.cast_signed(), to_seq.cast_signed());
     let values = [
@@ -170,6 +170,7 @@ pub async fn set_read<C: ConnectionTrait>(
         conversation_id.into(),
         from.into(),
         to.into(),
+        uid.as_str().into(),
         uid.as_str().into(),
         conversation_id.into(),
         uid.as_str().into(),

@@ -26,6 +26,8 @@ pub struct New<'a> {
     pub kind: &'a str,
     /// As [`content::encode`](crate::content::encode) writes it.
     pub content: &'a [u8],
+    /// The one who does not get it, since he has blocked its sender silently.
+    pub hidden_from: Option<Uid>,
 }
 
 /// Stores messages.
@@ -36,11 +38,13 @@ pub async fn add<'a, C: ConnectionTrait>(
     db: &C,
     messages: impl IntoIterator<Item = New<'a>>,
 ) -> Result<(), Error> {
+    let mut hidden = sql::Rows::new(2);
     let mut rows = sql::Rows::new(9);
     for message in messages {
         let client_msg_id = Some(message.client_msg_id).filter(|id| !id.is_empty());
+        let msg_id = message.msg_id.0.cast_signed();
         rows.push([
-            message.msg_id.0.cast_signed().into(),
+            msg_id.into(),
             message.conversation_id.into(),
             message.seq.cast_signed().into(),
             message.sender.as_str().into(),
@@ -50,10 +54,16 @@ pub async fn add<'a, C: ConnectionTrait>(
             message.kind.into(),
             message.content.into(),
         ]);
+        if let Some(uid) = message.hidden_from {
+            hidden.push([msg_id.into(), uid.as_str().into()]);
+        }
     }
     let text = "INSERT INTO messages (msg_id, conversation_id, seq, sender, sender_device, client_msg_id, client_seq,
         kind, content) VALUES {rows}";
     sql::execute_rows(db, text, rows).await?;
+    // Rare enough for a statement of its own.
+    let (columns, on) = (["msg_id", "uid"], "messages.msg_id = v.msg_id");
+    sql::update_rows(db, "messages", &columns, "hidden_from = v.uid", on, hidden).await?;
     Ok(())
 }
 

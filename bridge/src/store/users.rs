@@ -1,11 +1,12 @@
 //! Rows of `users`.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use schema::Uid;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
-use super::{Error, sql};
+use super::{Error, sql, user_words};
 use crate::clock;
 
 /// What a user may do beyond chatting.
@@ -87,7 +88,7 @@ pub async fn is_taken<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<bool, Err
     Ok(row.is_some())
 }
 
-/// Which of the users exist. A deleted account is none.
+/// Which of the users exist; deleted ones don't.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -96,8 +97,8 @@ pub async fn existing<C: ConnectionTrait>(db: &C, uids: &[Uid]) -> Result<Vec<Ui
     for uid in uids {
         rows.push([uid.as_str().into()]);
     }
-    let mut existing = Vec::with_capacity(uids.len());
     let text = "SELECT uid FROM users WHERE uid {in} AND deleted_at IS NULL";
+    let mut existing = Vec::with_capacity(uids.len());
     for row in sql::query_rows(db, text, rows).await? {
         let uid: String = row.try_get("", "uid")?;
         existing.extend(uid.parse::<Uid>().ok());
@@ -175,7 +176,7 @@ fn listed_from_row(row: &QueryResult) -> Result<Listed, DbErr> {
     })
 }
 
-/// Adds a user.
+/// Adds a user, who is found by the uid from then on.
 ///
 /// # Errors
 /// [`Error::Exists`] when the uid is taken.
@@ -190,6 +191,88 @@ pub async fn add<C: ConnectionTrait>(db: &C, user: &User) -> Result<(), Error> {
     ];
     let text = format!("INSERT INTO users ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)");
     sql::execute(db, &text, values).await?;
+    user_words::add(db, &user.uid, "").await
+}
+
+/// Whom users let write to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Openness {
+    /// Whether users who are no contacts may.
+    pub strangers: bool,
+    /// The account is deleted.
+    pub is_deleted: bool,
+}
+
+/// The same of those of the users who have ever existed.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn openness<C: ConnectionTrait>(
+    db: &C,
+    uids: &[&Uid],
+) -> Result<HashMap<Uid, Openness>, Error> {
+    let mut rows = sql::Rows::new(1);
+    for uid in uids {
+        rows.push([uid.as_str().into()]);
+    }
+    let text = "SELECT uid, strangers, deleted_at FROM users WHERE uid {in}";
+    let mut found = HashMap::with_capacity(uids.len());
+    for row in sql::query_rows(db, text, rows).await? {
+        let deleted_at: Option<i64> = row.try_get("", "deleted_at")?;
+        let openness = Openness {
+            strangers: row.try_get("", "strangers")?,
+            is_deleted: deleted_at.is_some(),
+        };
+        found.insert(uid(&row)?, openness);
+    }
+    Ok(found)
+}
+
+/// Replaces what others see of a user, and what the user is found by.
+///
+/// # Errors
+/// [`Error`] when the database can't do it; call it in a transaction.
+pub async fn set_profile<C: ConnectionTrait>(
+    db: &C,
+    uid: &Uid,
+    name: &str,
+    avatar: &str,
+    about: &str,
+) -> Result<(), Error> {
+    let text =
+        "UPDATE users SET name = ?, avatar = ?, about = ?, profile_changes = profile_changes + 1
+        WHERE uid = ?";
+    let values = [
+        name.into(),
+        avatar.into(),
+        about.into(),
+        uid.as_str().into(),
+    ];
+    sql::execute(db, text, values).await?;
+    user_words::replace(db, uid, name).await
+}
+
+/// Replaces a user's settings.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn set_settings<C: ConnectionTrait>(
+    db: &C,
+    uid: &Uid,
+    read_receipts: bool,
+    strangers: bool,
+    presence: &str,
+) -> Result<(), Error> {
+    let text =
+        "UPDATE users SET read_receipts = ?, strangers = ?, presence = ?, changes = changes + 1
+        WHERE uid = ?";
+    let values = [
+        read_receipts.into(),
+        strangers.into(),
+        presence.into(),
+        uid.as_str().into(),
+    ];
+    sql::execute(db, text, values).await?;
     Ok(())
 }
 

@@ -1,16 +1,20 @@
-//! What people look at: conversations, pages of history, groups. Reads only.
+//! What people look at: conversations, pages of history, groups, contacts, users. Reads only.
 
+mod contact;
 mod conversation;
 mod found;
 mod group;
 mod history;
 mod media;
+mod user;
 
+pub use contact::{ContactPage, Which, contacts};
 pub use conversation::{Conversation, Membership, conversations, membership};
 pub use found::{Place, Room, rooms, visible};
 pub use group::{group, group_of};
 pub use history::{Page, Range, history, messages_by_id};
 pub use media::{MEDIA_KINDS, media};
+pub use user::{find_users, profile, users};
 
 use schema::{MsgId, v1};
 use sea_orm::{DbErr, QueryResult};
