@@ -25,14 +25,18 @@ pub mod changes;
 pub mod command;
 pub mod contacts;
 pub mod conversations;
+pub mod forward;
 pub mod groups;
 pub mod operations;
 pub mod presence;
 pub mod questions;
 pub mod refused;
+pub mod schedule;
+pub mod send;
 pub mod sync;
 pub mod users;
 
+mod alarm;
 mod announce;
 mod announcer;
 mod batch;
@@ -40,6 +44,7 @@ mod briefing;
 mod catalog;
 mod catch_up;
 mod cursors;
+mod expiry;
 mod feeds;
 mod ids;
 mod intake;
@@ -55,6 +60,7 @@ pub use job::Caller;
 use announcer::Announcer;
 use batch::Executor;
 use catalog::Catalog;
+use expiry::Expiry;
 use job::{Door, Job};
 use pipeline::{Pipeline, Unheard};
 use presence::Presence;
@@ -76,6 +82,12 @@ const ANNOUNCEMENTS: usize = 1;
 pub struct Limits {
     /// Bytes of a message's text or body.
     pub text_max: usize,
+    /// How long after it was sent a message can be recalled by its sender.
+    pub recall_within: std::time::Duration,
+    /// How long after it was sent a message can be edited.
+    pub edit_within: std::time::Duration,
+    /// How long a message that expires may be there.
+    pub expires_max: std::time::Duration,
     /// Missed messages of one conversation that are pushed to a device when it comes back.
     pub catch_up_max: u32,
     /// Members of a group.
@@ -174,7 +186,19 @@ impl Service {
         let is_stalled = Arc::new(AtomicBool::new(false));
         let stop = CancellationToken::new();
         let presence = Presence::default();
-        let (_events, notices) = mpsc::channel(EVENTS);
+        let (events, notices) = mpsc::channel(EVENTS);
+        let sender = schedule::Sender {
+            store: executor.store().clone(),
+            bell: executor.alarms.schedule.bell(),
+            jobs: jobs.clone(),
+            events,
+            limits: limits.clone(),
+        };
+        let expiry = Expiry {
+            store: executor.store().clone(),
+            bell: executor.alarms.expiry.bell(),
+            jobs: jobs.clone(),
+        };
         let pipeline = Pipeline::new(
             executor,
             announcements,
@@ -188,6 +212,20 @@ impl Service {
                 if let Err(Unheard) = pipeline.run(frames, job_queue, stop).await {
                     tracing::debug!("the announcer has ended before the pipeline, and says why");
                 }
+                Ok(())
+            }
+        });
+        tasks.spawn({
+            let run = sender.run(stop.clone());
+            async move {
+                run.await;
+                Ok(())
+            }
+        });
+        tasks.spawn({
+            let run = expiry.run(stop.clone());
+            async move {
+                run.await;
                 Ok(())
             }
         });

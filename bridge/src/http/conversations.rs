@@ -147,7 +147,8 @@ pub(super) async fn messages(
     let db = api.store.reader();
     let member = views::membership(db, &caller.uid, &name).await?;
     let member = member.ok_or_else(no_such)?;
-    let page = views::history(db, member.conversation_id, &name, member.visible_seq, range).await?;
+    let (id, visible) = (member.conversation_id, member.visible_seq);
+    let page = views::history(db, &caller.uid, id, &name, visible, range).await?;
     // Something may have been written between the two reads.
     let newest = page.messages.last().map_or(0, |message| message.seq);
     Ok(private(PageView {

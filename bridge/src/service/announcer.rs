@@ -114,7 +114,9 @@ fn tell_stored(job: Job, place: &Place, items: &mut Vec<ToEdge>) {
     answer((job.door, job.client_msg_id.clone(), Ok(place.ok())), items);
     let message = place.message(job.caller, job.client_msg_id, send);
     let conversation = &place.conversation;
-    let delivery = Delivery::message(conversation.id, &message, conversation.members(), session);
+    let members = conversation.members().iter();
+    let members = members.filter(|uid| place.hidden_from.as_ref() != Some(*uid));
+    let delivery = Delivery::message(conversation.id, &message, members, session);
     items.push(delivery.into_item());
 }
 

@@ -15,12 +15,15 @@ use schema::link::ToEdge;
 use schema::{ConversationId, MsgId, Uid, v1};
 
 use super::Limits;
+use super::alarm::Alarm;
 use super::catalog::{Catalog, Conversation};
-use super::command::{Command, Send};
+use super::command::Command;
 use super::ids::MsgIds;
 use super::job::{Job, Key, Outcome, Place, Settled, stored_ok};
 use super::notes::Notes;
+use super::operations;
 use super::refused::Refused;
+use super::send::{LookedUp, Send, new_message, note_special};
 use crate::clock;
 use crate::code::Code;
 use crate::store::members::Role;
@@ -36,8 +39,18 @@ pub(super) struct Executor {
     pub(super) catalog: Catalog,
     pub(super) ids: MsgIds,
     pub(super) limits: Limits,
+    pub(super) alarms: Alarms,
     /// Transactions in which repeated messages are still looked for.
     wary: u32,
+}
+
+/// When there is work that waits for its time.
+#[derive(Debug, Default)]
+pub(super) struct Alarms {
+    /// Messages disappear.
+    pub(super) expiry: Alarm,
+    /// Messages are to be sent.
+    pub(super) schedule: Alarm,
 }
 
 /// User, `client_msg_id`, and the answer that the command had.
@@ -78,6 +91,7 @@ impl Executor {
             catalog,
             ids: MsgIds::after(newest, 0),
             limits,
+            alarms: Alarms::default(),
             wary: 0,
         }
     }
@@ -106,9 +120,18 @@ impl Executor {
 
     async fn attempt(&mut self, jobs: &[Job], notes: &Notes) -> Result<Vec<Outcome>, store::Error> {
         let outcomes = self.transact(jobs, notes).await;
+        let Alarms { expiry, schedule } = &mut self.alarms;
         match &outcomes {
-            Ok(_) => self.catalog.commit(),
-            Err(_) => self.catalog.rollback(),
+            Ok(_) => {
+                self.catalog.commit();
+                expiry.commit();
+                schedule.commit();
+            }
+            Err(_) => {
+                self.catalog.rollback();
+                expiry.rollback();
+                schedule.rollback();
+            }
         }
         outcomes
     }
@@ -194,6 +217,9 @@ impl Executor {
                 // Nothing new, but the answer comes after whatever the edge was told first.
                 settled.precondition = Some(ToEdge::default());
             }
+            if matches!(job.command, Command::Operation(_) | Command::Schedule(_)) {
+                operations::complete(tx, &job.caller, &mut settled).await?;
+            }
             outcomes.push(settled.into());
             return Ok(());
         }
@@ -201,7 +227,7 @@ impl Executor {
         if let (Some(key), Ok(ok)) = (key, &settled.result) {
             let reply = v1::Reply {
                 client_msg_id: job.client_msg_id.clone(),
-                result: Some(v1::reply::Result::Ok(ok.clone())),
+                result: Some(v1::reply::Result::Ok(operations::kept(ok))),
             };
             let id = self.ids.next(SystemTime::now());
             answers::add(tx, id.0, &job.caller.uid, &reply).await?;
@@ -219,31 +245,29 @@ impl Executor {
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), store::Error> {
         self.load_conversations(tx, sends).await?;
-        let mut admitted = self.admit(sends, answers, outcomes.len());
+        let mut looked_up = self.look_up(tx, sends).await?;
+        let at = outcomes.len();
+        let mut admitted = self.admit(sends, &mut looked_up, answers, at);
         self.answer_repeated(tx, sends, &mut admitted).await?;
         let mut more: HashMap<i64, u32> = HashMap::new();
-        let mut sent: HashMap<(i64, &Uid), u32> = HashMap::new();
-        for ((job, _), admitted) in sends.iter().zip(&admitted) {
-            if let Admitted::New(conversation) = admitted {
-                *more.entry(conversation.id).or_default() += 1;
-                let member = (conversation.id, &job.caller.uid);
-                *sent.entry(member).or_default() += 1;
+        for admitted in &admitted {
+            if let Admitted::New(writable) = admitted {
+                *more.entry(writable.conversation.id).or_default() += 1;
             }
         }
         let mut last_seqs = conversations::advance(tx, more).await?;
-        let mut stored = Vec::with_capacity(sends.len());
-        for ((job, send), admitted) in sends.iter().zip(admitted) {
+        for (index, admitted) in admitted.into_iter().enumerate() {
             let outcome = match admitted {
-                Admitted::New(conversation) => {
-                    let last_seq = last_seqs.entry(conversation.id).or_default();
+                Admitted::New(writable) => {
+                    let last_seq = last_seqs.entry(writable.conversation.id).or_default();
                     *last_seq += 1;
-                    let place = Place {
+                    Outcome::Stored(Place {
                         seq: *last_seq,
                         msg_id: self.ids.next(SystemTime::now()),
-                        conversation,
-                    };
-                    stored.push(new_message(job, send, &place));
-                    Outcome::Stored(place)
+                        conversation: writable.conversation,
+                        hidden_from: writable.hidden_from,
+                        copied: looked_up.copied.remove(&index),
+                    })
                 }
                 Admitted::Repeated(first) => first.outcome(outcomes).into(),
                 Admitted::Stored(ok) => Settled::ok(*ok).into(),
@@ -251,7 +275,33 @@ impl Executor {
             };
             outcomes.push(outcome);
         }
-        messages::add(tx, stored).await?;
+        let outcomes = sends.iter().zip(&outcomes[at..]);
+        let placed = outcomes.filter_map(|((job, send), outcome)| match outcome {
+            Outcome::Stored(place) => Some((*job, *send, place)),
+            Outcome::Settled(_) => None,
+        });
+        self.store_placed(tx, placed).await
+    }
+
+    /// Stores what has its place, and counts it for its sender, and for who does not get it.
+    async fn store_placed<'a>(
+        &mut self,
+        tx: &Transaction,
+        placed: impl Iterator<Item = (&'a Job, &'a Send, &'a Place)> + Clone,
+    ) -> Result<(), store::Error> {
+        let mut sent: HashMap<(i64, &Uid), u32> = HashMap::new();
+        for (job, send, place) in placed.clone() {
+            for uid in std::iter::once(&job.caller.uid).chain(&place.hidden_from) {
+                *sent.entry((place.conversation.id, uid)).or_default() += 1;
+            }
+            if let Some(at) = place.expires_at(send) {
+                self.alarms.expiry.stage(at);
+            }
+        }
+        let new = placed.clone();
+        let new = new.map(|(job, send, place)| new_message(job, send, place));
+        messages::add(tx, new).await?;
+        note_special(tx, placed).await?;
         let sent = sent.iter().map(|((id, uid), more)| (*id, *uid, *more));
         members::count_sent(tx, sent).await
     }
@@ -260,22 +310,29 @@ impl Executor {
     fn admit<'a>(
         &self,
         sends: &[(&'a Job, &'a Send)],
+        looked_up: &mut LookedUp,
         answers: &mut Answers<'a>,
         at: usize,
     ) -> Vec<Admitted<'a>> {
         let mut admitted = Vec::with_capacity(sends.len());
-        for (index, (job, send)) in (at..).zip(sends) {
+        for (index, (job, send)) in sends.iter().enumerate() {
             let key = job.key();
             if let Some(first) = key.and_then(|key| answers.get(&key)) {
                 admitted.push(Admitted::Repeated(*first));
                 continue;
             }
-            admitted.push(match self.writable(&job.caller.uid, send) {
-                Ok(conversation) => {
+            if looked_up.settled.contains(&index) {
+                admitted.push(Admitted::Stored(Box::default()));
+                continue;
+            }
+            let writable = self.writable(&job.caller.uid, send);
+            let refused = looked_up.refused.remove(&index);
+            admitted.push(match writable.and_then(|it| refused.map_or(Ok(it), Err)) {
+                Ok(writable) => {
                     if let Some(key) = key {
-                        answers.insert(key, First::Now(index));
+                        answers.insert(key, First::Now(at + index));
                     }
-                    Admitted::New(conversation)
+                    Admitted::New(writable)
                 }
                 Err(refused) => Admitted::Refused(refused),
             });
@@ -309,7 +366,7 @@ impl Executor {
     }
 
     /// Reads the conversations that the sends go to and are not known here, and makes the 1:1 ones that don't exist.
-    async fn load_conversations(
+    pub(super) async fn load_conversations(
         &mut self,
         tx: &Transaction,
         sends: &[(&Job, &Send)],
@@ -368,9 +425,12 @@ impl Executor {
     }
 
     /// The conversation, if the caller may write there.
-    fn writable(&self, caller: &Uid, send: &Send) -> Result<Arc<Conversation>, Refused> {
+    pub(super) fn writable(&self, caller: &Uid, send: &Send) -> Result<Writable, Refused> {
         match (self.catalog.get(&send.name), &send.conversation) {
-            (Some(conversation), _) if conversation.has(caller) => Ok(conversation.clone()),
+            (Some(conversation), _) if conversation.has(caller) => Ok(Writable {
+                conversation: conversation.clone(),
+                hidden_from: None,
+            }),
             (Some(_), _) => Err(Refused::new(
                 Code::PermissionDenied,
                 "you are not a member of the group",
@@ -381,25 +441,18 @@ impl Executor {
     }
 }
 
+/// Where a message goes.
+pub(super) struct Writable {
+    conversation: Arc<Conversation>,
+    /// The member who does not get it.
+    hidden_from: Option<Uid>,
+}
+
 /// What becomes of a send.
 enum Admitted<'a> {
-    New(Arc<Conversation>),
+    New(Writable),
     Repeated(First<'a>),
     /// It is a message already.
     Stored(Box<v1::Ok>),
     Refused(Refused),
-}
-
-fn new_message<'a>(job: &'a Job, send: &'a Send, place: &Place) -> messages::New<'a> {
-    messages::New {
-        msg_id: place.msg_id,
-        conversation_id: place.conversation.id,
-        seq: place.seq,
-        sender: &job.caller.uid,
-        sender_device: &job.caller.device,
-        client_msg_id: &job.client_msg_id,
-        client_seq: send.client_seq,
-        kind: &send.kind,
-        content: &send.stored,
-    }
 }

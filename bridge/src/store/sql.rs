@@ -104,7 +104,8 @@ impl Rows {
     }
 }
 
-/// Runs `text` for all rows; `{rows}` in it becomes the list `(?,?),(?,?)…`.
+/// Runs `text` for all rows; `{rows}` in it becomes the list `(?,?),(?,?)…`, or `{in}` the right side of `IN`, as in
+/// [`query_rows`].
 ///
 /// # Errors
 /// [`DbErr`] as the database has it; earlier chunks have been written then, so call it in a transaction.
@@ -114,7 +115,11 @@ pub async fn execute_rows<C: ConnectionTrait>(
     rows: Rows,
 ) -> Result<(), DbErr> {
     for (list, values) in rows.chunks() {
-        execute(connection, &text.replace("{rows}", &list), values).await?;
+        let text = match text.contains("{in}") {
+            true => text.replace("{in}", &right_of_in(connection, &list)),
+            false => text.replace("{rows}", &list),
+        };
+        execute(connection, &text, values).await?;
     }
     Ok(())
 }
@@ -129,16 +134,44 @@ pub async fn query_rows<C: ConnectionTrait>(
     text: &str,
     rows: Rows,
 ) -> Result<Vec<QueryResult>, DbErr> {
-    let sqlite = connection.get_database_backend() == DbBackend::Sqlite;
     let mut found = Vec::new();
     for (list, values) in rows.chunks() {
-        // SQLite takes a list of tuples only as VALUES; for plain values all dialects take (?),(?).
-        let list = if sqlite {
-            format!("IN (VALUES {list})")
+        let text = text.replace("{in}", &right_of_in(connection, &list));
+        found.extend(query(connection, &text, values).await?);
+    }
+    Ok(found)
+}
+
+/// SQLite takes a list of tuples only as VALUES; for plain values all dialects take (?),(?).
+fn right_of_in<C: ConnectionTrait>(connection: &C, list: &str) -> String {
+    if connection.get_database_backend() == DbBackend::Sqlite {
+        format!("IN (VALUES {list})")
+    } else {
+        format!("IN ({list})")
+    }
+}
+
+/// Runs the query `select`, which calls the rows `v` and begins with them: `FROM v`. `columns` names their values.
+///
+/// # Errors
+/// [`DbErr`] as the database has it.
+pub async fn select_from_rows<C: ConnectionTrait>(
+    connection: &C,
+    columns: &[&str],
+    select: &str,
+    rows: Rows,
+) -> Result<Vec<QueryResult>, DbErr> {
+    let is_mysql = connection.get_database_backend() == DbBackend::MySql;
+    let names = columns.join(", ");
+    let mut found = Vec::new();
+    for (list, values) in rows.chunks() {
+        let text = if is_mysql {
+            let rows = derived_table(columns, values.len());
+            select.replacen("FROM v", &format!("FROM {rows}"), 1)
         } else {
-            format!("IN ({list})")
+            format!("WITH v({names}) AS (VALUES {list}) {select}")
         };
-        found.extend(query(connection, &text.replace("{in}", &list), values).await?);
+        found.extend(query(connection, &text, values).await?);
     }
     Ok(found)
 }
