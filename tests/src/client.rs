@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use prost::Message as _;
 use schema::Format;
-use schema::v1::{Message, Reply, To, Up, reply, up::Command};
+use schema::v1::{Message, Reply, To, Up, event, reply, up::Command};
 use tokio::time::timeout;
 
 use self::mail::Mail;
@@ -204,6 +204,30 @@ impl Client {
     /// The next message.
     pub async fn message(&mut self) -> Result<Message> {
         self.wait_for("a message", Mail::take_message).await
+    }
+
+    /// The next event of which `take` makes something; what comes before it is dropped.
+    pub async fn event<T>(
+        &mut self,
+        what: &str,
+        mut take: impl FnMut(event::Event) -> Option<T>,
+    ) -> Result<T> {
+        let mut next = |mail: &mut Mail| {
+            while let Some(event) = mail.events.pop_front() {
+                let taken = take(event);
+                if taken.is_some() {
+                    return taken;
+                }
+            }
+            None
+        };
+        self.wait_for(what, &mut next).await
+    }
+
+    /// The events that have come and nobody has asked for.
+    pub fn events_so_far(&mut self) -> Vec<event::Event> {
+        self.sort_what_is_here();
+        self.mail.events.drain(..).collect()
     }
 
     /// The next `count` messages.

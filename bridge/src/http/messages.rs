@@ -42,18 +42,17 @@ pub(super) struct NewText {
 }
 
 /// Messages to be deleted.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Deleted {
-    /// Up to 500, of one conversation; as texts, since they have 64 bits.
-    #[serde(alias = "msg_ids")]
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = DeleteMessages)]
+pub(super) struct DeleteMessagesDoc {
+    /// Up to 500, of one conversation.
     msg_ids: Vec<String>,
 }
 
 /// What a message said, oldest first; the last one is what it says now.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Revisions)]
-#[expect(dead_code, reason = "it documents canonical protobuf JSON")]
 pub(super) struct RevisionsDoc {
     revisions: Vec<RevisionDoc>,
 }
@@ -61,7 +60,6 @@ pub(super) struct RevisionsDoc {
 /// What a message said for a while.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Revision)]
-#[expect(dead_code, reason = "it documents canonical protobuf JSON")]
 struct RevisionDoc {
     text: Option<String>,
     /// Since when.
@@ -72,7 +70,6 @@ struct RevisionDoc {
 /// The caller's messages that are still to be sent, the next one first.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ScheduledList)]
-#[expect(dead_code, reason = "it documents canonical protobuf JSON")]
 pub(super) struct ScheduledListDoc {
     scheduled: Vec<ScheduledDoc>,
 }
@@ -81,7 +78,6 @@ pub(super) struct ScheduledListDoc {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Scheduled)]
-#[expect(dead_code, reason = "it documents canonical protobuf JSON")]
 struct ScheduledDoc {
     id: String,
     #[schema(format = DateTime)]
@@ -212,6 +208,7 @@ async fn set_reaction(
 /// Deletes messages for the caller only, on all devices.
 #[utoipa::path(
     post, path = "/v1/messages/delete", tag = "messages", security(("bearer" = [])),
+    request_body = DeleteMessagesDoc,
     responses(
         (status = 204, description = "Deleted."),
         (status = 404, description = "One of them does not exist, or the caller can't see it; none was deleted.", body = ProblemBody, content_type = "application/problem+json"),
@@ -221,12 +218,8 @@ async fn set_reaction(
 pub(super) async fn delete(
     State(api): State<Api>,
     Bearer(caller): Bearer,
-    Json(deleted): Json<Deleted>,
+    Json(delete): Json<v1::DeleteMessages>,
 ) -> Result<StatusCode, Problem> {
-    let msg_ids = deleted.msg_ids.iter().map(|id| message_id(id));
-    let delete = v1::DeleteMessages {
-        msg_ids: msg_ids.collect::<Result<_, _>>()?,
-    };
     answer(&api, caller.uid, Command::DeleteMessages(delete)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

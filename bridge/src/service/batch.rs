@@ -244,8 +244,9 @@ impl Executor {
         answers: &mut Answers<'a>,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), store::Error> {
-        self.load_conversations(tx, sends).await?;
         let mut looked_up = self.look_up(tx, sends).await?;
+        let admissible = looked_up.admissible(sends);
+        self.load_conversations(tx, &admissible).await?;
         let at = outcomes.len();
         let mut admitted = self.admit(sends, &mut looked_up, answers, at);
         self.answer_repeated(tx, sends, &mut admitted).await?;
@@ -325,9 +326,11 @@ impl Executor {
                 admitted.push(Admitted::Stored(Box::default()));
                 continue;
             }
-            let writable = self.writable(&job.caller.uid, send);
-            let refused = looked_up.refused.remove(&index);
-            admitted.push(match writable.and_then(|it| refused.map_or(Ok(it), Err)) {
+            let writable = match looked_up.refused.remove(&index) {
+                Some(refused) => Err(refused),
+                None => self.writable(&job.caller.uid, send),
+            };
+            admitted.push(match writable {
                 Ok(writable) => {
                     if let Some(key) = key {
                         answers.insert(key, First::Now(at + index));

@@ -113,8 +113,11 @@ impl Executor {
         job: &Job,
         send: &Send,
     ) -> Result<(), Failed> {
-        let exists = !conversations::lookup(tx, &[&send.name]).await?.is_empty();
         let sends = [(job, send)];
+        if let Some(refused) = self.look_up(tx, &sends).await?.refused.remove(&0) {
+            return Err(refused.into());
+        }
+        let exists = !conversations::lookup(tx, &[&send.name]).await?.is_empty();
         match &send.conversation {
             ConversationId::Direct(one, other) if !exists => {
                 check_existence(tx, &[one.clone(), other.clone()]).await?;
@@ -124,11 +127,7 @@ impl Executor {
                 self.writable(&job.caller.uid, send)?;
             }
         }
-        let mut looked_up = self.look_up(tx, &sends).await?;
-        match looked_up.refused.remove(&0) {
-            Some(refused) => Err(refused.into()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sends: what a client may ask to be sent, and what of it has to be looked up before it has its place.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -321,6 +322,22 @@ pub(super) struct LookedUp {
     pub(super) settled: HashSet<usize>,
 }
 
+impl LookedUp {
+    /// Those of the sends that nothing speaks against so far: a conversation is made for no other.
+    pub(super) fn admissible<'s, 'a>(
+        &self,
+        sends: &'s [(&'a Job, &'a Send)],
+    ) -> Cow<'s, [(&'a Job, &'a Send)]> {
+        if self.refused.is_empty() && self.settled.is_empty() {
+            return Cow::Borrowed(sends);
+        }
+        let is_out = |index| self.refused.contains_key(index) || self.settled.contains(index);
+        let sends = sends.iter().enumerate();
+        let rest = sends.filter(|(index, _)| !is_out(index));
+        Cow::Owned(rest.map(|(_, send)| *send).collect())
+    }
+}
+
 impl Executor {
     /// Looks up what the sends answer, what they copy, and whether those that were scheduled still are; these no longer
     /// are then, whatever becomes of them.
@@ -330,42 +347,40 @@ impl Executor {
         sends: &[(&Job, &Send)],
     ) -> Result<LookedUp, store::Error> {
         let mut looked_up = LookedUp::default();
-        self.check_replies(tx, sends, &mut looked_up).await?;
+        check_replies(tx, sends, &mut looked_up).await?;
         take_scheduled(tx, sends, &mut looked_up).await?;
         forward::copy(tx, sends, self.limits.text_max, &mut looked_up).await?;
         Ok(looked_up)
     }
+}
 
-    /// A message answers one that its sender can see, in the same conversation.
-    async fn check_replies(
-        &self,
-        tx: &Transaction,
-        sends: &[(&Job, &Send)],
-        looked_up: &mut LookedUp,
-    ) -> Result<(), store::Error> {
-        let is_reply = |(_, send): &&(&Job, &Send)| send.reply_to != 0;
-        let wanted = sends.iter().filter(is_reply);
-        let wanted: HashSet<(u64, &Uid)> = wanted
-            .map(|(job, send)| (send.reply_to, &job.caller.uid))
-            .collect();
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let found = views::repliable(tx, wanted).await?;
-        let found: HashMap<(u64, &str), i64> = found
-            .iter()
-            .map(|(msg_id, uid, conversation_id)| ((*msg_id, uid.as_str()), *conversation_id))
-            .collect();
-        for (index, (job, send)) in sends.iter().enumerate() {
-            let there = self.catalog.get(&send.name).map(|there| there.id);
-            let answered = found.get(&(send.reply_to, job.caller.uid.as_str()));
-            if send.reply_to != 0 && answered.copied() != there {
-                let reason = "reply_to is no message of this conversation";
-                looked_up.refused.insert(index, Refused::invalid(reason));
-            }
-        }
-        Ok(())
+/// A message answers one that its sender can see, in the same conversation.
+async fn check_replies(
+    tx: &Transaction,
+    sends: &[(&Job, &Send)],
+    looked_up: &mut LookedUp,
+) -> Result<(), store::Error> {
+    let is_reply = |(_, send): &&(&Job, &Send)| send.reply_to != 0;
+    let wanted = sends.iter().filter(is_reply);
+    let wanted: HashSet<(u64, &Uid)> = wanted
+        .map(|(job, send)| (send.reply_to, &job.caller.uid))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
     }
+    let found = views::repliable(tx, wanted).await?;
+    let found: HashMap<(u64, &str), &str> = found
+        .iter()
+        .map(|(msg_id, uid, conversation)| ((*msg_id, uid.as_str()), conversation.as_str()))
+        .collect();
+    for (index, (job, send)) in sends.iter().enumerate() {
+        let there = found.get(&(send.reply_to, job.caller.uid.as_str()));
+        if send.reply_to != 0 && there != Some(&send.name.as_str()) {
+            let reason = "reply_to is no message of this conversation";
+            looked_up.refused.insert(index, Refused::invalid(reason));
+        }
+    }
+    Ok(())
 }
 
 async fn take_scheduled(

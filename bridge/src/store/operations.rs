@@ -349,3 +349,172 @@ pub async fn next_expiry<C: ConnectionTrait>(db: &C) -> Result<Option<i64>, Erro
     let next: Option<Option<i64>> = row.map(|row| row.try_get("", "next")).transpose()?;
     Ok(next.flatten())
 }
+
+#[cfg(test)]
+mod tests {
+    use schema::{MsgId, v1};
+
+    use super::*;
+    use crate::content;
+    use crate::store::members::{self, Role};
+    use crate::store::views::{Range, history, membership};
+    use crate::store::{Store, conversations};
+
+    const ALL: Range = Range {
+        after_seq: Some(0),
+        before_seq: None,
+        limit: 100,
+        bytes_max: usize::MAX,
+    };
+
+    fn uid(name: &str) -> Uid {
+        name.parse().unwrap()
+    }
+
+    /// alice and bob in `g:g`, with as many texts of alice's; those with a greater seq than `heard` bob does not get.
+    async fn talk(store: &Store, texts: u32, heard: u32) -> Vec<Place> {
+        let db = store.writer();
+        let (alice, bob) = (uid("alice"), uid("bob"));
+        conversations::add(db, 1, "g:g", 0).await.unwrap();
+        let roles = [&alice, &bob].map(|uid| (uid, Role::Member));
+        members::add(db, 1, 0, roles).await.unwrap();
+        let text = |seq: u32| {
+            let text = v1::message::Content::Text(format!("text {seq}"));
+            content::encode(&text, 0, &["bob".to_owned()])
+        };
+        let contents: Vec<Vec<u8>> = (1..=texts).map(text).collect();
+        let place = |seq: u32| Place {
+            msg_id: (u64::from(seq) << 22) + 1,
+            conversation_id: 1,
+            seq,
+        };
+        let places: Vec<Place> = (1..=texts).map(place).collect();
+        let new = places.iter().zip(&contents).map(|(place, content)| {
+            let is_silenced = place.seq > heard;
+            messages::New {
+                msg_id: MsgId(place.msg_id),
+                conversation_id: 1,
+                seq: place.seq,
+                sender: &alice,
+                sender_device: "",
+                client_msg_id: "",
+                client_seq: 0,
+                kind: "text",
+                content,
+                expires_at: None,
+                hidden_from: is_silenced.then_some(&bob),
+            }
+        });
+        messages::add(db, new).await.unwrap();
+        let more = HashMap::from([(1, texts)]);
+        conversations::advance(db, more).await.unwrap();
+        let silenced = texts.saturating_sub(heard);
+        members::count_sent(db, [(1, &alice, texts), (1, &bob, silenced)])
+            .await
+            .unwrap();
+        places
+    }
+
+    async fn seqs(store: &Store, name: &str) -> Vec<u32> {
+        let page = history(store.reader(), &uid(name), 1, "g:g", 0, ALL).await;
+        page.unwrap().messages.iter().map(|it| it.seq).collect()
+    }
+
+    async fn unread(store: &Store, name: &str) -> u32 {
+        let found = membership(store.reader(), &uid(name), "g:g").await;
+        found.unwrap().unwrap().unread
+    }
+
+    /// Who has silenced the sender gets nothing of it, and has nothing unread; the sender notices nothing.
+    #[tokio::test]
+    async fn a_silenced_message_is_there_for_its_sender_alone() {
+        let (store, _folder) = Store::fresh().await;
+        let places = talk(&store, 3, 1).await;
+        assert_eq!(seqs(&store, "alice").await, [1, 2, 3]);
+        assert_eq!(seqs(&store, "bob").await, [1]);
+        let names = [uid("alice"), uid("bob")];
+        let audience = async |place: &Place| {
+            let mut found = audience(store.reader(), place.msg_id).await.unwrap();
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(audience(&places[0]).await, names);
+        assert_eq!(audience(&places[1]).await, names[..1]);
+        let ids = places.iter().map(|place| place.msg_id);
+        let ids: Vec<u64> = ids.collect();
+        let seen = views::seen(store.reader(), &uid("bob"), &ids)
+            .await
+            .unwrap();
+        assert_eq!(seen.len(), 1);
+        let missed = views::messages_by_id(store.reader(), &uid("bob"), &ids).await;
+        assert_eq!(missed.unwrap().len(), 1);
+
+        assert_eq!(unread(&store, "bob").await, 1);
+        for (from, to, left) in [(0, 1, 0), (1, 2, 0), (2, 3, 0)] {
+            members::set_read(store.writer(), 1, &uid("bob"), from, to)
+                .await
+                .unwrap();
+            assert_eq!(unread(&store, "bob").await, left, "read up to {to}");
+        }
+    }
+
+    /// Whatever there was of a message elsewhere goes with it; its place, and other messages, stay.
+    #[tokio::test]
+    async fn nothing_is_left_of_a_message_that_is_gone() {
+        let (store, _folder) = Store::fresh().await;
+        let db = store.writer();
+        let places = talk(&store, 2, 2).await;
+        let bob = uid("bob");
+        let mentions = ["bob".to_owned()];
+        for place in &places {
+            let revision = Revision {
+                content: b"before".to_vec(),
+                at: 1,
+            };
+            edit(db, place.msg_id, 1, &revision, &revision)
+                .await
+                .unwrap();
+            react(db, &bob, place.msg_id, "x", 1).await.unwrap();
+            messages::add_mentions(db, [(1, "bob", place.seq)])
+                .await
+                .unwrap();
+            messages::add_attachments(db, [(1, place.seq, "image")])
+                .await
+                .unwrap();
+        }
+        let gone = [(places[0], mentions.as_slice())];
+        blank(db, Gone::Recalled, &gone).await.unwrap();
+        for (table, count) in [
+            ("messages", 2),
+            ("revisions", 1),
+            ("reactions", 1),
+            ("mentions", 1),
+            ("attachments", 1),
+        ] {
+            let text = format!("SELECT * FROM {table}");
+            let rows = sql::query(db, &text, []).await.unwrap();
+            assert_eq!(rows.len(), count, "{table}");
+        }
+        let text = "SELECT content FROM messages WHERE seq = 1";
+        let row = sql::query_one(db, text, []).await.unwrap().unwrap();
+        let content: Vec<u8> = row.try_get("", "content").unwrap();
+        assert_eq!(content, b"");
+    }
+
+    /// Each change of a message has a number of its own, and a message has the number of its last one.
+    #[tokio::test]
+    async fn changes_are_numbered() {
+        let (store, _folder) = Store::fresh().await;
+        let places = talk(&store, 3, 3).await;
+        note_changes(store.writer(), &places).await.unwrap();
+        note_changes(store.writer(), &places[..1]).await.unwrap();
+        let text = "SELECT seq, change_number FROM changed_messages ORDER BY change_number";
+        let rows = sql::query(store.reader(), text, []).await.unwrap();
+        let number = |row: &sea_orm::QueryResult| -> (i32, i32) {
+            let seq = row.try_get("", "seq").unwrap();
+            (seq, row.try_get("", "change_number").unwrap())
+        };
+        let numbers: Vec<(i32, i32)> = rows.iter().map(number).collect();
+        assert_eq!(numbers, [(2, 2), (3, 3), (1, 4)]);
+    }
+}

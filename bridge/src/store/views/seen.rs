@@ -77,30 +77,30 @@ pub(super) fn is_reacted(row: &QueryResult) -> Result<bool, DbErr> {
     Ok(reacted == 1)
 }
 
-/// Which of the messages their users can see: message, user, and the key of its conversation.
+/// Which of the messages their users can see: message, user, and the name of its conversation.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
 pub async fn repliable<'a, C: ConnectionTrait>(
     db: &C,
     wanted: impl IntoIterator<Item = (u64, &'a Uid)>,
-) -> Result<Vec<(u64, String, i64)>, Error> {
+) -> Result<Vec<(u64, String, String)>, Error> {
     let mut rows = sql::Rows::new(2);
     for (msg_id, uid) in wanted {
         rows.push([msg_id.cast_signed().into(), uid.as_str().into()]);
     }
     let text = format!(
-        "SELECT x.msg_id, m.uid, m.conversation_id FROM v
+        "SELECT x.msg_id, m.uid, c.name FROM v
         JOIN messages x ON x.msg_id = v.msg_id
+        JOIN conversations c ON c.id = x.conversation_id
         JOIN members m ON m.conversation_id = x.conversation_id AND m.uid = v.uid
         WHERE x.seq > m.visible_seq AND {}",
         visible_to("m.uid")
     );
     let found = sql::select_from_rows(db, &["msg_id", "uid"], &text, rows).await?;
     let place = |row: &QueryResult| -> Result<_, DbErr> {
-        let msg_id = unsigned(row, "msg_id")?;
-        let conversation_id = row.try_get("", "conversation_id")?;
-        Ok((msg_id, row.try_get("", "uid")?, conversation_id))
+        let (uid, name) = (row.try_get("", "uid")?, row.try_get("", "name")?);
+        Ok((unsigned(row, "msg_id")?, uid, name))
     };
     Ok(found.iter().map(place).collect::<Result<_, _>>()?)
 }
