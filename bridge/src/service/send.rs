@@ -331,7 +331,8 @@ impl LookedUp {
         if self.refused.is_empty() && self.settled.is_empty() {
             return Cow::Borrowed(sends);
         }
-        let is_out = |index| self.refused.contains_key(index) || self.settled.contains(index);
+        let is_out =
+            |index: &usize| self.refused.contains_key(index) || self.settled.contains(index);
         let sends = sends.iter().enumerate();
         let rest = sends.filter(|(index, _)| !is_out(index));
         Cow::Owned(rest.map(|(_, send)| *send).collect())
