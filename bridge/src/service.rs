@@ -2,7 +2,8 @@
 //! answers, and fans out.
 //!
 //! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds) between `intake` and
-//! `announcer`, `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors` (what
+//! `announcer`, `batch`, [`send`], `single` and `notes` (the transaction), `alarm` with [`schedule`] and `expiry` (what
+//! waits for its time), `catalog` (who is where, in memory), `cursors` (what
 //! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), `feeds` and
 //! `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first).
 //!
@@ -215,20 +216,8 @@ impl Service {
                 Ok(())
             }
         });
-        tasks.spawn({
-            let run = sender.run(stop.clone());
-            async move {
-                run.await;
-                Ok(())
-            }
-        });
-        tasks.spawn({
-            let run = expiry.run(stop.clone());
-            async move {
-                run.await;
-                Ok(())
-            }
-        });
+        tasks.spawn(in_background(sender.run(stop.clone())));
+        tasks.spawn(in_background(expiry.run(stop.clone())));
         tasks.spawn({
             let ended = ended.drop_guard();
             async move {
@@ -288,6 +277,12 @@ impl Service {
     pub fn is_stalled(&self) -> bool {
         self.is_stalled.load(Ordering::Relaxed)
     }
+}
+
+/// A task that ends only when it is told to.
+async fn in_background(task: impl Future<Output = ()>) -> Result<(), LinkClosed> {
+    task.await;
+    Ok(())
 }
 
 #[cfg(test)]

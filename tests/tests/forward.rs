@@ -42,7 +42,7 @@ async fn one_message_keeps_its_author() -> Result<()> {
     assert_eq!(forwarded.sender, "alice");
     assert_eq!(forwarded.sent_at, original.sent_at);
     let history = server.login("bob").await?.history("u:bob:carol").await?;
-    assert_eq!(history, [heard.clone()]);
+    assert_eq!(history, std::slice::from_ref(&heard));
 
     // Handed on once more it is still alice's; and it is nobody else's to edit.
     carol

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::store;
 
 /// How long to wait before looking again, after the database did not answer or the work was not done.
-pub(super) const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(1);
 /// The clock may have been set: it is looked at this often.
 const LOOK: Duration = Duration::from_secs(60);
 /// No time at all.
@@ -104,6 +104,14 @@ impl Bell {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+}
+
+/// Waits before work that could not be done is tried again.
+pub(super) async fn pause(stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(RETRY) => {}
     }
 }
 

@@ -8,7 +8,7 @@ use schema::{Uid, v1};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::alarm::{Bell, Due, RETRY};
+use super::alarm::{Bell, Due, pause};
 use super::batch::Executor;
 use super::command::Command;
 use super::job::{Caller, Delivery, Door, Job, Settled};
@@ -93,7 +93,7 @@ impl Expiry {
             let reply = answer.await.map(|reply| reply.result);
             let is_done = is_taken && matches!(reply, Ok(Some(v1::reply::Result::Ok(_))));
             if !is_done {
-                tokio::time::sleep(RETRY).await;
+                pause(&stop).await;
             }
         }
     }

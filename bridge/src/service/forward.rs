@@ -47,7 +47,7 @@ pub(super) struct Copied {
 ///
 /// # Errors
 /// [`Code::InvalidArgument`] or [`Code::TooLarge`].
-pub(super) fn check(asked: &v1::Forward) -> Result<Forward, Refused> {
+pub(super) fn check(asked: v1::Forward) -> Result<Forward, Refused> {
     if asked.msg_ids.is_empty() {
         return Err(Refused::invalid("there is nothing to forward"));
     }
@@ -62,8 +62,8 @@ pub(super) fn check(asked: &v1::Forward) -> Result<Forward, Refused> {
         return Err(Refused::invalid("a message is named twice"));
     }
     Ok(Forward {
-        msg_ids: asked.msg_ids.clone(),
-        title: asked.title.clone(),
+        msg_ids: asked.msg_ids,
+        title: asked.title,
     })
 }
 

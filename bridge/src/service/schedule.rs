@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::Limits;
-use super::alarm::{Bell, Due, RETRY};
+use super::alarm::{Bell, Due, pause};
 use super::batch::Executor;
 use super::command::Command;
 use super::job::{Caller, Delivery, Door, Job, Settled};
@@ -250,7 +250,7 @@ impl Sender {
                 }
             };
             if !is_done {
-                tokio::time::sleep(RETRY).await;
+                pause(&stop).await;
             }
         }
     }

@@ -65,8 +65,6 @@ pub struct Send {
 pub struct Special {
     /// How long it is there.
     pub expires_in: Option<Duration>,
-    /// It is one of the media that a conversation can be asked for.
-    pub is_attachment: bool,
     /// The messages that are copied.
     pub forward: Option<forward::Forward>,
     /// It was scheduled under this id.
@@ -96,8 +94,11 @@ pub(super) fn check(caller: &Uid, mut send: v1::Send, limits: &Limits) -> Result
 
 /// Checks what is sent at once.
 pub(super) fn check_now(caller: &Uid, send: v1::Send, limits: &Limits) -> Result<Send, Refused> {
-    let special = check_special(&send, limits)?;
     let conversation = check_addressee(caller, send.to)?;
+    let mut special = Special {
+        expires_in: check_expiry(send.expires_in_secs, limits)?,
+        ..Special::default()
+    };
     let (content, kind) = match send.content {
         None => return Err(Refused::invalid("send has no content")),
         Some(v1::send::Content::Text(text)) => {
@@ -123,34 +124,23 @@ pub(super) fn check_now(caller: &Uid, send: v1::Send, limits: &Limits) -> Result
         Some(v1::send::Content::Forward(_)) if !send.kind.is_empty() => {
             return Err(Refused::invalid("a forwarded message keeps its kind"));
         }
-        Some(v1::send::Content::Forward(_)) => (None, String::new()),
+        Some(v1::send::Content::Forward(asked)) => {
+            special.forward = Some(forward::check(asked)?);
+            (None, String::new())
+        }
     };
     let mentions = check_mentions(send.mentions, &conversation)?;
-    let is_attachment = MEDIA.contains(&kind.as_str());
-    let stored = content.as_ref();
+    let encode = |content| content::encode(content, send.reply_to, &mentions);
     Ok(Send {
         name: conversation.to_string(),
         conversation,
-        stored: stored
-            .map(|content| content::encode(content, send.reply_to, &mentions))
-            .unwrap_or_default(),
+        stored: content.as_ref().map(encode).unwrap_or_default(),
         content,
         kind,
         reply_to: send.reply_to,
         mentions,
         client_seq: send.client_seq,
-        special: match special {
-            Some(special) => Some(Box::new(Special {
-                is_attachment,
-                ..special
-            })),
-            None => is_attachment.then(|| {
-                Box::new(Special {
-                    is_attachment,
-                    ..Special::default()
-                })
-            }),
-        },
+        special: (special != Special::default()).then(|| Box::new(special)),
     })
 }
 
@@ -172,27 +162,14 @@ fn check_addressee(caller: &Uid, to: Option<v1::To>) -> Result<ConversationId, R
     Ok(conversation)
 }
 
-fn check_special(send: &v1::Send, limits: &Limits) -> Result<Option<Special>, Refused> {
-    let forward = match &send.content {
-        Some(v1::send::Content::Forward(asked)) => Some(forward::check(asked)?),
-        _ => None,
-    };
-    if send.expires_in_secs == 0 && forward.is_none() {
-        return Ok(None);
-    }
-    let expires_in = Duration::from_secs(send.expires_in_secs.into());
+fn check_expiry(secs: u32, limits: &Limits) -> Result<Option<Duration>, Refused> {
+    let expires_in = Duration::from_secs(secs.into());
     if expires_in > limits.expires_max {
-        let reason = format!(
-            "a message expires within {} s at most",
-            limits.expires_max.as_secs()
-        );
+        let max = limits.expires_max.as_secs();
+        let reason = format!("a message disappears after {max} s at most");
         return Err(Refused::invalid(reason));
     }
-    Ok(Some(Special {
-        expires_in: (!expires_in.is_zero()).then_some(expires_in),
-        forward,
-        ..Special::default()
-    }))
+    Ok((secs > 0).then_some(expires_in))
 }
 
 /// Checks the bytes of a text or a body.
@@ -441,12 +418,7 @@ pub(super) async fn note_special<'a>(
         }
         let copied = place.copied.as_deref();
         let kind = copied.map_or(&send.kind, |copied| &copied.kind);
-        let is_attachment = match &send.special {
-            Some(special) if special.forward.is_some() => MEDIA.contains(&kind.as_str()),
-            Some(special) => special.is_attachment,
-            None => false,
-        };
-        if is_attachment {
+        if MEDIA.contains(&kind.as_str()) {
             attachments.push((conversation.id, place.seq, kind.as_str()));
         }
     }
@@ -520,11 +492,11 @@ mod tests {
         for (kind, content, expected) in [
             ("", Content::Text("hi".into()), "plain"),
             ("x.note", Content::Text("hi".into()), "plain"),
-            ("image", Content::Text("hi".into()), "special"),
+            ("image", Content::Text("hi".into()), "plain"),
             ("system", Content::Text("hi".into()), "invalid_argument"),
             ("merged", Content::Body("hi".into()), "invalid_argument"),
-            ("", Content::Media(media("u", "image/png")), "special"),
-            ("video", Content::Media(media("u", "image/png")), "special"),
+            ("", Content::Media(media("u", "image/png")), "plain"),
+            ("video", Content::Media(media("u", "image/png")), "plain"),
             ("text", Content::Media(media("u", "")), "invalid_argument"),
             ("", Content::Media(media("", "")), "invalid_argument"),
             ("", Content::Media(media("a\nb", "")), "invalid_argument"),
