@@ -15,6 +15,19 @@ pub fn encode(content: &v1::message::Content, reply_to: u64, mentions: &[String]
     stored.encode_to_vec()
 }
 
+/// The same of a message that may hold somebody else's content.
+#[must_use]
+pub fn encode_message(message: &v1::Message) -> Vec<u8> {
+    let stored = v1::Message {
+        content: message.content.clone(),
+        reply_to: message.reply_to,
+        mentions: message.mentions.clone(),
+        forwarded: message.forwarded.clone(),
+        ..Default::default()
+    };
+    stored.encode_to_vec()
+}
+
 /// Adds what [`encode`] wrote to a message that has the rest.
 ///
 /// # Errors

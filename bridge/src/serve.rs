@@ -358,6 +358,9 @@ pub(crate) fn rules(settings: &Settings) -> anyhow::Result<broker::Rules> {
 pub fn limits(settings: &Settings) -> service::Limits {
     service::Limits {
         text_max: settings.messages.text_max,
+        recall_within: settings.messages.recall_within,
+        edit_within: settings.messages.edit_within,
+        expires_max: settings.messages.expires_max,
         catch_up_max: settings.messages.catch_up_max,
         group_members_max: settings.groups.members_max,
         contacts_max: settings.contacts.per_user_max,

@@ -2,12 +2,12 @@
 //! answers, and fans out.
 //!
 //! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds) between `intake` and
-//! `announcer`, `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors` (what
-//! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), [`appearance`]
-//! and `watchers` (what others see of that), `receipts` (what those who have written hear of readers), `feeds` and
-//! `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first),
-//! `indexer` (makes messages findable), `gate` with [`rates`] and [`words`] (what commands may come in at all),
-//! [`erasure`] (what a deleted account leaves).
+//! `announcer`, `batch`, [`send`], `single` and `notes` (the transaction), `alarm` with [`schedule`] and `expiry` (what
+//! waits for its time), `catalog` (who is where, in memory), `cursors` (what devices have acknowledged), `retains` (what
+//! is kept of plain topics), [`presence`] (who is connected), [`appearance`] and `watchers` (what others see of that),
+//! `receipts` (what those who have written hear of readers), `feeds` and `catch_up` (from subscribing to live delivery:
+//! what a device missed), `briefing` (what the edge has to know first), `indexer` (makes messages findable), `gate` with
+//! [`rates`] and [`words`] (what commands may come in at all), [`erasure`] (what a deleted account leaves).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
 //! commits; only the pipeline's task writes conversations.
@@ -33,6 +33,7 @@ pub mod conversations;
 pub mod dates;
 pub mod directory;
 pub mod erasure;
+pub mod forward;
 pub mod groups;
 pub mod media;
 pub mod operations;
@@ -40,13 +41,16 @@ pub mod presence;
 pub mod questions;
 pub mod rates;
 pub mod refused;
+pub mod schedule;
 pub mod search;
+pub mod send;
 pub mod status;
 pub mod sync;
 pub mod typing;
 pub mod users;
 pub mod words;
 
+mod alarm;
 mod announce;
 mod announcer;
 mod batch;
@@ -56,6 +60,7 @@ mod catch_up;
 mod cursors;
 mod direct_rules;
 mod effects;
+mod expiry;
 mod feeds;
 mod gate;
 mod ids;
@@ -76,6 +81,7 @@ use announcer::Announcer;
 use appearance::Pace;
 use batch::Executor;
 use catalog::Catalog;
+use expiry::Expiry;
 use gate::Admitted;
 use indexer::{Behind, Indexer};
 use job::{Door, Job};
@@ -105,6 +111,12 @@ const ANNOUNCEMENTS: usize = 1;
 pub struct Limits {
     /// Bytes of a message's text or body.
     pub text_max: usize,
+    /// How long after it was sent a message can be recalled by its sender.
+    pub recall_within: std::time::Duration,
+    /// How long after it was sent a message can be edited.
+    pub edit_within: std::time::Duration,
+    /// How long a message that expires may be there.
+    pub expires_max: std::time::Duration,
     /// Missed messages of one conversation that are pushed to a device when it comes back.
     pub catch_up_max: u32,
     /// Members of a group.
@@ -225,7 +237,7 @@ impl Service {
         let watchers = Watchers {
             store: store.clone(),
             presence: presence.clone(),
-            events,
+            events: events.clone(),
         };
         tasks.spawn(teller.run(moved, stop.clone()).map(Ok));
         tasks.spawn(watchers.run(stop.clone()).map(Ok));
@@ -233,6 +245,18 @@ impl Service {
         let (jobs, job_queue) = mpsc::channel(HTTP_QUEUE);
         let (announcements, rounds) = mpsc::channel(ANNOUNCEMENTS);
         let is_stalled = Arc::new(AtomicBool::new(false));
+        let sender = schedule::Sender {
+            store: executor.store().clone(),
+            bell: executor.alarms.schedule.bell(),
+            jobs: jobs.clone(),
+            events,
+            limits: limits.clone(),
+        };
+        let expiry = Expiry {
+            store: executor.store().clone(),
+            bell: executor.alarms.expiry.bell(),
+            jobs: jobs.clone(),
+        };
         let pipeline = Pipeline::new(
             executor,
             announcements,
@@ -261,6 +285,8 @@ impl Service {
                 Ok(())
             }
         });
+        tasks.spawn(in_background(sender.run(stop.clone())));
+        tasks.spawn(in_background(expiry.run(stop.clone())));
         tasks.spawn({
             let ended = ended.drop_guard();
             async move {
@@ -355,6 +381,12 @@ impl Service {
     pub fn is_stalled(&self) -> bool {
         self.is_stalled.load(Ordering::Relaxed)
     }
+}
+
+/// A task that ends only when it is told to.
+async fn in_background(task: impl Future<Output = ()>) -> Result<(), LinkClosed> {
+    task.await;
+    Ok(())
 }
 
 #[cfg(test)]

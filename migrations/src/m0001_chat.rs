@@ -102,7 +102,7 @@ const UP: &str = "
         client_msg_id   {key(64)},
         client_seq      {id}      NOT NULL,
         kind            {key(32)} NOT NULL,
-        -- a protobuf `tidings.v1.Message` with nothing but content, reply_to and mentions
+        -- a protobuf `tidings.v1.Message` with nothing but content, reply_to, mentions and forwarded
         content         {blob}    NOT NULL
     );
     CREATE UNIQUE INDEX messages_by_seq ON messages (conversation_id, seq);

@@ -177,7 +177,7 @@ const UP: &str = "
         id            {id}      NOT NULL PRIMARY KEY,
         uid           {key(64)} NOT NULL,
         sender_device {key(64)} NOT NULL,
-        -- the sender's, or one made of the id: it keeps the message from being sent twice
+        -- what the message will have: made of the id
         client_msg_id {key(64)} NOT NULL,
         send_at       {id}      NOT NULL,
         -- protobuf `Send` without send_at

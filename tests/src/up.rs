@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use schema::v1::{
     Ack, ContactAccept, ContactBlock, ContactLabels, ContactRefuse, ContactRemove, ContactRequest,
-    ContactSet, ContactUnblock, Grant, GroupAdd, GroupCreate, GroupLeave, GroupRemove, Read, Send,
-    SettingsSet, Sync, To, Up, send, to, up::Command,
+    ContactSet, ContactUnblock, DeleteMessages, Edit, Grant, GroupAdd, GroupCreate, GroupLeave,
+    GroupRemove, React, Read, Recall, Send, SettingsSet, Sync, To, Up, send, to, up::Command,
 };
 
 /// A person.
@@ -43,6 +43,45 @@ pub fn text(to: To, text: &str) -> Command {
         to: Some(to),
         content: Some(send::Content::Text(text.into())),
         ..Default::default()
+    })
+}
+
+/// A message with any content.
+pub fn send(to: To, content: send::Content) -> Send {
+    Send {
+        to: Some(to),
+        content: Some(content),
+        ..Default::default()
+    }
+}
+
+/// Takes a message back.
+pub fn recall(msg_id: u64) -> Command {
+    Command::Recall(Recall { msg_id })
+}
+
+/// Gives a message another text.
+pub fn edit(msg_id: u64, text: &str) -> Command {
+    Command::Edit(Edit {
+        msg_id,
+        text: text.into(),
+        ..Default::default()
+    })
+}
+
+/// Reacts to a message, or takes the reaction back.
+pub fn react(msg_id: u64, emoji: &str, remove: bool) -> Command {
+    Command::React(React {
+        msg_id,
+        emoji: emoji.into(),
+        remove,
+    })
+}
+
+/// Deletes messages for the caller.
+pub fn delete(msg_ids: &[u64]) -> Command {
+    Command::DeleteMessages(DeleteMessages {
+        msg_ids: msg_ids.to_vec(),
     })
 }
 

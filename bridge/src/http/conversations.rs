@@ -156,7 +156,8 @@ pub(super) async fn messages(
     if let Some(first_id) = first_id {
         range.after_seq = Some(dates::seq_before(&api.store, &member, first_id).await?);
     }
-    let page = views::history(db, member.conversation_id, &name, member.visible_seq, range).await?;
+    let (id, visible) = (member.conversation_id, member.visible_seq);
+    let page = views::history(db, &caller.uid, id, &name, visible, range).await?;
     // Something may have been written between the two reads.
     let newest = page.messages.last().map_or(0, |message| message.seq);
     Ok(private(PageView {

@@ -15,14 +15,17 @@ use schema::link::ToEdge;
 use schema::{ConversationId, MsgId, Uid, v1};
 
 use super::Limits;
+use super::alarm::Alarm;
 use super::catalog::{Catalog, Conversation};
-use super::command::{Command, Send};
+use super::command::Command;
 use super::direct_rules::{self, DirectRules};
 use super::effects::Effects;
 use super::ids::MsgIds;
 use super::job::{Job, Key, Outcome, Place, Settled, stored_ok};
 use super::notes::Notes;
+use super::operations;
 use super::refused::Refused;
+use super::send::{LookedUp, Send, new_message, note_special};
 use crate::clock;
 use crate::code::Code;
 use crate::store::members::Role;
@@ -42,8 +45,18 @@ pub(super) struct Executor {
     pub(super) limits: Limits,
     /// Of the transaction under way, or the last one.
     pub(super) effects: Effects,
+    pub(super) alarms: Alarms,
     /// Transactions in which repeated messages are still looked for.
     wary: u32,
+}
+
+/// When there is work that waits for its time.
+#[derive(Debug, Default)]
+pub(super) struct Alarms {
+    /// Messages disappear.
+    pub(super) expiry: Alarm,
+    /// Messages are to be sent.
+    pub(super) schedule: Alarm,
 }
 
 /// User, `client_msg_id`, and the answer that the command had.
@@ -85,6 +98,7 @@ impl Executor {
             ids: MsgIds::after(newest, 0),
             limits,
             effects: Effects::default(),
+            alarms: Alarms::default(),
             wary: 0,
         }
     }
@@ -113,9 +127,18 @@ impl Executor {
 
     async fn attempt(&mut self, jobs: &[Job], notes: &Notes) -> Result<Vec<Outcome>, store::Error> {
         let outcomes = self.transact(jobs, notes).await;
+        let Alarms { expiry, schedule } = &mut self.alarms;
         match &outcomes {
-            Ok(_) => self.catalog.commit(),
-            Err(_) => self.catalog.rollback(),
+            Ok(_) => {
+                self.catalog.commit();
+                expiry.commit();
+                schedule.commit();
+            }
+            Err(_) => {
+                self.catalog.rollback();
+                expiry.rollback();
+                schedule.rollback();
+            }
         }
         outcomes
     }
@@ -202,6 +225,9 @@ impl Executor {
                 // Nothing new, but the answer comes after whatever the edge was told first.
                 settled.precondition = Some(ToEdge::default());
             }
+            if matches!(job.command, Command::Operation(_) | Command::Schedule(_)) {
+                operations::complete(tx, &job.caller, &mut settled).await?;
+            }
             outcomes.push(settled.into());
             return Ok(());
         }
@@ -212,7 +238,7 @@ impl Executor {
         if let (Some(key), Ok(ok)) = (key, &settled.result) {
             let reply = v1::Reply {
                 client_msg_id: job.client_msg_id.clone(),
-                result: Some(v1::reply::Result::Ok(ok.clone())),
+                result: Some(v1::reply::Result::Ok(operations::kept(ok))),
             };
             let id = self.ids.next(SystemTime::now());
             answers::add(tx, id.0, &job.caller.uid, &reply).await?;
@@ -229,40 +255,31 @@ impl Executor {
         answers: &mut Answers<'a>,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), store::Error> {
-        self.load_conversations(tx, sends).await?;
-        let mut admitted = self.admit(sends, answers, outcomes.len());
+        let mut looked_up = self.look_up(tx, sends).await?;
+        let admissible = looked_up.admissible(sends);
+        self.load_conversations(tx, &admissible).await?;
+        let at = outcomes.len();
+        let mut admitted = self.admit(sends, &mut looked_up, answers, at);
         self.answer_repeated(tx, sends, &mut admitted).await?;
         let mut more: HashMap<i64, u32> = HashMap::new();
-        let mut sent: HashMap<(i64, &Uid), u32> = HashMap::new();
-        // Counted as if sent by the one who does not hear it, who can't send there himself, so that it is never unread.
-        let mut unheard: HashMap<(i64, Uid), u32> = HashMap::new();
-        for ((job, _), admitted) in sends.iter().zip(&admitted) {
-            if let Admitted::New(conversation, hidden_from) = admitted {
-                *more.entry(conversation.id).or_default() += 1;
-                let member = (conversation.id, &job.caller.uid);
-                *sent.entry(member).or_default() += 1;
-                if let Some(deaf) = hidden_from {
-                    *unheard.entry((conversation.id, deaf.clone())).or_default() += 1;
-                }
+        for admitted in &admitted {
+            if let Admitted::New(writable) = admitted {
+                *more.entry(writable.conversation.id).or_default() += 1;
             }
         }
         let mut last_seqs = conversations::advance(tx, more).await?;
-        let mut stored = Vec::with_capacity(sends.len());
-        let mut flagged = Vec::new();
-        for ((job, send), admitted) in sends.iter().zip(admitted) {
+        for (index, admitted) in admitted.into_iter().enumerate() {
             let outcome = match admitted {
-                Admitted::New(conversation, hidden_from) => {
-                    let last_seq = last_seqs.entry(conversation.id).or_default();
+                Admitted::New(writable) => {
+                    let last_seq = last_seqs.entry(writable.conversation.id).or_default();
                     *last_seq += 1;
-                    let place = Place {
+                    Outcome::Stored(Place {
                         seq: *last_seq,
                         msg_id: self.ids.next(SystemTime::now()),
-                        conversation,
-                        hidden_from,
-                    };
-                    flagged.extend(job.flagged.as_deref().map(|words| (place.msg_id.0, words)));
-                    stored.push(new_message(job, send, &place));
-                    Outcome::Stored(place)
+                        conversation: writable.conversation,
+                        hidden_from: writable.hidden_from,
+                        copied: looked_up.copied.remove(&index),
+                    })
                 }
                 Admitted::Repeated(first) => first.outcome(outcomes).into(),
                 Admitted::Stored(ok) => Settled::ok(*ok).into(),
@@ -270,33 +287,69 @@ impl Executor {
             };
             outcomes.push(outcome);
         }
-        messages::add(tx, stored).await?;
+        let outcomes = sends.iter().zip(&outcomes[at..]);
+        let placed = outcomes.filter_map(|((job, send), outcome)| match outcome {
+            Outcome::Stored(place) => Some((*job, *send, place)),
+            Outcome::Settled(_) => None,
+        });
+        self.store_placed(tx, placed).await
+    }
+
+    /// Stores what has its place, and counts it for its sender, and for who does not get it.
+    async fn store_placed<'a>(
+        &mut self,
+        tx: &Transaction,
+        placed: impl Iterator<Item = (&'a Job, &'a Send, &'a Place)> + Clone,
+    ) -> Result<(), store::Error> {
+        let mut sent: HashMap<(i64, &Uid), u32> = HashMap::new();
+        let mut flagged = Vec::new();
+        for (job, send, place) in placed.clone() {
+            flagged.extend(job.flagged.as_deref().map(|words| (place.msg_id.0, words)));
+            for uid in std::iter::once(&job.caller.uid).chain(&place.hidden_from) {
+                *sent.entry((place.conversation.id, uid)).or_default() += 1;
+            }
+            if let Some(at) = place.expires_at(send) {
+                self.alarms.expiry.stage(at);
+            }
+        }
+        let new = placed.clone();
+        let new = new.map(|(job, send, place)| new_message(job, send, place));
+        messages::add(tx, new).await?;
+        note_special(tx, placed).await?;
         flags::set(tx, flagged).await?;
         let sent = sent.iter().map(|((id, uid), more)| (*id, *uid, *more));
-        let unheard = unheard.iter().map(|((id, uid), more)| (*id, uid, *more));
-        members::count_sent(tx, sent.chain(unheard)).await
+        members::count_sent(tx, sent).await
     }
 
     /// Decides which of the sends become messages. The outcome of the first will have the index `at`.
     fn admit<'a>(
         &self,
         sends: &[(&'a Job, &'a Send)],
+        looked_up: &mut LookedUp,
         answers: &mut Answers<'a>,
         at: usize,
     ) -> Vec<Admitted<'a>> {
         let mut admitted = Vec::with_capacity(sends.len());
-        for (index, (job, send)) in (at..).zip(sends) {
+        for (index, (job, send)) in sends.iter().enumerate() {
             let key = job.key();
             if let Some(first) = key.and_then(|key| answers.get(&key)) {
                 admitted.push(Admitted::Repeated(*first));
                 continue;
             }
-            admitted.push(match self.writable(&job.caller.uid, send) {
-                Ok((conversation, hidden_from)) => {
+            if looked_up.settled.contains(&index) {
+                admitted.push(Admitted::Stored(Box::default()));
+                continue;
+            }
+            let writable = match looked_up.refused.remove(&index) {
+                Some(refused) => Err(refused),
+                None => self.writable(&job.caller.uid, send),
+            };
+            admitted.push(match writable {
+                Ok(writable) => {
                     if let Some(key) = key {
-                        answers.insert(key, First::Now(index));
+                        answers.insert(key, First::Now(at + index));
                     }
-                    Admitted::New(conversation, hidden_from)
+                    Admitted::New(writable)
                 }
                 Err(refused) => Admitted::Refused(refused),
             });
@@ -330,7 +383,7 @@ impl Executor {
     }
 
     /// Reads the conversations that the sends go to and are not known here, and makes the 1:1 ones that don't exist.
-    async fn load_conversations(
+    pub(super) async fn load_conversations(
         &mut self,
         tx: &Transaction,
         sends: &[(&Job, &Send)],
@@ -395,11 +448,7 @@ impl Executor {
     }
 
     /// The conversation, if the caller may write there, and who does not hear it.
-    fn writable(
-        &self,
-        caller: &Uid,
-        send: &Send,
-    ) -> Result<(Arc<Conversation>, Option<Uid>), Refused> {
+    pub(super) fn writable(&self, caller: &Uid, send: &Send) -> Result<Writable, Refused> {
         match (self.catalog.get(&send.name), &send.conversation) {
             // Its account is deleted.
             (Some(conversation), ConversationId::Direct(one, other))
@@ -407,10 +456,10 @@ impl Executor {
             {
                 Err(Refused::not_found("there is no such user"))
             }
-            (Some(conversation), _) if conversation.has(caller) => {
-                let hidden_from = conversation.deaf_to(caller)?.cloned();
-                Ok((conversation.clone(), hidden_from))
-            }
+            (Some(conversation), _) if conversation.has(caller) => Ok(Writable {
+                hidden_from: conversation.deaf_to(caller)?.cloned(),
+                conversation: conversation.clone(),
+            }),
             (Some(_), _) => Err(Refused::new(
                 Code::PermissionDenied,
                 "you are not a member of the group",
@@ -421,10 +470,16 @@ impl Executor {
     }
 }
 
+/// Where a message goes.
+pub(super) struct Writable {
+    conversation: Arc<Conversation>,
+    /// The member who does not get it.
+    hidden_from: Option<Uid>,
+}
+
 /// What becomes of a send.
 enum Admitted<'a> {
-    /// Its conversation, and who does not hear it.
-    New(Arc<Conversation>, Option<Uid>),
+    New(Writable),
     Repeated(First<'a>),
     /// It is a message already.
     Stored(Box<v1::Ok>),
@@ -445,20 +500,5 @@ fn pair(id: &ConversationId) -> Option<(&Uid, &Uid)> {
     match id {
         ConversationId::Direct(one, other) => Some((one, other)),
         ConversationId::Group(_) => None,
-    }
-}
-
-fn new_message<'a>(job: &'a Job, send: &'a Send, place: &Place) -> messages::New<'a> {
-    messages::New {
-        msg_id: place.msg_id,
-        conversation_id: place.conversation.id,
-        seq: place.seq,
-        sender: &job.caller.uid,
-        sender_device: &job.caller.device,
-        client_msg_id: &job.client_msg_id,
-        client_seq: send.client_seq,
-        kind: &send.kind,
-        content: &send.stored,
-        hidden_from: place.hidden_from.clone(),
     }
 }

@@ -50,7 +50,16 @@ impl Conversation {
     /// Whether the user is in it.
     #[must_use]
     pub fn has(&self, uid: &Uid) -> bool {
-        self.members.binary_search(uid).is_ok()
+        self.has_name(uid.as_str())
+    }
+
+    /// The same by the name alone.
+    #[must_use]
+    pub fn has_name(&self, uid: &str) -> bool {
+        let found = self
+            .members
+            .binary_search_by(|member| member.as_str().cmp(uid));
+        found.is_ok()
     }
 
     /// Who does not hear what a member says, if the member may say anything.

@@ -255,7 +255,7 @@ impl Backlog {
         next: &[(usize, u32, u64)],
     ) -> Result<(), store::Error> {
         let ids: Vec<u64> = next.iter().map(|(_, _, id)| *id).collect();
-        let mut found = views::messages_by_id(store.reader(), &ids).await?;
+        let mut found = views::messages_by_id(store.reader(), &self.uid, &ids).await?;
         for (index, _, msg_id) in next {
             self.take_place(*index);
             let stream = &mut self.streams[*index];
@@ -353,6 +353,7 @@ mod tests {
             client_seq: 0,
             kind: "text",
             content: &content::encode(&text, 0, &[]),
+            expires_at: None,
             hidden_from: None,
         };
         messages::add(store.writer(), [message]).await.unwrap();

@@ -5,23 +5,23 @@ use schema::{ConversationId, Gid, Uid, v1};
 
 use super::questions::{self, Question};
 use super::refused::Refused;
-use super::{Limits, changes, contacts, conversations, erasure, groups, operations, users};
+use super::send::{self, Send};
+use super::{
+    Limits, changes, contacts, conversations, erasure, groups, operations, schedule, users,
+};
 use crate::code::Code;
-use crate::content;
 use crate::store::grants::Grant;
 
 /// Longest `client_msg_id`, in characters.
 const CLIENT_MSG_ID_MAX: usize = 64;
-/// Longest `kind`, in characters.
-const KIND_MAX: usize = 32;
-/// Most uids in one list of mentions.
-const MENTIONS_MAX: usize = 500;
 
 /// What a user asks, checked as far as it can be without looking anything up.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Sends a message.
     Send(Send),
+    /// Keeps a message that is to be sent later.
+    Schedule(Box<schedule::New>),
     /// The device has everything up to seq.
     Ack(ConversationId, u32),
     /// The user has read everything up to seq.
@@ -46,27 +46,6 @@ pub enum Command {
     Erase(erasure::Step),
 }
 
-/// A message before it has its place.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Send {
-    /// Where it goes.
-    pub conversation: ConversationId,
-    /// The same as the wire has it: the key under which it is looked up.
-    pub name: String,
-    /// What the content is.
-    pub kind: String,
-    /// The content.
-    pub content: v1::message::Content,
-    /// The message that it answers; 0: none.
-    pub reply_to: u64,
-    /// uids that it mentions.
-    pub mentions: Vec<String>,
-    /// The device's counter.
-    pub client_seq: u64,
-    /// What of it is stored as a blob.
-    pub stored: Vec<u8>,
-}
-
 /// Checks what `caller` asks.
 ///
 /// # Errors
@@ -76,7 +55,7 @@ pub fn check(caller: &Uid, up: v1::Up, limits: &Limits) -> Result<Command, Refus
     check_client_msg_id(&up.client_msg_id)?;
     match up.command {
         None => Err(Refused::invalid("the command is missing")),
-        Some(Asked::Send(send)) => check_send(caller, send, limits).map(Command::Send),
+        Some(Asked::Send(send)) => send::check(caller, send, limits),
         Some(Asked::Ack(ack)) => Ok(Command::Ack(conversation(&ack.conversation)?, ack.seq)),
         Some(Asked::Read(read)) => Ok(Command::Read(conversation(&read.conversation)?, read.seq)),
         Some(Asked::Grant(grant)) => check_grant(caller, grant, limits).map(Command::Grant),
@@ -157,45 +136,6 @@ fn check_client_msg_id(id: &str) -> Result<(), Refused> {
     Ok(())
 }
 
-fn check_send(caller: &Uid, send: v1::Send, limits: &Limits) -> Result<Send, Refused> {
-    let conversation = destination(caller, send.to, "send")?;
-    let (content, size, default_kind) = match send.content {
-        None => return Err(Refused::invalid("send has neither text nor body")),
-        Some(v1::send::Content::Text(text)) => {
-            let size = text.len();
-            (v1::message::Content::Text(text), size, "text")
-        }
-        Some(v1::send::Content::Body(body)) => {
-            let size = body.len();
-            (v1::message::Content::Body(body), size, "custom")
-        }
-        Some(_) => return Err(not_yet()),
-    };
-    if size == 0 {
-        return Err(Refused::invalid("the message is empty"));
-    }
-    if size > limits.text_max {
-        let reason = format!("the message has more than {} bytes", limits.text_max);
-        return Err(Refused::new(Code::TooLarge, reason));
-    }
-    if send.mentions.len() > MENTIONS_MAX {
-        return Err(Refused::new(Code::TooLarge, "more than 500 mentions"));
-    }
-    for mention in &send.mentions {
-        uid(mention)?;
-    }
-    Ok(Send {
-        name: conversation.to_string(),
-        conversation,
-        kind: check_kind(send.kind, default_kind)?,
-        stored: content::encode(&content, send.reply_to, &send.mentions),
-        content,
-        reply_to: send.reply_to,
-        mentions: send.mentions,
-        client_seq: send.client_seq,
-    })
-}
-
 /// The conversation that the caller's `what` is for: one that it may be in.
 pub(super) fn destination(
     caller: &Uid,
@@ -214,18 +154,6 @@ pub(super) fn destination(
         }
         _ => Ok(conversation),
     }
-}
-
-pub(super) fn check_kind(kind: String, default: &str) -> Result<String, Refused> {
-    if kind.is_empty() {
-        return Ok(default.to_owned());
-    }
-    let is_allowed =
-        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
-    if kind.len() > KIND_MAX || !kind.bytes().all(is_allowed) {
-        return Err(Refused::invalid("kind is 1-32 of a-z 0-9 . _ -"));
-    }
-    Ok(kind)
 }
 
 fn check_grant(caller: &Uid, grant: v1::Grant, limits: &Limits) -> Result<Grant, Refused> {

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use schema::link::{self, Position, ToEdge, to_edge};
-use schema::{MsgId, Uid, v1};
+use schema::{MsgId, Timestamp, Uid, v1};
 use tokio::sync::oneshot;
 
 use super::catalog::Conversation;
-use super::command::{Command, Send};
+use super::command::Command;
+use super::forward::Copied;
 use super::refused::Refused;
+use super::send::Send;
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -66,6 +68,7 @@ impl Job {
     pub(super) fn key(&self) -> Option<Key<'_>> {
         let keeps_answer = match self.command {
             Command::Send(_)
+            | Command::Schedule(_)
             | Command::Group(_)
             | Command::Grant(_)
             | Command::Operation(_)
@@ -101,6 +104,8 @@ pub(super) struct Place {
     pub(super) msg_id: MsgId,
     /// The member who does not get it.
     pub(super) hidden_from: Option<Uid>,
+    /// The content, where the send only says whose it is.
+    pub(super) copied: Option<Arc<Copied>>,
 }
 
 impl Place {
@@ -111,6 +116,14 @@ impl Place {
 
     /// The message that a send becomes here.
     pub(super) fn message(&self, caller: Caller, client_msg_id: String, send: Send) -> v1::Message {
+        let expires_at = self.expires_at(&send).map(Timestamp::from_millis);
+        let (kind, content, forwarded) = match &self.copied {
+            None => (send.kind, send.content, None),
+            Some(copied) => {
+                let copied = Copied::clone(copied);
+                (copied.kind, Some(copied.content), copied.forwarded)
+            }
+        };
         v1::Message {
             msg_id: self.msg_id.0,
             conversation: send.name,
@@ -119,8 +132,10 @@ impl Place {
             sender_device: caller.device,
             client_msg_id,
             client_seq: send.client_seq,
-            kind: send.kind,
-            content: Some(send.content),
+            kind,
+            content,
+            forwarded,
+            expires_at,
             reply_to: send.reply_to,
             mentions: send.mentions,
             sent_at: Some(self.msg_id.timestamp()),

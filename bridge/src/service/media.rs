@@ -77,7 +77,7 @@ pub(super) async fn page(
     let mut messages: Vec<v1::Message> = Vec::new();
     let (mut bytes, mut more) = (0, false);
     'page: for step in ids.chunks(STEP) {
-        let mut found = views::messages_by_id(db, step).await?;
+        let mut found = views::messages_by_id(db, uid, step).await?;
         for msg_id in step {
             // What has gone since is left out.
             let Some(mut message) = found.remove(msg_id) else {

@@ -8,7 +8,7 @@ use super::job::{Caller, Settled};
 use super::presence::Presence;
 use super::refused::Refused;
 use super::typing::{self, Typing, Writers};
-use super::{directory, media, receipts, search, status, sync};
+use super::{directory, media, operations, receipts, schedule, search, status, sync};
 use crate::store::views::Which;
 use crate::store::{self, Store};
 
@@ -33,6 +33,10 @@ pub enum Question {
     Users(directory::Users),
     /// The caller's own profile and settings.
     Profile,
+    /// What a message said.
+    Revisions(u64),
+    /// The caller's messages that wait to be sent.
+    Scheduled,
 }
 
 /// What answering needs. Cheap to clone.
@@ -61,6 +65,8 @@ pub(super) fn check(caller: &Uid, asked: v1::up::Command) -> Result<Question, Re
         Asked::GetContacts(asked) => directory::check_contacts(asked).map(Question::Contacts),
         Asked::GetUsers(asked) => directory::check_users(&asked).map(Question::Users),
         Asked::GetProfile(_) => Ok(Question::Profile),
+        Asked::GetRevisions(asked) => Ok(Question::Revisions(asked.msg_id)),
+        Asked::GetScheduled(_) => Ok(Question::Scheduled),
         _ => Err(not_yet()),
     }
 }
@@ -94,6 +100,20 @@ pub(super) async fn answer(
         Question::Contacts(which) => Ok(directory::contacts(store, uid, which).await?),
         Question::Users(asked) => Ok(directory::users(store, asked).await?),
         Question::Profile => directory::profile(store, uid).await?,
+        Question::Revisions(msg_id) => operations::revisions(store, uid, *msg_id)
+            .await?
+            .map(|list| answered(v1::ok::Answer::Revisions(list))),
+        Question::Scheduled => {
+            let list = schedule::list(store, uid).await?;
+            Ok(answered(v1::ok::Answer::Scheduled(list)))
+        }
     };
     Ok(result.map_or_else(Settled::from, Settled::ok))
+}
+
+fn answered(answer: v1::ok::Answer) -> v1::Ok {
+    v1::Ok {
+        answer: Some(answer),
+        ..Default::default()
+    }
 }

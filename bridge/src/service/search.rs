@@ -213,7 +213,7 @@ impl Looking<'_> {
             places.retain(|place| place.sender == sender.as_str());
         }
         let ids: Vec<u64> = places.iter().map(|place| place.msg_id).collect();
-        let mut messages = views::messages_by_id(db, &ids).await?;
+        let mut messages = views::messages_by_id(db, self.uid, &ids).await?;
         self.looked_at += candidates.len();
         for place in places {
             let (Some(mut message), Some(room)) = (

@@ -54,6 +54,7 @@ impl Executor {
             Command::Grant(grant) => self.grant(tx, grant).await,
             Command::Group(command) => self.change_group(tx, caller, command).await,
             Command::Operation(command) => self.operate(tx, caller, command, session).await,
+            Command::Schedule(new) => self.schedule(tx, job, new).await,
             Command::Conversation(command) => {
                 self.change_conversation(tx, caller, command, session).await
             }

@@ -74,7 +74,7 @@ pub(super) async fn page(
         bytes_max: PAGE_BYTES,
     };
     let (id, visible) = (membership.conversation_id, membership.visible_seq);
-    let page = views::history(store.reader(), id, &name, visible, range).await?;
+    let page = views::history(store.reader(), uid, id, &name, visible, range).await?;
     Ok(Ok(v1::Ok {
         conversation: name.clone(),
         seq: membership.last_seq,

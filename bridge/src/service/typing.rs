@@ -15,6 +15,7 @@ use super::command;
 use super::job::{Delivery, Settled};
 use super::presence::Presence;
 use super::refused::Refused;
+use super::send;
 use crate::store::{self, Store, looks, members, views};
 
 /// The shortest time between two notices of a user in a conversation.
@@ -55,7 +56,7 @@ pub(super) fn check(caller: &Uid, typing: v1::Typing) -> Result<Typing, Refused>
     let conversation = command::destination(caller, typing.to, "typing")?;
     let kind = match typing.kind.as_str() {
         "" => String::new(),
-        _ => command::check_kind(typing.kind, "")?,
+        _ => send::check_kind(typing.kind, "")?,
     };
     Ok(Typing {
         conversation,

@@ -305,11 +305,19 @@ pub struct RedisOptions {
 pub struct MessagesOptions {
     #[serde(deserialize_with = "units::size")]
     pub text_max: usize,
+    /// 0: never.
+    #[serde(deserialize_with = "units::duration")]
+    pub recall_within: Duration,
+    /// 0: never.
+    #[serde(deserialize_with = "units::duration")]
+    pub edit_within: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    pub expires_max: Duration,
     pub catch_up_max: u32,
 }
 
 impl MessagesOptions {
-    pub(super) fn checks(&self, mqtt: &MqttOptions) -> [Check; 3] {
+    pub(super) fn checks(&self, mqtt: &MqttOptions) -> [Check; 4] {
         [
             (
                 self.text_max == 0,
@@ -322,6 +330,10 @@ impl MessagesOptions {
             (
                 self.catch_up_max == 0,
                 "messages.catch_up_max is zero: nothing missed would be delivered",
+            ),
+            (
+                self.expires_max < Duration::from_secs(1),
+                "messages.expires_max is less than a second",
             ),
         ]
     }

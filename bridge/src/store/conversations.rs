@@ -84,18 +84,26 @@ pub async fn add<C: ConnectionTrait>(
 /// # Errors
 /// [`Error`] when the database can't answer.
 pub async fn lock<C: ConnectionTrait>(db: &C, ids: &[i64]) -> Result<Vec<(i64, u32)>, Error> {
+    lock_counter(db, "last_seq", ids).await
+}
+
+async fn lock_counter<C: ConnectionTrait>(
+    db: &C,
+    counter: &str,
+    ids: &[i64],
+) -> Result<Vec<(i64, u32)>, Error> {
     let mut rows = sql::Rows::new(1);
     for id in ids {
         rows.push([(*id).into()]);
     }
     let text = format!(
-        "SELECT id, last_seq FROM conversations WHERE id {{in}} ORDER BY id{}",
+        "SELECT id, {counter} FROM conversations WHERE id {{in}} ORDER BY id{}",
         sql::for_update(db.get_database_backend())
     );
     let mut locked = Vec::with_capacity(ids.len());
     for row in sql::query_rows(db, &text, rows).await? {
-        let last_seq: i32 = row.try_get("", "last_seq")?;
-        locked.push((row.try_get("", "id")?, last_seq.cast_unsigned()));
+        let count: i32 = row.try_get("", counter)?;
+        locked.push((row.try_get("", "id")?, count.cast_unsigned()));
     }
     Ok(locked)
 }
@@ -109,6 +117,26 @@ pub async fn advance<C: ConnectionTrait>(
     db: &C,
     more: HashMap<i64, u32>,
 ) -> Result<HashMap<i64, u32>, Error> {
+    count(db, "last_seq", more).await
+}
+
+/// Counts so many changes in each conversation, whose rows stay locked to the end of the transaction; returns the number
+/// of the newest change before them.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn count_changes<C: ConnectionTrait>(
+    db: &C,
+    more: HashMap<i64, u32>,
+) -> Result<HashMap<i64, u32>, Error> {
+    count(db, "changes", more).await
+}
+
+async fn count<C: ConnectionTrait>(
+    db: &C,
+    counter: &str,
+    more: HashMap<i64, u32>,
+) -> Result<HashMap<i64, u32>, Error> {
     let mut rows = sql::Rows::new(2);
     // In one order on all nodes, so that two transactions don't wait for each other.
     let ids: BTreeSet<i64> = more.keys().copied().collect();
@@ -116,21 +144,21 @@ pub async fn advance<C: ConnectionTrait>(
         rows.push([(*id).into(), more[id].cast_signed().into()]);
     }
     let (table, columns, on) = ("conversations", ["id", "more"], "conversations.id = v.id");
-    let set = "last_seq = conversations.last_seq + v.more";
+    let set = format!("{counter} = conversations.{counter} + v.more");
     // There is no other node on SQLite, and one statement is enough.
     if db.get_database_backend() != DbBackend::Sqlite {
         let ids: Vec<i64> = ids.into_iter().collect();
-        let last_seqs = lock(db, &ids).await?.into_iter().collect();
-        sql::update_rows(db, table, &columns, set, on, rows).await?;
-        return Ok(last_seqs);
+        let before = lock_counter(db, counter, &ids).await?.into_iter().collect();
+        sql::update_rows(db, table, &columns, &set, on, rows).await?;
+        return Ok(before);
     }
-    let returning = "RETURNING id, last_seq";
-    let mut last_seqs = HashMap::with_capacity(ids.len());
-    for row in sql::update_rows_returning(db, table, &columns, set, on, returning, rows).await? {
-        let (id, last_seq): (i64, i32) = (row.try_get("", "id")?, row.try_get("", "last_seq")?);
-        last_seqs.insert(id, last_seq.cast_unsigned() - more[&id]);
+    let returning = format!("RETURNING id, {counter}");
+    let mut before = HashMap::with_capacity(ids.len());
+    for row in sql::update_rows_returning(db, table, &columns, &set, on, &returning, rows).await? {
+        let (id, count): (i64, i32) = (row.try_get("", "id")?, row.try_get("", counter)?);
+        before.insert(id, count.cast_unsigned() - more[&id]);
     }
-    Ok(last_seqs)
+    Ok(before)
 }
 
 /// Makes a conversation a group's.

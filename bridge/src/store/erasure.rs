@@ -8,7 +8,7 @@ use schema::{Uid, v1};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
 use super::members::Role;
-use super::{Error, conversations, devices, sql, users};
+use super::{Error, conversations, devices, search, sql, users};
 use crate::{clock, content};
 
 /// Rows that one call removes.
@@ -246,6 +246,8 @@ pub async fn blank_messages<C: ConnectionTrait>(
     let columns = ["msg_id", "content"];
     sql::update_rows(db, "messages", &columns, set, on, blank).await?;
     note_changes(db, &changed).await?;
+    let erased: Vec<u64> = changed.iter().map(|at| at.msg_id.cast_unsigned()).collect();
+    search::mark(db, &erased).await?;
     Ok(Some(last))
 }
 

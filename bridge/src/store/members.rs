@@ -126,7 +126,22 @@ pub async fn some<C: ConnectionTrait>(
     Ok(uids)
 }
 
-/// Counts messages that members have sent: conversation, uid, how many more.
+/// A user's role in a conversation; `None`: not a member.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn role<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &str,
+) -> Result<Option<Role>, Error> {
+    let text = "SELECT role FROM members WHERE conversation_id = ? AND uid = ?";
+    let row = sql::query_one(db, text, [conversation_id.into(), uid.into()]).await?;
+    let role: Option<String> = row.map(|row| row.try_get("", "role")).transpose()?;
+    Ok(role.as_deref().map(Role::parse))
+}
+
+/// Counts messages that members have sent, or that are not there for them: conversation, uid, how many more.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -149,7 +164,7 @@ pub async fn count_sent<'a, C: ConnectionTrait>(
     Ok(())
 }
 
-/// Moves the read position forward, counting what the user sent up to there, and what is hidden from the user.
+/// Moves the read position forward, counting what the user sent up to there, or what is not there for him.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -162,7 +177,9 @@ pub async fn set_read<C: ConnectionTrait>(
 ) -> Result<(), Error> {
     let text = "UPDATE members SET last_read_seq = ?, sent_read = sent_read + (
             SELECT COUNT(*) FROM messages x
-            WHERE x.conversation_id = ? AND x.seq > ? AND x.seq <= ? AND (x.sender = ? OR x.hidden_from = ?))
+            WHERE x.conversation_id = ? AND x.seq > ? AND x.seq <= ? AND (x.sender = ? OR x.hidden_from = ?
+                OR EXISTS (SELECT 1 FROM hidden_messages h
+                    WHERE h.uid = ? AND h.conversation_id = x.conversation_id AND h.seq = x.seq)))
         WHERE conversation_id = ? AND uid = ?";
     let (from, to) = (from_seq.cast_signed(), to_seq.cast_signed());
     let values = [
@@ -170,6 +187,7 @@ pub async fn set_read<C: ConnectionTrait>(
         conversation_id.into(),
         from.into(),
         to.into(),
+        uid.as_str().into(),
         uid.as_str().into(),
         uid.as_str().into(),
         conversation_id.into(),

@@ -1,4 +1,4 @@
-//! Messages: stored once, never changed.
+//! Messages: stored once. What changes them afterwards is in [`operations`](super::operations).
 
 use schema::{MsgId, Uid};
 use sea_orm::ConnectionTrait;
@@ -26,8 +26,10 @@ pub struct New<'a> {
     pub kind: &'a str,
     /// As [`content::encode`](crate::content::encode) writes it.
     pub content: &'a [u8],
-    /// The one who does not get it, since he has blocked its sender silently.
-    pub hidden_from: Option<Uid>,
+    /// When it disappears, in milliseconds since 1970; `None`: never.
+    pub expires_at: Option<i64>,
+    /// The member who does not get it, since he has blocked its sender silently.
+    pub hidden_from: Option<&'a Uid>,
 }
 
 /// Stores messages.
@@ -38,12 +40,14 @@ pub async fn add<'a, C: ConnectionTrait>(
     db: &C,
     messages: impl IntoIterator<Item = New<'a>>,
 ) -> Result<(), Error> {
-    let mut hidden = sql::Rows::new(2);
+    // Most have nothing special, and their statement is the shorter one.
     let mut rows = sql::Rows::new(9);
+    let mut special = sql::Rows::new(11);
+    let mut expiring = sql::Rows::new(3);
     for message in messages {
-        let client_msg_id = Some(message.client_msg_id).filter(|id| !id.is_empty());
         let msg_id = message.msg_id.0.cast_signed();
-        rows.push([
+        let client_msg_id = Some(message.client_msg_id).filter(|id| !id.is_empty());
+        let plain = [
             msg_id.into(),
             message.conversation_id.into(),
             message.seq.cast_signed().into(),
@@ -53,17 +57,65 @@ pub async fn add<'a, C: ConnectionTrait>(
             message.client_seq.cast_signed().into(),
             message.kind.into(),
             message.content.into(),
-        ]);
-        if let Some(uid) = message.hidden_from {
-            hidden.push([msg_id.into(), uid.as_str().into()]);
+        ];
+        if message.expires_at.is_none() && message.hidden_from.is_none() {
+            rows.push(plain);
+            continue;
+        }
+        let [a, b, c, d, e, f, g, h, i] = plain;
+        let hidden_from = message.hidden_from.map(Uid::as_str);
+        let (expires_at, hidden_from) = (message.expires_at.into(), hidden_from.into());
+        special.push([a, b, c, d, e, f, g, h, i, expires_at, hidden_from]);
+        if let Some(at) = message.expires_at {
+            expiring.push([msg_id.into(), message.conversation_id.into(), at.into()]);
         }
     }
     let text = "INSERT INTO messages (msg_id, conversation_id, seq, sender, sender_device, client_msg_id, client_seq,
         kind, content) VALUES {rows}";
     sql::execute_rows(db, text, rows).await?;
-    // Rare enough for a statement of its own.
-    let (columns, on) = (["msg_id", "uid"], "messages.msg_id = v.msg_id");
-    sql::update_rows(db, "messages", &columns, "hidden_from = v.uid", on, hidden).await?;
+    let text = "INSERT INTO messages (msg_id, conversation_id, seq, sender, sender_device, client_msg_id, client_seq,
+        kind, content, expires_at, hidden_from) VALUES {rows}";
+    sql::execute_rows(db, text, special).await?;
+    let text = "INSERT INTO expiring (msg_id, conversation_id, expires_at) VALUES {rows}";
+    sql::execute_rows(db, text, expiring).await?;
+    Ok(())
+}
+
+/// Notes whom messages mention: conversation, uid or `@all`, seq.
+///
+/// # Errors
+/// [`Error::Exists`] when one of them is noted already.
+pub async fn add_mentions<'a, C: ConnectionTrait>(
+    db: &C,
+    mentions: impl IntoIterator<Item = (i64, &'a str, u32)>,
+) -> Result<(), Error> {
+    let mut rows = sql::Rows::new(3);
+    for (conversation_id, uid, seq) in mentions {
+        rows.push([conversation_id.into(), uid.into(), seq.cast_signed().into()]);
+    }
+    let text = "INSERT INTO mentions (conversation_id, uid, seq) VALUES {rows}";
+    sql::execute_rows(db, text, rows).await?;
+    Ok(())
+}
+
+/// Notes messages of kind image, video, audio and file: conversation, seq, kind.
+///
+/// # Errors
+/// [`Error::Exists`] when one of them is noted already.
+pub async fn add_attachments<'a, C: ConnectionTrait>(
+    db: &C,
+    attachments: impl IntoIterator<Item = (i64, u32, &'a str)>,
+) -> Result<(), Error> {
+    let mut rows = sql::Rows::new(3);
+    for (conversation_id, seq, kind) in attachments {
+        rows.push([
+            conversation_id.into(),
+            seq.cast_signed().into(),
+            kind.into(),
+        ]);
+    }
+    let text = "INSERT INTO attachments (conversation_id, seq, kind) VALUES {rows}";
+    sql::execute_rows(db, text, rows).await?;
     Ok(())
 }
 
@@ -137,6 +189,7 @@ pub async fn newest_id<C: ConnectionTrait>(db: &C) -> Result<u64, Error> {
     let text = "SELECT MAX(id) AS newest FROM (
         SELECT MAX(msg_id) AS id FROM messages
         UNION ALL SELECT MAX(id) FROM conversations
+        UNION ALL SELECT MAX(id) FROM scheduled
         UNION ALL SELECT MAX(id) FROM answers) ids";
     let row = sql::query_one(db, text, []).await?;
     let newest: Option<i64> = row

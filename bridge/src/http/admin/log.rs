@@ -110,7 +110,7 @@ pub(crate) async fn flags(
     let db = api.store.reader();
     let found = flags::list(db, query.done, query.before, limit(query.limit)?).await?;
     let ids: Vec<u64> = found.iter().map(|flag| flag.msg_id).collect();
-    let mut messages = views::messages_by_id(db, &ids).await?;
+    let mut messages = views::messages_by_id(db, admin.uid(), &ids).await?;
     let flags: Vec<FlagView> = found
         .into_iter()
         .filter_map(|flag| {

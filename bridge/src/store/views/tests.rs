@@ -96,16 +96,23 @@ async fn a_page_keeps_its_bounds() {
             false,
         ),
     ] {
-        let page = history(store.reader(), 7, "g:g", start, range)
+        let page = history(store.reader(), &uid("bob"), 7, "g:g", start, range)
             .await
             .unwrap();
         let found: Vec<u32> = page.messages.iter().map(|message| message.seq).collect();
         assert_eq!(found, seqs.collect::<Vec<_>>(), "{name}");
         assert_eq!(page.more, more, "{name}");
     }
-    let nothing = history(store.reader(), 7, "g:g", 0, range(Some(10), None, 5))
-        .await
-        .unwrap();
+    let nothing = history(
+        store.reader(),
+        &uid("bob"),
+        7,
+        "g:g",
+        0,
+        range(Some(10), None, 5),
+    )
+    .await
+    .unwrap();
     assert_eq!(nothing, Page::default());
 }
 
