@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use prost::Message as _;
 use schema::Format;
+use schema::v1::event::Event;
 use schema::v1::{Message, Reply, To, Up, reply, up::Command};
 use tokio::time::timeout;
 
@@ -217,6 +218,27 @@ impl Client {
             messages.push(message);
         }
         Ok(messages)
+    }
+
+    /// What `pick` makes of the first event of which it makes something; others stay.
+    pub async fn event<T>(
+        &mut self,
+        what: &str,
+        mut pick: impl FnMut(&Event) -> Option<T>,
+    ) -> Result<T> {
+        self.wait_for(what, |mail| {
+            let mut events = mail.events.iter().enumerate();
+            let (place, picked) = events.find_map(|(place, event)| Some((place, pick(event)?)))?;
+            mail.events.remove(place);
+            Some(picked)
+        })
+        .await
+    }
+
+    /// The events that have come and nobody has asked for.
+    pub fn events_so_far(&mut self) -> Vec<Event> {
+        self.sort_what_is_here();
+        self.mail.events.drain(..).collect()
     }
 
     /// Sends the PUBACK of an arrival, on a device with manual acks.

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schema::v1::{
-    Ack, Grant, GroupAdd, GroupCreate, GroupLeave, GroupRemove, Read, Send, Sync, To, Up, send, to,
-    up::Command,
+    Ack, GetPresence, GetReceipts, Grant, GroupAdd, GroupCreate, GroupLeave, GroupRemove,
+    PresenceSet, Read, Send, Sync, To, Typing, Up, send, to, up::Command,
 };
 
 /// A person.
@@ -108,6 +108,41 @@ pub fn grant(user: &str, filter: &str, read: bool, write: bool) -> Command {
         filter: filter.into(),
         read,
         write,
+    })
+}
+
+/// Who has received and read it?
+pub fn get_receipts(msg_id: u64) -> Command {
+    Command::GetReceipts(GetReceipts { msg_id })
+}
+
+/// This device passes for something.
+pub fn appear(state: &str) -> Command {
+    Command::Presence(PresenceSet {
+        state: state.into(),
+        text: None,
+    })
+}
+
+/// A text that contacts see.
+pub fn status_text(text: &str) -> Command {
+    Command::Presence(PresenceSet {
+        text: Some(text.into()),
+        ..Default::default()
+    })
+}
+
+/// How do they appear?
+pub fn get_presence(uids: &[&str]) -> Command {
+    Command::GetPresence(GetPresence { uids: owned(uids) })
+}
+
+/// "I am writing", or not any longer.
+pub fn typing(to: To, stopped: bool) -> Command {
+    Command::Typing(Typing {
+        to: Some(to),
+        kind: String::new(),
+        stopped,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod chat;
+mod contact_presence;
 mod devices;
 mod durability;
 mod errors;
@@ -18,6 +19,7 @@ mod persistent;
 mod plain;
 mod presence;
 mod proxy;
+mod receipts;
 mod retained;
 mod rules;
 mod slow_devices;
@@ -27,6 +29,7 @@ mod storage;
 mod support;
 mod sys;
 mod tls;
+mod typing;
 mod vanilla;
 mod websocket;
 mod wrong_passwords;
