@@ -1,10 +1,12 @@
 //! The chat service: one pipeline that takes commands from both doors, decides them in batches, stores what they say,
 //! answers, and fans out.
 //!
-//! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds) between `intake` and
-//! `announcer`, `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors` (what
-//! devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected), [`appearance`]
-//! and `watchers` (what others see of that), `receipts` (what those who have written hear of readers), `feeds` and `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to know first).
+//! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds) between `intake`
+//! and `announcer`, `batch`, `single` and `notes` (the transaction), `catalog` (who is where, in memory), `cursors`
+//! (what devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is connected),
+//! [`appearance`] and `watchers` (what others see of that), `receipts` (what those who have written hear of readers),
+//! `feeds` and `catch_up` (from subscribing to live delivery: what a device missed), `briefing` (what the edge has to
+//! know first).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
 //! commits; only the pipeline's task writes conversations.
