@@ -63,6 +63,8 @@ class Peer {
     // Before the CONNACK: a kept session may deliver right behind it.
     peer.client.on('message', (topic, payload, packet) => {
       const message = { topic, text: payload.toString(), qos: packet.qos, retain: packet.retain };
+      // Events come whenever there is something to tell, and nobody here waits for one.
+      if (topic.endsWith('/down') && message.text.startsWith('{"event"')) return;
       const reader = peer.readers.shift();
       if (reader) reader(message);
       else peer.inbox.push(message);

@@ -50,8 +50,14 @@ class Peer:
         self.messages = queue.Queue()
         self.client.on_connect = lambda c, u, flags, reason, p: self.events.put(("connack", flags, reason))
         self.client.on_subscribe = lambda c, u, mid, reasons, p: self.events.put(("suback", mid, reasons))
-        self.client.on_message = lambda c, u, message: self.messages.put(message)
+        self.client.on_message = lambda c, u, message: self.on_message(message)
         self.connect(options, kept)
+
+    def on_message(self, message):
+        # Events come whenever there is something to tell, and nobody here waits for one.
+        is_event = message.topic.endswith("/down") and message.payload.startswith(b'{"event"')
+        if not is_event:
+            self.messages.put(message)
 
     def connect(self, options, kept):
         arguments = {"keepalive": 60}

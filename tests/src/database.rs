@@ -22,6 +22,23 @@ sys.stdin.read()
 connection.execute("ROLLBACK")
 "#;
 
+/// Executes a statement.
+const EXECUTE: &str = r#"
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=20)
+connection.execute(sys.argv[2])
+connection.commit()
+"#;
+
+/// Changes what no client can.
+pub(crate) async fn execute(database: &Path, statement: &str) -> Result<()> {
+    let mut python = Command::new("python3");
+    python.args(["-c", EXECUTE]).arg(database).arg(statement);
+    let status = python.kill_on_drop(true).status().await?;
+    ensure!(status.success(), "{statement}: {status}");
+    Ok(())
+}
+
 impl DatabaseLock {
     pub(crate) async fn take(database: &Path) -> Result<Self> {
         ensure!(database.is_file(), "no database at {}", database.display());

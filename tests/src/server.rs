@@ -16,7 +16,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::client::Builder;
-use crate::database::DatabaseLock;
+use crate::database::{self, DatabaseLock};
 use crate::device;
 use crate::disk::SmallDisk;
 use crate::http::Api;
@@ -219,6 +219,21 @@ impl Server {
     /// Takes the database away from the server.
     pub async fn lock_database(&self) -> Result<DatabaseLock> {
         DatabaseLock::take(&self.data_dir().join("tidings.db")).await
+    }
+
+    /// Executes an SQL statement in the database, beside the server.
+    pub async fn sql(&self, statement: &str) -> Result<()> {
+        database::execute(&self.data_dir().join("tidings.db"), statement).await
+    }
+
+    /// Makes two users each other's contacts.
+    pub async fn befriend(&self, one: &str, other: &str) -> Result<()> {
+        let row = |uid: &str, other: &str| {
+            format!("('{uid}', '{other}', 'contact', '', x'', '', 0, 0, 0, -1)")
+        };
+        let rows = [row(one, other), row(other, one)].join(", ");
+        self.sql(&format!("INSERT INTO contacts VALUES {rows}"))
+            .await
     }
 
     /// Sends the process a signal, such as `HUP`, and does not wait for what comes of it.

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use schema::v1::{
     Ack, ContactAccept, ContactBlock, ContactLabels, ContactRefuse, ContactRemove, ContactRequest,
-    ContactSet, ContactUnblock, DeleteMessages, Edit, Grant, GroupAdd, GroupCreate, GroupLeave,
-    GroupRemove, React, Read, Recall, Send, SettingsSet, Sync, To, Up, send, to, up::Command,
+    ContactSet, ContactUnblock, DeleteMessages, Edit, GetPresence, GetReceipts, Grant, GroupAdd,
+    GroupCreate, GroupLeave, GroupRemove, PresenceSet, React, Read, Recall, Send, SettingsSet,
+    Sync, To, Typing, Up, send, to, up::Command,
 };
 
 /// A person.
@@ -203,6 +204,41 @@ pub fn strangers(allowed: bool) -> Command {
     Command::SettingsSet(SettingsSet {
         strangers: Some(allowed),
         ..Default::default()
+    })
+}
+
+/// Who has received and read it?
+pub fn get_receipts(msg_id: u64) -> Command {
+    Command::GetReceipts(GetReceipts { msg_id })
+}
+
+/// This device passes for something.
+pub fn appear(state: &str) -> Command {
+    Command::Presence(PresenceSet {
+        state: state.into(),
+        text: None,
+    })
+}
+
+/// A text that contacts see.
+pub fn status_text(text: &str) -> Command {
+    Command::Presence(PresenceSet {
+        text: Some(text.into()),
+        ..Default::default()
+    })
+}
+
+/// How do they appear?
+pub fn get_presence(uids: &[&str]) -> Command {
+    Command::GetPresence(GetPresence { uids: owned(uids) })
+}
+
+/// "I am writing", or not any longer.
+pub fn typing(to: To, stopped: bool) -> Command {
+    Command::Typing(Typing {
+        to: Some(to),
+        kind: String::new(),
+        stopped,
     })
 }
 

@@ -24,7 +24,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 /// How far one of the caller's messages has come, among those for whom it was.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = Receipts)]
+#[schema(as = MessageReceipts)]
 pub(super) struct ReceiptsView {
     msg_id: String,
     /// `u:{a}:{b}` or `g:{gid}`

@@ -333,9 +333,21 @@ impl Pipeline {
         if let Err(error) = devices::touch(db, &devices, clock::millis(now)).await {
             warn!(error = %store::chain(&error), "connected devices could not be noted");
         }
-        if let Err(error) = looks::seen(db, &self.presence.visible(now)).await {
+        if let Err(error) = self.note_visible(now).await {
             warn!(error = %store::chain(&error), "connected users could not be noted");
         }
+    }
+
+    /// So that a user who is connected for weeks was not last seen before that after a crash. In one transaction, since
+    /// the pipeline waits for each.
+    async fn note_visible(&self, now: SystemTime) -> Result<(), store::Error> {
+        let visible = self.presence.visible(now);
+        if visible.is_empty() {
+            return Ok(());
+        }
+        let tx = self.executor.store().begin().await?;
+        looks::seen(&tx, &visible).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Executes a round's jobs and hands on everything that is to be announced of it.

@@ -3,8 +3,11 @@
 //! Invariants: nobody hears of a user whom asking would not show; a change costs a few reads, and one delivery, however
 //! many contacts there are.
 
+use std::time::Duration;
+
 use schema::v1;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -17,6 +20,10 @@ use crate::store::{self, Store};
 
 /// A user's contacts who may hear of a change: the first so many, by uid.
 const CONTACTS_MAX: u32 = 10_000;
+/// So long it tells without a pause, which is `PAUSE` times as long then: when everybody comes back at once, at most a
+/// fifth of a core goes into it.
+const BUSY: Duration = Duration::from_millis(20);
+const PAUSE: u32 = 4;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -32,8 +39,14 @@ impl Watchers {
         let telling = async {
             loop {
                 self.presence.has_news().await;
-                while let Some(change) = self.presence.take_news() {
+                let started = Instant::now();
+                while started.elapsed() < BUSY
+                    && let Some(change) = self.presence.take_news()
+                {
                     self.tell(&change).await;
+                }
+                if started.elapsed() >= BUSY {
+                    sleep(started.elapsed() * PAUSE).await;
                 }
             }
         };

@@ -24,8 +24,12 @@ pub struct Look {
 const COLUMNS: &str = "u.uid, u.status_text, u.last_seen_at, u.presence";
 
 /// Two users, `a` of whom sees `b`: each is the other's contact, and neither has blocked the other.
-const MUTUAL: &str = "contacts a JOIN contacts b ON b.uid = a.other AND b.other = a.uid
+const MUTUAL: &str = "contacts b ON b.uid = a.other AND b.other = a.uid
         AND b.state = 'contact' AND b.blocked = 0 AND a.state = 'contact' AND a.blocked = 0";
+
+/// Of pairs who may see whom.
+const PAIR: [&str; 2] = ["viewer", "uid"];
+const PAIRS: &str = "FROM v JOIN contacts a ON a.uid = v.viewer AND a.other = v.uid";
 
 /// How the user looks, whoever asks.
 ///
@@ -37,7 +41,7 @@ pub async fn lookup<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Option<Look
     Ok(row.as_ref().map(look).transpose()?)
 }
 
-/// Those of the users whom `viewer` may see, by uid.
+/// Those of the users whom `viewer` may see.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -51,10 +55,10 @@ pub async fn visible<C: ConnectionTrait>(
         rows.push([viewer.as_str().into(), uid.as_str().into()]);
     }
     let text = format!(
-        "SELECT {COLUMNS} FROM {MUTUAL} JOIN users u ON u.uid = b.uid
-        WHERE (a.uid, a.other) {{in}} AND u.presence = 'contacts'"
+        "SELECT {COLUMNS} {PAIRS} JOIN {MUTUAL}
+        JOIN users u ON u.uid = v.uid AND u.presence = 'contacts'"
     );
-    looks(&sql::query_rows(db, &text, rows).await?)
+    looks(&sql::select_from_rows(db, &PAIR, &text, rows).await?)
 }
 
 /// The first `limit` users whom `viewer` may see, by uid.
@@ -67,7 +71,7 @@ pub async fn all_visible<C: ConnectionTrait>(
     limit: u32,
 ) -> Result<Vec<Look>, Error> {
     let text = format!(
-        "SELECT {COLUMNS} FROM {MUTUAL} JOIN users u ON u.uid = b.uid
+        "SELECT {COLUMNS} FROM contacts a JOIN {MUTUAL} JOIN users u ON u.uid = b.uid
         WHERE a.uid = ? AND u.presence = 'contacts' ORDER BY u.uid LIMIT {limit}"
     );
     looks(&sql::query(db, &text, [viewer.as_str().into()]).await?)
@@ -105,8 +109,9 @@ pub async fn viewers<C: ConnectionTrait>(
     for viewer in among {
         rows.push([viewer.as_str().into(), uid.as_str().into()]);
     }
-    let text = format!("SELECT a.uid FROM {MUTUAL} WHERE (a.uid, a.other) {{in}}");
-    uids(&sql::query_rows(db, &text, rows).await?, "uid")
+    let text = format!("SELECT a.uid {PAIRS} JOIN {MUTUAL}");
+    let rows = sql::select_from_rows(db, &PAIR, &text, rows).await?;
+    uids(&rows, "uid")
 }
 
 /// Whether one of the two users has blocked the other.
@@ -114,11 +119,8 @@ pub async fn viewers<C: ConnectionTrait>(
 /// # Errors
 /// [`Error`] when the database can't answer.
 pub async fn is_blocked<C: ConnectionTrait>(db: &C, one: &Uid, other: &Uid) -> Result<bool, Error> {
-    let mut rows = sql::Rows::new(2);
-    rows.push([one.as_str().into(), other.as_str().into()]);
-    rows.push([other.as_str().into(), one.as_str().into()]);
-    let text = "SELECT uid FROM contacts WHERE (uid, other) {in} AND blocked <> 0";
-    Ok(!sql::query_rows(db, text, rows).await?.is_empty())
+    let pairs = [(one, other), (other, one)];
+    Ok(!super::receipts::blocked(db, pairs).await?.is_empty())
 }
 
 /// Sets what the user says; tells whether it said something else before.
@@ -168,4 +170,34 @@ fn uids(rows: &[QueryResult], column: &str) -> Result<Vec<Uid>, Error> {
         uids.extend(uid.parse::<Uid>().ok());
     }
     Ok(uids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    /// However many contacts and members there are, each is looked up by its key.
+    #[tokio::test]
+    async fn pairs_are_looked_up() {
+        let (store, _folder) = Store::fresh().await;
+        for (columns, select) in [
+            (PAIR, format!("SELECT a.uid {PAIRS} JOIN {MUTUAL}")),
+            (
+                ["conversation_id", "uid"],
+                "SELECT m.uid FROM v JOIN members m
+                ON m.conversation_id = v.conversation_id AND m.uid = v.uid"
+                    .to_owned(),
+            ),
+        ] {
+            let (list, names) = ("('a','b'),('c','d')", columns.join(", "));
+            let text = format!("EXPLAIN QUERY PLAN WITH v({names}) AS (VALUES {list}) {select}");
+            let plan = sql::query(store.reader(), &text, []).await.unwrap();
+            let detail = |row: &QueryResult| row.try_get::<String>("", "detail").unwrap();
+            let steps: Vec<String> = plan.iter().map(detail).collect();
+            let is_scan = |step: &&String| step.starts_with("SCAN") && !step.contains("CONSTANT");
+            let scans: Vec<&String> = steps.iter().filter(is_scan).collect();
+            assert_eq!(scans, ["SCAN v"], "{select}: {steps:?}");
+        }
+    }
 }

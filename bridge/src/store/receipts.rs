@@ -107,11 +107,13 @@ pub async fn positions<C: ConnectionTrait>(
         rows.push([conversation_id.into(), uid.as_str().into()]);
     }
     let text = format!(
-        "SELECT {POSITION_COLUMNS} FROM members m JOIN users u ON u.uid = m.uid
-        WHERE (m.conversation_id, m.uid) {{in}}"
+        "SELECT {POSITION_COLUMNS} FROM v
+        JOIN members m ON m.conversation_id = v.conversation_id AND m.uid = v.uid
+        JOIN users u ON u.uid = v.uid"
     );
+    let columns = ["conversation_id", "uid"];
     let mut found: HashMap<i64, Vec<Position>> = HashMap::new();
-    for row in sql::query_rows(db, &text, rows).await? {
+    for row in sql::select_from_rows(db, &columns, &text, rows).await? {
         let conversation_id: i64 = row.try_get("", "conversation_id")?;
         let positions = found.entry(conversation_id).or_default();
         positions.push(position(&row)?);
@@ -177,9 +179,10 @@ pub async fn blocked<C: ConnectionTrait>(
     for (uid, other) in pairs {
         rows.push([uid.as_str().into(), other.as_str().into()]);
     }
-    let text = "SELECT uid, other FROM contacts WHERE (uid, other) {in} AND blocked <> 0";
+    let text = "SELECT c.uid, c.other FROM v
+        JOIN contacts c ON c.uid = v.uid AND c.other = v.other WHERE c.blocked <> 0";
     let mut blocked = Vec::new();
-    for row in sql::query_rows(db, text, rows).await? {
+    for row in sql::select_from_rows(db, &["uid", "other"], text, rows).await? {
         blocked.push((row.try_get("", "uid")?, row.try_get("", "other")?));
     }
     Ok(blocked)

@@ -268,6 +268,32 @@ pub async fn insert_from_rows<C: ConnectionTrait>(
     Ok(())
 }
 
+/// Runs the query `select` for all rows, which it calls `v`: `… FROM v JOIN …`. Each row is looked up by itself; a list
+/// of tuples to be matched makes SQLite read all of a table whose key is not its only index.
+///
+/// # Errors
+/// [`DbErr`] as the database has it.
+pub async fn select_from_rows<C: ConnectionTrait>(
+    connection: &C,
+    columns: &[&str],
+    select: &str,
+    rows: Rows,
+) -> Result<Vec<QueryResult>, DbErr> {
+    let is_mysql = connection.get_database_backend() == DbBackend::MySql;
+    let names = columns.join(", ");
+    let mut found = Vec::new();
+    for (list, values) in rows.chunks() {
+        let text = if is_mysql {
+            let rows = derived_table(columns, values.len());
+            select.replacen("FROM v", &format!("FROM {rows}"), 1)
+        } else {
+            format!("WITH v({names}) AS (VALUES {list}) {select}")
+        };
+        found.extend(query(connection, &text, values).await?);
+    }
+    Ok(found)
+}
+
 /// Rows as MySQL and MariaDB both take them: `(SELECT ? AS a, ? AS b UNION ALL …) v`.
 fn derived_table(columns: &[&str], values: usize) -> String {
     let named: Vec<String> = columns.iter().map(|name| format!("? AS {name}")).collect();

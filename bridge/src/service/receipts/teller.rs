@@ -209,3 +209,188 @@ impl Teller {
         let _ = self.events.send(Delivery::event(event, to, 0)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use prost::Message as _;
+    use schema::MsgId;
+    use schema::link::Connected;
+
+    use super::*;
+    use crate::service::receipts::Read;
+    use crate::store::devices::{Cursor, move_cursors};
+    use crate::store::members::{self, Role};
+    use crate::store::users::{self, User};
+    use crate::store::{conversations, messages, sql};
+
+    const MESSAGES: u32 = 20;
+
+    struct Fixture {
+        store: Store,
+        teller: Option<Teller>,
+        told: mpsc::Receiver<Delivery>,
+        collected: Collected,
+        _folder: tempfile::TempDir,
+    }
+
+    fn uid(name: &str) -> Uid {
+        name.parse().unwrap()
+    }
+
+    fn read(conversation_id: i64, name: &str, from_seq: u32) -> Read {
+        Read {
+            conversation_id,
+            uid: uid(name),
+            from_seq,
+        }
+    }
+
+    impl Fixture {
+        /// The users are connected, but those whose names begin with `r`.
+        async fn new(names: &[String]) -> Self {
+            let (store, folder) = Store::fresh().await;
+            let presence = Presence::default();
+            let tx = store.begin().await.unwrap();
+            for name in names {
+                let user = User {
+                    uid: uid(name),
+                    kind: "person".to_owned(),
+                    role: users::Role::User,
+                    password_hash: String::new(),
+                    created_at: SystemTime::UNIX_EPOCH,
+                    password_changed_at: None,
+                };
+                users::add(&tx, &user).await.unwrap();
+                let connected = Connected {
+                    uid: name.clone(),
+                    ..Default::default()
+                };
+                if !name.starts_with('r') {
+                    presence.connected(connected, SystemTime::UNIX_EPOCH);
+                }
+            }
+            tx.commit().await.unwrap();
+            let (events, told) = mpsc::channel(8);
+            Fixture {
+                teller: Some(Teller::new(store.clone(), presence, events)),
+                store,
+                told,
+                collected: Collected::default(),
+                _folder: folder,
+            }
+        }
+
+        /// A conversation in which `sender` has written.
+        async fn conversation(&self, id: i64, name: &str, members: &[String], sender: &str) {
+            let tx = self.store.begin().await.unwrap();
+            conversations::add(&tx, id, name, 0).await.unwrap();
+            let uids: Vec<Uid> = members.iter().map(|name| uid(name)).collect();
+            let members = uids.iter().map(|uid| (uid, Role::Member));
+            members::add(&tx, id, 0, members).await.unwrap();
+            let sender = uid(sender);
+            let message = |seq: u32| messages::New {
+                msg_id: MsgId(id.cast_unsigned() * 1000 + u64::from(seq)),
+                conversation_id: id,
+                seq,
+                sender: &sender,
+                sender_device: "phone",
+                client_msg_id: "",
+                client_seq: 0,
+                kind: "text",
+                content: &[],
+            };
+            messages::add(&tx, (1..=MESSAGES).map(message))
+                .await
+                .unwrap();
+            tx.commit().await.unwrap();
+        }
+
+        /// Everybody is told of what was noted; returns each event's conversation, members, and to whom it went.
+        async fn tell(&mut self) -> Vec<(String, usize, Vec<String>)> {
+            let taken = self.collected.take(MEMBERS_MAX);
+            let (teller, pause) = self.teller.take().unwrap().tell(taken).await;
+            assert!(pause >= INTERVAL);
+            self.teller = Some(teller);
+            let mut told = Vec::new();
+            while let Ok(delivery) = self.told.try_recv() {
+                let down = v1::Down::decode(delivery.payload).unwrap();
+                let Some(v1::down::Content::Event(event)) = down.content else {
+                    panic!("not an event: {down:?}");
+                };
+                let Some(v1::event::Event::Receipts(receipts)) = event.event else {
+                    panic!("no receipts: {event:?}");
+                };
+                let members = receipts.members.len();
+                told.push((receipts.conversation, members, delivery.to));
+            }
+            told
+        }
+    }
+
+    /// 500 members read 20 messages one by one: one event for all of it, to the one who wrote them.
+    #[tokio::test]
+    async fn ten_thousand_readings_are_one_event() {
+        let mut names: Vec<String> = (0..500).map(|number| format!("r{number}")).collect();
+        names.push("alice".to_owned());
+        let mut fixture = Fixture::new(&names).await;
+        fixture.conversation(1, "g:team", &names, "alice").await;
+        let db = fixture.store.writer();
+        let text = "UPDATE members SET last_read_seq = ? WHERE uid <> 'alice'";
+        sql::execute(db, text, [MESSAGES.cast_signed().into()])
+            .await
+            .unwrap();
+        for seq in 0..MESSAGES {
+            let readers = names.iter().filter(|name| *name != "alice");
+            fixture.collected.note(Moves {
+                cursors: Vec::new(),
+                reads: readers.map(|name| read(1, name, seq)).collect(),
+            });
+        }
+        let expected = ("g:team".to_owned(), 500, vec!["alice".to_owned()]);
+        assert_eq!(fixture.tell().await, [expected]);
+        // What is known is not told again.
+        fixture.collected.note(Moves {
+            cursors: Vec::new(),
+            reads: vec![read(1, "r1", 3)],
+        });
+        assert_eq!(fixture.tell().await, []);
+    }
+
+    /// Of two, the other one hears of it: not who is away, nor whom the reader has blocked. Notes to oneself are nobody's.
+    #[tokio::test]
+    async fn the_other_one_is_told_unless_blocked() {
+        let names = ["alice", "bob", "carol", "robin"].map(str::to_owned);
+        let mut fixture = Fixture::new(&names).await;
+        let [alice, bob, carol, robin] = names;
+        for (id, members) in [
+            (1, vec![alice.clone(), bob]),
+            (2, vec![alice.clone(), carol]),
+            (3, vec![alice.clone(), robin]),
+            (4, vec![alice]),
+        ] {
+            let (one, other) = (&members[0], members.last().unwrap());
+            let name = format!("u:{one}:{other}");
+            fixture.conversation(id, &name, &members, other).await;
+        }
+        let db = fixture.store.writer();
+        let block =
+            "INSERT INTO contacts VALUES ('alice', 'carol', 'none', '', x'', '', 2, 0, 0, -1)";
+        sql::execute(db, block, []).await.unwrap();
+        let cursors = [1, 2, 3, 4].map(|conversation_id| Cursor {
+            uid: uid("alice"),
+            device: "phone".to_owned(),
+            conversation_id,
+            seq: 5,
+            msg_id: 5,
+        });
+        move_cursors(db, &cursors).await.unwrap();
+        fixture.collected.note(Moves {
+            cursors: cursors.to_vec(),
+            reads: Vec::new(),
+        });
+        let expected = ("u:alice:bob".to_owned(), 1, vec!["bob".to_owned()]);
+        assert_eq!(fixture.tell().await, [expected]);
+    }
+}
