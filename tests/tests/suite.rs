@@ -1,10 +1,13 @@
 //! Every promise of the wire contract, against the running binary. One topic per file; each test has its own server.
 
 mod access;
+mod admin;
 mod chat;
 mod devices;
 mod durability;
+mod erasure;
 mod errors;
+mod export;
 mod grants;
 mod group;
 mod http;
@@ -18,6 +21,7 @@ mod persistent;
 mod plain;
 mod presence;
 mod proxy;
+mod rates;
 mod retained;
 mod rules;
 mod slow_devices;
@@ -29,4 +33,5 @@ mod sys;
 mod tls;
 mod vanilla;
 mod websocket;
+mod words;
 mod wrong_passwords;
