@@ -259,7 +259,9 @@ impl Executor {
             outcomes.push(outcome);
         }
         messages::add(tx, stored).await?;
-        flags::set(tx, flagged).await?;
+        if !flagged.is_empty() {
+            flags::set(tx, flagged).await?;
+        }
         let sent = sent.iter().map(|((id, uid), more)| (*id, *uid, *more));
         members::count_sent(tx, sent).await
     }
