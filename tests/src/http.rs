@@ -126,6 +126,11 @@ impl Api {
         self.call("DELETE", path, None).await
     }
 
+    /// A DELETE that says more than its path.
+    pub async fn delete_with(&self, path: &str, body: &Value) -> Result<Answer> {
+        self.call("DELETE", path, Some(body.to_string())).await
+    }
+
     /// `POST /v1/up`, for what should succeed.
     pub async fn up(&self, up: &Up) -> Result<schema::v1::Ok> {
         let answer = self.post("/v1/up", &serde_json::to_value(up)?).await?;

@@ -120,16 +120,32 @@ impl Server {
         self.run_user_add(uid, &["--admin"]).await
     }
 
+    /// Deletes a user in the same way.
+    pub async fn delete_user_by_program(&self, uid: &str) -> Result<()> {
+        self.run_user(&["delete", uid]).await
+    }
+
     async fn run_user_add(&self, uid: &str, more: &[&str]) -> Result<()> {
+        let password = password_of(uid);
+        let mut arguments = vec!["add", uid, "--password", &password];
+        arguments.extend(more);
+        self.run_user(&arguments).await
+    }
+
+    async fn run_user(&self, arguments: &[&str]) -> Result<()> {
         let mut command = Command::new(binary()?);
         isolate(&mut command);
         command
-            .args(["user", "add", uid, "--password", &password_of(uid)])
-            .args(more)
+            .arg("user")
+            .args(arguments)
             .env("TIDINGS__DATA_DIR", self.data_dir());
         let output = command.output().await?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "tidings user add: {stderr}");
+        ensure!(
+            output.status.success(),
+            "tidings user {}: {stderr}",
+            arguments[0]
+        );
         Ok(())
     }
 

@@ -1,14 +1,17 @@
 //! Every promise of the wire contract, against the running binary. One topic per file; each test has its own server.
 
 mod access;
+mod admin;
 mod blocks;
 mod chat;
 mod contact_presence;
 mod contacts;
 mod devices;
 mod durability;
+mod erasure;
 mod errors;
 mod expiring;
+mod export;
 mod forward;
 mod grants;
 mod group;
@@ -28,6 +31,7 @@ mod persistent;
 mod plain;
 mod presence;
 mod proxy;
+mod rates;
 mod receipts;
 mod retained;
 mod rules;
@@ -44,4 +48,5 @@ mod typing;
 mod users;
 mod vanilla;
 mod websocket;
+mod words;
 mod wrong_passwords;

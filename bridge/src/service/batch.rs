@@ -316,7 +316,9 @@ impl Executor {
         let new = new.map(|(job, send, place)| new_message(job, send, place));
         messages::add(tx, new).await?;
         note_special(tx, placed).await?;
-        flags::set(tx, flagged).await?;
+        if !flagged.is_empty() {
+            flags::set(tx, flagged).await?;
+        }
         let sent = sent.iter().map(|((id, uid), more)| (*id, *uid, *more));
         members::count_sent(tx, sent).await
     }

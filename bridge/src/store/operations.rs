@@ -140,10 +140,12 @@ pub async fn blank<C: ConnectionTrait>(
     let nothing = Vec::<u8>::new;
     let mut contents = sql::Rows::new(2);
     let mut mentions = sql::Rows::new(3);
-    let mut places = sql::Rows::new(2);
+    let (mut places, mut pins) = (sql::Rows::new(2), sql::Rows::new(2));
     for (place, mentioned) in messages {
         contents.push([place.msg_id.cast_signed().into(), nothing().into()]);
         places.push([place.conversation_id.into(), place.seq.cast_signed().into()]);
+        let msg_id = place.msg_id.cast_signed();
+        pins.push([place.conversation_id.into(), msg_id.into()]);
         push_mentions(&mut mentions, *place, mentioned);
     }
     let set = format!("state = {}, content = v.content", gone.state());
@@ -159,6 +161,8 @@ pub async fn blank<C: ConnectionTrait>(
     }
     let text = "DELETE FROM attachments WHERE (conversation_id, seq) {in}";
     sql::execute_in(db, text, places).await?;
+    let text = "DELETE FROM group_pins WHERE (conversation_id, msg_id) {in}";
+    sql::execute_in(db, text, pins).await?;
     sql::execute_in(db, DELETE_MENTIONS, mentions).await?;
     let ids: Vec<u64> = messages.iter().map(|(place, _)| place.msg_id).collect();
     search::mark(db, &ids).await

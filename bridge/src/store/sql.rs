@@ -137,31 +137,6 @@ pub async fn query_rows<C: ConnectionTrait>(
     Ok(found)
 }
 
-/// Runs the query `select`, which calls the rows `v` and begins with them: `FROM v`. `columns` names their values.
-///
-/// # Errors
-/// [`DbErr`] as the database has it.
-pub async fn select_from_rows<C: ConnectionTrait>(
-    connection: &C,
-    columns: &[&str],
-    select: &str,
-    rows: Rows,
-) -> Result<Vec<QueryResult>, DbErr> {
-    let is_mysql = connection.get_database_backend() == DbBackend::MySql;
-    let names = columns.join(", ");
-    let mut found = Vec::new();
-    for (list, values) in rows.chunks() {
-        let text = if is_mysql {
-            let rows = derived_table(columns, values.len());
-            select.replacen("FROM v", &format!("FROM {rows}"), 1)
-        } else {
-            format!("WITH v({names}) AS (VALUES {list}) {select}")
-        };
-        found.extend(query(connection, &text, values).await?);
-    }
-    Ok(found)
-}
-
 /// Runs `text`, which has `{in}` like that of [`query_rows`], for all rows.
 ///
 /// # Errors

@@ -291,6 +291,8 @@ mod tests {
             members::add(&tx, id, 0, members).await.unwrap();
             let sender = uid(sender);
             let message = |seq: u32| messages::New {
+                expires_at: None,
+                hidden_from: None,
                 msg_id: MsgId(id.cast_unsigned() * 1000 + u64::from(seq)),
                 conversation_id: id,
                 seq,
