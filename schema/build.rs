@@ -1,13 +1,19 @@
-//! Compiles `proto/` without `protoc`: prost types, and their canonical JSON form for the public package.
+//! Compiles `proto/` without `protoc`: prost types, and for the public package their canonical JSON form and its
+//! description.
 
-use std::io::Result;
+#[path = "build/openapi.rs"]
+mod openapi;
+
+use std::io::{Error, Result};
+use std::path::Path;
 
 use prost::Message as _;
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=proto");
+    println!("cargo::rerun-if-changed=build");
     let files = ["tidings/v1/tidings.proto", "tidings/link/v1/link.proto"];
-    let descriptors = protox::compile(files, ["proto"]).map_err(std::io::Error::other)?;
+    let descriptors = protox::compile(files, ["proto"]).map_err(Error::other)?;
 
     prost_build::Config::new()
         .bytes(["."])
@@ -35,5 +41,13 @@ fn main() -> Result<()> {
     pbjson_build::Builder::new()
         .register_descriptors(&encoded)?
         .extern_path(".google.protobuf.Timestamp", "crate::Timestamp")
-        .build(&[".tidings.v1"])
+        .build(&[".tidings.v1"])?;
+
+    let is_public = |file: &&prost_types::FileDescriptorProto| file.package() == "tidings.v1";
+    let public = descriptors.file.iter().find(is_public);
+    let public = public.ok_or_else(|| Error::other("there is no public package"))?;
+    let schemas = openapi::schemas(public)?;
+    let out_dir = std::env::var_os("OUT_DIR").ok_or_else(|| Error::other("OUT_DIR is not set"))?;
+    let path = Path::new(&out_dir).join("openapi.json");
+    std::fs::write(path, schemas.to_string())
 }

@@ -148,6 +148,7 @@ pub fn router(api: Api) -> Router {
         .routes(routes!(health::ready))
         .routes(routes!(metrics::show))
         .split_for_parts();
+    let document = schema_docs::complete(&document).expect("names and texts make JSON");
     let document = axum::Json(document);
     routes
         .merge(websocket::router(api.broker.clone()))

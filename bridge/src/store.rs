@@ -337,10 +337,17 @@ mod tests {
             "SELECT 1 FROM answers t WHERE (t.uid, t.client_msg_id) {in}",
             "SELECT 1 FROM devices t WHERE (t.uid, t.device) {in}",
             "SELECT 1 FROM contacts t WHERE (t.uid, t.other) {in}",
+            "DELETE FROM attachments AS t WHERE (t.conversation_id, t.seq) {in}",
+            "DELETE FROM mentions AS t WHERE (t.conversation_id, t.uid, t.seq) {in}",
         ] {
-            let mut rows = sql::Rows::new(2);
-            rows.push(["a".into(), "b".into()]);
-            rows.push(["c".into(), "d".into()]);
+            let columns = lookup.matches("t.").count();
+            let mut rows = sql::Rows::new(columns);
+            for _ in 0..2 {
+                match columns {
+                    2 => rows.push(["a".into(), "b".into()]),
+                    _ => rows.push(["a".into(), "b".into(), "c".into()]),
+                }
+            }
             let explain = format!("EXPLAIN QUERY PLAN {lookup}");
             let plan = sql::query_rows(store.reader(), &explain, rows)
                 .await

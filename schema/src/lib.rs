@@ -1,7 +1,7 @@
 //! The wire contract as types: no I/O, no storage, no policy.
 //!
 //! Reading order: [`v1`] (what clients send and get, generated from `proto/tidings/v1`),
-//! [`wire`] (its two encodings), [`topic`] (which topics carry it), [`id`] (the names in it),
+//! [`wire`] (its two encodings), [`openapi`] (one of them described), [`topic`] (which topics carry it), [`id`] (the names in it),
 //! [`link`] (what edge and bridge say to each other).
 //!
 //! Invariant: only this crate knows how the messages look as bytes.
@@ -16,6 +16,12 @@ pub mod wire;
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/tidings.v1.rs"));
     include!(concat!(env!("OUT_DIR"), "/tidings.v1.serde.rs"));
+}
+
+/// [`v1`] for who speaks its JSON.
+pub mod openapi {
+    /// A schema of OpenAPI 3.1 for each message, by name, as a JSON object. References are to `#/components/schemas/`.
+    pub const SCHEMAS: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));
 }
 
 /// Frames between the edge and the bridge; explained in `proto/tidings/link/v1/link.proto`.

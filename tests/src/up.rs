@@ -3,10 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schema::v1::{
-    Ack, ContactAccept, ContactBlock, ContactLabels, ContactRefuse, ContactRemove, ContactRequest,
-    ContactSet, ContactUnblock, DeleteMessages, Edit, GetPresence, GetReceipts, Grant, GroupAdd,
-    GroupCreate, GroupLeave, GroupRemove, PresenceSet, React, Read, Recall, Send, SettingsSet,
-    Sync, To, Typing, Up, send, to, up::Command,
+    Ack, DeleteMessages, Edit, GetPresence, GetReceipts, Grant, GroupAdd, GroupCreate, GroupLeave,
+    GroupRemove, PresenceSet, React, Read, Recall, Send, Sync, To, Typing, Up, send, to,
+    up::Command,
 };
 
 /// A person.
@@ -149,61 +148,6 @@ pub fn grant(user: &str, filter: &str, read: bool, write: bool) -> Command {
         filter: filter.into(),
         read,
         write,
-    })
-}
-
-/// A request to become contacts.
-pub fn contact_request(user: &str, text: &str) -> Command {
-    Command::ContactRequest(ContactRequest {
-        user: user.into(),
-        text: text.into(),
-    })
-}
-
-/// Yes to a request.
-pub fn contact_accept(user: &str) -> Command {
-    Command::ContactAccept(ContactAccept { user: user.into() })
-}
-
-/// No to a request.
-pub fn contact_refuse(user: &str) -> Command {
-    Command::ContactRefuse(ContactRefuse { user: user.into() })
-}
-
-/// No contacts any longer.
-pub fn contact_remove(user: &str) -> Command {
-    Command::ContactRemove(ContactRemove { user: user.into() })
-}
-
-/// Notes of a contact.
-pub fn contact_set(user: &str, remark: Option<&str>, groups: Option<&[&str]>) -> Command {
-    Command::ContactSet(ContactSet {
-        user: user.into(),
-        remark: remark.map(str::to_owned),
-        groups: groups.map(|groups| ContactLabels {
-            names: owned(groups),
-        }),
-    })
-}
-
-/// Nothing more from `user`.
-pub fn block(user: &str, silent: bool) -> Command {
-    Command::ContactBlock(ContactBlock {
-        user: user.into(),
-        silent,
-    })
-}
-
-/// Everything from `user` again.
-pub fn unblock(user: &str) -> Command {
-    Command::ContactUnblock(ContactUnblock { user: user.into() })
-}
-
-/// Whether strangers may write to the caller.
-pub fn strangers(allowed: bool) -> Command {
-    Command::SettingsSet(SettingsSet {
-        strangers: Some(allowed),
-        ..Default::default()
     })
 }
 

@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 use schema::v1::ok::Answer;
 use schema::v1::up::Command;
-use schema::v1::{GetContacts, event::Event};
+use schema::v1::{GetContacts, SettingsSet, event::Event};
 use serde_json::{Value, json};
-use tidings_tests::{Client, Server, up};
+use tidings_tests::{Client, Server, ask, up};
 
 use crate::support::{ensure_silence, text_of};
 
@@ -24,6 +24,13 @@ async fn blocked(client: &mut Client, uid: &str) -> Result<Option<String>> {
     Ok(contacts
         .find(|contact| contact.uid == uid)
         .map(|contact| contact.blocked))
+}
+
+fn strangers(allowed: bool) -> Command {
+    ask::settings(SettingsSet {
+        strangers: Some(allowed),
+        ..Default::default()
+    })
 }
 
 fn hi(uid: &str) -> Command {
@@ -47,7 +54,7 @@ async fn a_blocked_user_is_refused() -> Result<()> {
     bob.say(up::user("alice"), "before").await?;
     alice.message().await?;
     for uid in ["bob", "carol"] {
-        alice.tell(up::block(uid, false)).await?;
+        alice.tell(ask::block(uid, false)).await?;
         let is_it = |event: &Event| match event {
             Event::Contact(contact) if contact.uid == uid => Some(contact.blocked.clone()),
             _ => None,
@@ -66,7 +73,7 @@ async fn a_blocked_user_is_refused() -> Result<()> {
     bob.say(up::user("carol"), "hi").await?;
     tablet.message().await?;
 
-    alice.tell(up::unblock("bob")).await?;
+    alice.tell(ask::unblock("bob")).await?;
     assert_eq!(blocked(&mut alice, "bob").await?, None);
     let said = bob.say(up::user("alice"), "after").await?;
     assert_eq!(said.seq, 2);
@@ -91,7 +98,7 @@ async fn a_silenced_user_notices_nothing() -> Result<()> {
     assert_eq!(text_of(&alice.message().await?), "heard");
     laptop.message().await?;
 
-    alice.tell(up::block("bob", true)).await?;
+    alice.tell(ask::block("bob", true)).await?;
     for (number, seq) in [(1, 2), (2, 3)] {
         let said = bob
             .say(up::user("alice"), &format!("unheard {number}"))
@@ -117,7 +124,7 @@ async fn a_silenced_user_notices_nothing() -> Result<()> {
     let read = alice.tell(up::read("u:alice:bob", 1)).await?;
     assert_eq!((read.seq, unread().await?), (1, json!(0)));
 
-    alice.tell(up::unblock("bob")).await?;
+    alice.tell(ask::unblock("bob")).await?;
     bob.say(up::user("alice"), "heard again").await?;
     let heard = alice.message().await?;
     assert_eq!((heard.seq, text_of(&heard)), (4, "heard again"));
@@ -161,7 +168,7 @@ async fn silence_holds_for_history() -> Result<()> {
 /// Who takes nothing from strangers is reached by contacts alone, and a stranger can't tell it from a block.
 #[tokio::test]
 async fn strangers_are_kept_out() -> Result<()> {
-    let server = Server::with_users(&["alice", "bob", "carol"]).await?;
+    let server = Server::with_users(&["alice", "bob", "carol", "dave"]).await?;
     let mut alice = server.client("alice").online().await?;
     let mut bob = server.client("bob").json().online().await?;
     let mut carol = server.client("carol").online().await?;
@@ -169,27 +176,35 @@ async fn strangers_are_kept_out() -> Result<()> {
         client.say(up::user("alice"), "hi").await?;
         alice.message().await?;
     }
-    alice.tell(up::strangers(false)).await?;
+    alice.tell(strangers(false)).await?;
     let strange = carol.ask(&up::new(hi("alice"))).await?;
-    alice.tell(up::block("bob", false)).await?;
+    alice.tell(ask::block("bob", false)).await?;
     let blocked = bob.ask(&up::new(hi("alice"))).await?;
     assert_eq!(strange.result, blocked.result);
     assert_eq!(tidings_tests::client::error_of(strange)?, DENIED);
     // Silence makes a stranger no welcome guest.
-    alice.tell(up::block("bob", true)).await?;
+    alice.tell(ask::block("bob", true)).await?;
     assert_eq!(bob.tell_in_vain(hi("alice")).await?, DENIED);
+    // What is refused leaves nothing behind.
+    let mut dave = server.client("dave").online().await?;
+    assert_eq!(dave.tell_in_vain(hi("alice")).await?, DENIED);
+    let known = async |uid: &str| -> Result<usize> {
+        let conversations = server.login(uid).await?.conversations().await?;
+        Ok(conversations.len())
+    };
+    assert_eq!((known("dave").await?, known("alice").await?), (0, 2));
     // The other direction is alice's own choice.
     alice.say(up::user("carol"), "it's me").await?;
     carol.message().await?;
 
-    carol.tell(up::contact_request("alice", "")).await?;
+    carol.tell(ask::contact_request("alice")).await?;
     assert_eq!(carol.tell_in_vain(hi("alice")).await?, DENIED);
-    alice.tell(up::contact_accept("carol")).await?;
+    alice.tell(ask::contact_accept("carol")).await?;
     carol.say(up::user("alice"), "thanks").await?;
     assert_eq!(text_of(&alice.message().await?), "thanks");
-    alice.tell(up::contact_remove("carol")).await?;
+    alice.tell(ask::contact_remove("carol")).await?;
     assert_eq!(carol.tell_in_vain(hi("alice")).await?, DENIED);
-    alice.tell(up::strangers(true)).await?;
+    alice.tell(strangers(true)).await?;
     carol.say(up::user("alice"), "hi").await?;
     server.finish().await
 }
@@ -205,31 +220,31 @@ async fn blocks_and_requests() -> Result<()> {
         Some(Answer::Contact(contact)) => contact.state,
         _ => "no contact".to_owned(),
     };
-    alice.tell(up::block("bob", false)).await?;
-    let asked = bob.tell(up::contact_request("alice", "please")).await?;
+    alice.tell(ask::block("bob", false)).await?;
+    let asked = bob.tell(ask::contact_request("alice")).await?;
     assert_eq!(state(asked), "requested");
     assert_eq!(
-        alice.tell_in_vain(up::contact_accept("bob")).await?,
+        alice.tell_in_vain(ask::contact_accept("bob")).await?,
         "not_found"
     );
     assert_eq!(
-        alice.tell_in_vain(up::contact_request("bob", "")).await?,
+        alice.tell_in_vain(ask::contact_request("bob")).await?,
         "conflict"
     );
     let heard = alice.events_so_far();
     ensure!(heard.is_empty(), "alice hears of the request: {heard:?}");
 
-    carol.tell(up::contact_request("alice", "")).await?;
-    let ended = alice.tell(up::block("carol", false)).await?;
+    carol.tell(ask::contact_request("alice")).await?;
+    let ended = alice.tell(ask::block("carol", false)).await?;
     assert_eq!(state(ended), "none");
     assert_eq!(
-        alice.tell_in_vain(up::contact_accept("carol")).await?,
+        alice.tell_in_vain(ask::contact_accept("carol")).await?,
         "not_found"
     );
-    alice.tell(up::unblock("carol")).await?;
-    let both = alice.tell(up::contact_request("carol", "")).await?;
+    alice.tell(ask::unblock("carol")).await?;
+    let both = alice.tell(ask::contact_request("carol")).await?;
     assert_eq!(state(both), "contact");
-    let still = alice.tell(up::block("carol", true)).await?;
+    let still = alice.tell(ask::block("carol", true)).await?;
     assert_eq!(state(still), "contact");
     server.finish().await
 }
@@ -269,7 +284,7 @@ async fn blocks_over_http() -> Result<()> {
 async fn blocks_survive_a_restart() -> Result<()> {
     let mut server = Server::with_users(&["alice", "bob"]).await?;
     let mut alice = server.client("alice").online().await?;
-    alice.tell(up::block("bob", false)).await?;
+    alice.tell(ask::block("bob", false)).await?;
     server.kill().await?;
     server.restart().await?;
     let mut bob = server.client("bob").online().await?;

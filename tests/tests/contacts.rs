@@ -4,10 +4,10 @@ use anyhow::{Context, Result, ensure};
 use schema::v1::event::Event;
 use schema::v1::ok::Answer;
 use schema::v1::up::Command;
-use schema::v1::{self, Contact, GetContacts};
+use schema::v1::{self, Contact, ContactLabels, ContactRequest, ContactSet, GetContacts};
 use serde_json::json;
 use tidings_tests::server::Folder;
-use tidings_tests::{Client, Server, up};
+use tidings_tests::{Client, Server, ask, up};
 
 /// The contact that an answer holds.
 fn contact_of(ok: v1::Ok) -> Result<Contact> {
@@ -40,6 +40,24 @@ async fn states(client: &mut Client) -> Result<Vec<(String, String)>> {
     Ok(pairs.map(|contact| (contact.uid, contact.state)).collect())
 }
 
+fn request(user: &str, text: &str) -> Command {
+    Command::ContactRequest(ContactRequest {
+        user: user.into(),
+        text: text.into(),
+    })
+}
+
+fn note(user: &str, remark: Option<&str>, groups: Option<&[&str]>) -> Command {
+    let names = |groups: &[&str]| groups.iter().map(ToString::to_string).collect();
+    Command::ContactSet(ContactSet {
+        user: user.into(),
+        remark: remark.map(str::to_owned),
+        groups: groups.map(|groups| ContactLabels {
+            names: names(groups),
+        }),
+    })
+}
+
 fn pair(uid: &str, state: &str) -> (String, String) {
     (uid.to_owned(), state.to_owned())
 }
@@ -53,7 +71,7 @@ async fn two_become_contacts_and_part() -> Result<()> {
     let mut tablet = tablet.online().await?;
     let mut bob = server.client("bob").json().online().await?;
 
-    let asked = change(&mut alice, up::contact_request("bob", " it's me ")).await?;
+    let asked = change(&mut alice, request("bob", " it's me ")).await?;
     assert_eq!(
         (asked.uid.as_str(), asked.state.as_str()),
         ("bob", "requested")
@@ -66,46 +84,46 @@ async fn two_become_contacts_and_part() -> Result<()> {
         ("asked", "it's me")
     );
     // Again: nothing new, and nothing heard of it.
-    let again = change(&mut alice, up::contact_request("bob", "hello?")).await?;
+    let again = change(&mut alice, request("bob", "hello?")).await?;
     assert_eq!(
         (again.state.as_str(), again.text.as_str()),
         ("requested", "it's me")
     );
 
     assert_eq!(
-        alice.tell_in_vain(up::contact_accept("bob")).await?,
+        alice.tell_in_vain(ask::contact_accept("bob")).await?,
         "not_found"
     );
-    let accepted = change(&mut bob, up::contact_accept("alice")).await?;
+    let accepted = change(&mut bob, ask::contact_accept("alice")).await?;
     assert_eq!(accepted.state, "contact");
     for client in [&mut alice, &mut tablet] {
         assert_eq!(hears_of(client, "bob").await?.state, "contact");
     }
 
-    let note = up::contact_set("bob", Some("Bobby"), Some(&["work", "chess", "work"]));
-    let noted = change(&mut alice, note).await?;
+    let noting = note("bob", Some("Bobby"), Some(&["work", "chess", "work"]));
+    let noted = change(&mut alice, noting).await?;
     assert_eq!((noted.remark.as_str(), noted.groups.len()), ("Bobby", 2));
     assert_eq!(
         hears_of(&mut tablet, "bob").await?.groups,
         ["work", "chess"]
     );
-    let noted = change(&mut alice, up::contact_set("bob", None, Some(&[]))).await?;
+    let noted = change(&mut alice, note("bob", None, Some(&[]))).await?;
     assert_eq!((noted.remark.as_str(), noted.groups.len()), ("Bobby", 0));
     hears_of(&mut tablet, "bob").await?;
 
     assert_eq!(states(&mut alice).await?, [pair("bob", "contact")]);
-    change(&mut bob, up::contact_remove("alice")).await?;
+    change(&mut bob, ask::contact_remove("alice")).await?;
     let ended = hears_of(&mut tablet, "bob").await?;
     assert_eq!((ended.state.as_str(), ended.remark.as_str()), ("none", ""));
     for client in [&mut alice, &mut bob] {
         assert_eq!(states(client).await?, []);
     }
     assert_eq!(
-        alice.tell_in_vain(up::contact_remove("bob")).await?,
+        alice.tell_in_vain(ask::contact_remove("bob")).await?,
         "not_found"
     );
-    let note = up::contact_set("bob", Some("x"), None);
-    assert_eq!(alice.tell_in_vain(note).await?, "not_found");
+    let noting = note("bob", Some("x"), None);
+    assert_eq!(alice.tell_in_vain(noting).await?, "not_found");
     // What was noted of alice was private, as what alice has noted: bob has heard of one event per change of his.
     let heard = bob.events_so_far();
     ensure!(heard.is_empty(), "bob hears more than he should: {heard:?}");
@@ -118,29 +136,29 @@ async fn who_is_turned_down_is_not_told() -> Result<()> {
     let server = Server::with_users(&["alice", "bob"]).await?;
     let mut alice = server.client("alice").online().await?;
     let mut bob = server.client("bob").json().online().await?;
-    change(&mut alice, up::contact_request("bob", "")).await?;
+    change(&mut alice, ask::contact_request("bob")).await?;
     hears_of(&mut bob, "alice").await?;
-    let refused = change(&mut bob, up::contact_refuse("alice")).await?;
+    let refused = change(&mut bob, ask::contact_refuse("alice")).await?;
     assert_eq!(refused.state, "none");
     assert_eq!(
-        bob.tell_in_vain(up::contact_accept("alice")).await?,
+        bob.tell_in_vain(ask::contact_accept("alice")).await?,
         "not_found"
     );
     assert_eq!(
-        bob.tell_in_vain(up::contact_refuse("alice")).await?,
+        bob.tell_in_vain(ask::contact_refuse("alice")).await?,
         "not_found"
     );
-    change(&mut alice, up::contact_request("bob", "")).await?;
+    change(&mut alice, ask::contact_request("bob")).await?;
     assert_eq!(states(&mut bob).await?, []);
     assert_eq!(states(&mut alice).await?, [pair("bob", "requested")]);
     let heard = (alice.events_so_far(), bob.events_so_far());
     ensure!(heard.0.is_empty() && heard.1.is_empty(), "{heard:?}");
 
     // Taken back and asked anew, bob hears of it again; and he may ask instead of accepting.
-    change(&mut alice, up::contact_remove("bob")).await?;
-    change(&mut alice, up::contact_request("bob", "")).await?;
+    change(&mut alice, ask::contact_remove("bob")).await?;
+    change(&mut alice, ask::contact_request("bob")).await?;
     assert_eq!(hears_of(&mut bob, "alice").await?.state, "asked");
-    let both = change(&mut bob, up::contact_request("alice", "")).await?;
+    let both = change(&mut bob, ask::contact_request("alice")).await?;
     assert_eq!(both.state, "contact");
     assert_eq!(hears_of(&mut alice, "bob").await?.state, "contact");
     server.finish().await
@@ -152,13 +170,13 @@ async fn a_request_can_be_taken_back() -> Result<()> {
     let server = Server::with_users(&["alice", "bob"]).await?;
     let mut alice = server.client("alice").online().await?;
     let mut bob = server.client("bob").online().await?;
-    change(&mut alice, up::contact_request("bob", "oops")).await?;
+    change(&mut alice, request("bob", "oops")).await?;
     hears_of(&mut bob, "alice").await?;
-    change(&mut alice, up::contact_remove("bob")).await?;
+    change(&mut alice, ask::contact_remove("bob")).await?;
     let heard = hears_of(&mut bob, "alice").await?;
     assert_eq!((heard.state.as_str(), heard.text.as_str()), ("none", ""));
     assert_eq!(
-        bob.tell_in_vain(up::contact_accept("alice")).await?,
+        bob.tell_in_vain(ask::contact_accept("alice")).await?,
         "not_found"
     );
     server.finish().await
@@ -174,27 +192,21 @@ async fn bad_commands_are_refused() -> Result<()> {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let long = "x".repeat(257);
     for (command, code) in [
-        (up::contact_request("nobody", ""), "not_found"),
-        (up::contact_request("alice", ""), "invalid_argument"),
-        (up::contact_request("a b", ""), "invalid_argument"),
-        (up::contact_request("", ""), "invalid_argument"),
-        (up::contact_request("bob", &long), "invalid_argument"),
-        (up::contact_request("bob", "a\nb"), "invalid_argument"),
-        (up::contact_accept("bob"), "not_found"),
-        (up::contact_remove("nobody"), "not_found"),
-        (up::contact_set("bob", Some("x"), None), "not_found"),
-        (
-            up::contact_set("bob", None, Some(&["", "a"])),
-            "invalid_argument",
-        ),
-        (up::contact_set("bob", None, Some(&many)), "too_large"),
-        (
-            up::contact_set("bob", Some(&long), None),
-            "invalid_argument",
-        ),
-        (up::block("nobody", false), "not_found"),
-        (up::block("alice", true), "invalid_argument"),
-        (up::unblock("nobody"), "not_found"),
+        (ask::contact_request("nobody"), "not_found"),
+        (ask::contact_request("alice"), "invalid_argument"),
+        (request("a b", ""), "invalid_argument"),
+        (request("", ""), "invalid_argument"),
+        (request("bob", &long), "invalid_argument"),
+        (request("bob", "a\nb"), "invalid_argument"),
+        (ask::contact_accept("bob"), "not_found"),
+        (ask::contact_remove("nobody"), "not_found"),
+        (note("bob", Some("x"), None), "not_found"),
+        (note("bob", None, Some(&["", "a"])), "invalid_argument"),
+        (note("bob", None, Some(&many)), "too_large"),
+        (note("bob", Some(&long), None), "invalid_argument"),
+        (ask::block("nobody", false), "not_found"),
+        (ask::block("alice", true), "invalid_argument"),
+        (ask::unblock("nobody"), "not_found"),
         (
             Command::GetContacts(GetContacts {
                 limit: 501,
@@ -284,39 +296,39 @@ async fn contacts_are_bounded() -> Result<()> {
     let server = Server::start_in(folder, &["alice", "bob", "carol", "dave", "erin"]).await?;
     let mut alice = server.client("alice").online().await?;
     for uid in ["bob", "carol"] {
-        change(&mut alice, up::contact_request(uid, "")).await?;
+        change(&mut alice, ask::contact_request(uid)).await?;
     }
-    let third = || up::contact_request("dave", "");
+    let third = || ask::contact_request("dave");
     assert_eq!(alice.tell_in_vain(third()).await?, "too_large");
-    change(&mut alice, up::block("dave", false)).await?;
+    change(&mut alice, ask::block("dave", false)).await?;
     assert_eq!(
-        alice.tell_in_vain(up::block("erin", false)).await?,
+        alice.tell_in_vain(ask::block("erin", false)).await?,
         "too_large"
     );
-    change(&mut alice, up::unblock("dave")).await?;
+    change(&mut alice, ask::unblock("dave")).await?;
 
     // Two wait for bob now, and a third one can't: not even one whom he has blocked, who is told the same.
     let mut bob = server.client("bob").online().await?;
     let mut carol = server.client("carol").online().await?;
-    change(&mut carol, up::contact_request("bob", "")).await?;
-    change(&mut bob, up::block("dave", true)).await?;
+    change(&mut carol, ask::contact_request("bob")).await?;
+    change(&mut bob, ask::block("dave", true)).await?;
     for uid in ["dave", "erin"] {
         let mut other = server.client(uid).online().await?;
-        let refused = other.tell_in_vain(up::contact_request("bob", "")).await?;
+        let refused = other.tell_in_vain(ask::contact_request("bob")).await?;
         assert_eq!(refused, "rate_limited", "{uid}");
     }
-    change(&mut bob, up::contact_accept("carol")).await?;
-    change(&mut bob, up::contact_accept("alice")).await?;
+    change(&mut bob, ask::contact_accept("carol")).await?;
+    change(&mut bob, ask::contact_accept("alice")).await?;
     // Bob has three now, dave's block included.
-    change(&mut alice, up::contact_remove("carol")).await?;
+    change(&mut alice, ask::contact_remove("carol")).await?;
     let mut erin = server.client("erin").online().await?;
-    change(&mut erin, up::contact_request("bob", "")).await?;
+    change(&mut erin, ask::contact_request("bob")).await?;
     assert_eq!(
-        bob.tell_in_vain(up::contact_accept("erin")).await?,
+        bob.tell_in_vain(ask::contact_accept("erin")).await?,
         "too_large"
     );
-    change(&mut bob, up::unblock("dave")).await?;
-    change(&mut bob, up::contact_accept("erin")).await?;
+    change(&mut bob, ask::unblock("dave")).await?;
+    change(&mut bob, ask::contact_accept("erin")).await?;
     server.finish().await
 }
 
@@ -327,8 +339,8 @@ async fn who_ask_each_other_are_contacts() -> Result<()> {
     let mut alice = server.client("alice").online().await?;
     let mut bob = server.client("bob").online().await?;
     let (one, other) = tokio::join!(
-        change(&mut alice, up::contact_request("bob", "")),
-        change(&mut bob, up::contact_request("alice", ""))
+        change(&mut alice, ask::contact_request("bob")),
+        change(&mut bob, ask::contact_request("alice"))
     );
     let states_told = [one?.state, other?.state];
     ensure!(

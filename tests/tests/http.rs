@@ -312,7 +312,16 @@ async fn health_and_description() -> Result<()> {
     let version = description["openapi"].as_str().unwrap_or_default();
     ensure!(version.starts_with("3."), "openapi {version}");
     for (path, methods) in [
-        ("/v1/users", &["post"][..]),
+        ("/v1/users", &["get", "post"][..]),
+        ("/v1/users/{uid}", &["get"]),
+        ("/v1/profile", &["get", "patch"]),
+        ("/v1/settings", &["get", "patch"]),
+        ("/v1/contacts", &["get", "post"]),
+        ("/v1/contacts/{uid}", &["patch", "delete"]),
+        ("/v1/contacts/{uid}/accept", &["post"]),
+        ("/v1/contacts/{uid}/refuse", &["post"]),
+        ("/v1/blocks", &["get"]),
+        ("/v1/blocks/{uid}", &["put", "delete"]),
         ("/v1/auth/login", &["post"]),
         ("/v1/auth/refresh", &["post"]),
         ("/v1/auth/logout", &["post"]),

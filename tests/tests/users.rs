@@ -6,7 +6,7 @@ use schema::v1::ok::Answer;
 use schema::v1::up::Command;
 use schema::v1::{GetProfile, GetUsers, Profile, ProfileSet, SettingsSet, User};
 use serde_json::json;
-use tidings_tests::{Client, Server, up};
+use tidings_tests::{Client, Server, ask};
 
 fn name(name: &str) -> Command {
     Command::ProfileSet(ProfileSet {
@@ -186,7 +186,7 @@ async fn bad_commands_are_refused() -> Result<()> {
             }),
             "too_large",
         ),
-        (up::contact_request("alice", ""), "invalid_argument"),
+        (ask::contact_request("alice"), "invalid_argument"),
     ] {
         let what = format!("{command:?}");
         assert_eq!(alice.tell_in_vain(command).await.context(what)?, code);

@@ -7,7 +7,7 @@
 //! and the batch is executed once more with its eyes open. Only before a send is refused it is looked for, since the
 //! first answer counts also for one that would no longer be allowed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -409,10 +409,22 @@ impl Executor {
             let conversation = Conversation::from(found).with_rules(rules);
             self.catalog.stage(conversation);
         }
+        let may_begin = |(job, send): &&(&Job, &Send)| {
+            pair(&send.conversation).is_some_and(|people| {
+                let rules = rules.get(&people).copied().unwrap_or_default();
+                rules.deaf_to(&job.caller.uid, people).is_ok()
+            })
+        };
+        // What only refused messages are for is not made.
+        let begun = sends.iter().filter(may_begin);
+        let begun: HashSet<&str> = begun.map(|(_, send)| send.name.as_str()).collect();
         for (name, id) in missing {
-            if let Some(people) = pair(id) {
-                let rules = rules_of(id).unwrap_or_default();
+            let Some(people) = pair(id) else { continue };
+            let rules = rules_of(id).unwrap_or_default();
+            if begun.contains(name) {
                 self.make_direct(tx, name, people, rules).await?;
+            } else {
+                self.catalog.stage_apart(name, rules);
             }
         }
         Ok(())
@@ -466,7 +478,11 @@ impl Executor {
                 Code::PermissionDenied,
                 "you are not a member of the group",
             )),
-            (None, ConversationId::Direct(..)) => Err(Refused::not_found("there is no such user")),
+            (None, ConversationId::Direct(one, other)) => {
+                let rules = self.catalog.apart(&send.name);
+                rules.deaf_to(caller, (one, other))?;
+                Err(Refused::not_found("there is no such user"))
+            }
             (None, ConversationId::Group(_)) => Err(Refused::not_found("there is no such group")),
         }
     }

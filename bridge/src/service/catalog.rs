@@ -73,12 +73,7 @@ impl Conversation {
         let [first, second] = self.members.as_slice() else {
             return Ok(None);
         };
-        let (ruling, other) = if sender == first {
-            (self.direct.first, second)
-        } else {
-            (self.direct.second, first)
-        };
-        Ok((!ruling.is_heard()?).then_some(other))
+        self.direct.deaf_to(sender, (first, second))
     }
 }
 
@@ -95,6 +90,8 @@ pub struct Catalog {
     committed: HashMap<String, Arc<Conversation>>,
     /// `None`: changed, to be read again.
     staged: HashMap<String, Option<Arc<Conversation>>>,
+    /// The rules between users of whom the transaction has looked up that they have no conversation, and need none.
+    apart: HashMap<String, DirectRules>,
     /// Members of all cached conversations together, and how many there may be.
     weight: usize,
     weight_max: usize,
@@ -107,6 +104,7 @@ impl Catalog {
         Catalog {
             committed: HashMap::new(),
             staged: HashMap::new(),
+            apart: HashMap::new(),
             weight: 0,
             weight_max,
         }
@@ -127,6 +125,17 @@ impl Catalog {
         self.staged.insert(name, Some(Arc::new(conversation)));
     }
 
+    /// Notes the rules between two users who have no conversation, for this transaction.
+    pub fn stage_apart(&mut self, name: &str, rules: DirectRules) {
+        self.apart.insert(name.to_owned(), rules);
+    }
+
+    /// The rules between two users who have no conversation.
+    #[must_use]
+    pub fn apart(&self, name: &str) -> DirectRules {
+        self.apart.get(name).copied().unwrap_or_default()
+    }
+
     /// Forgets a conversation of which the transaction has changed the members, or what they may.
     pub fn stage_change(&mut self, name: &str) {
         self.staged.insert(name.to_owned(), None);
@@ -134,6 +143,7 @@ impl Catalog {
 
     /// The transaction was committed.
     pub fn commit(&mut self) {
+        self.apart.clear();
         for (name, staged) in self.staged.drain() {
             let removed = match staged {
                 Some(conversation) => {
@@ -154,5 +164,6 @@ impl Catalog {
     /// The transaction was not committed.
     pub fn rollback(&mut self) {
         self.staged.clear();
+        self.apart.clear();
     }
 }

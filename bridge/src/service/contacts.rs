@@ -1,7 +1,7 @@
 //! Contacts: requests, notes on them, blocks.
 //!
 //! Two users have a row each of what they have to do with each other. What a command makes of the two is decided by a
-//! plain function, [`Pair::after`]; what is stored, told and limited follows from the difference.
+//! plain function, `Pair::after`; what is stored, told and limited follows from the difference.
 
 use schema::{ConversationId, Uid, v1};
 

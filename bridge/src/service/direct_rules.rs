@@ -31,7 +31,7 @@ pub enum Ruling {
 impl Ruling {
     /// Whether the message is heard, if it may be sent at all. Whom the other one does not want, and who is merely a
     /// stranger to somebody who takes nothing from strangers, is told the same.
-    pub fn is_heard(self) -> Result<bool, Refused> {
+    fn is_heard(self) -> Result<bool, Refused> {
         match self {
             Ruling::Heard => Ok(true),
             Ruling::Unheard => Ok(false),
@@ -62,6 +62,23 @@ impl DirectRules {
     #[must_use]
     pub fn is_open(self) -> bool {
         self == DirectRules::default()
+    }
+
+    /// Which of the two does not hear what `sender` says, if he may say anything.
+    ///
+    /// # Errors
+    /// [`Refused`] where the other one does not take it.
+    pub fn deaf_to<'a>(
+        self,
+        sender: &Uid,
+        (first, second): (&'a Uid, &'a Uid),
+    ) -> Result<Option<&'a Uid>, Refused> {
+        let (ruling, other) = if sender == first {
+            (self.first, second)
+        } else {
+            (self.second, first)
+        };
+        Ok((!ruling.is_heard()?).then_some(other))
     }
 }
 

@@ -382,3 +382,41 @@ pub(super) fn uid(row: &QueryResult) -> Result<Uid, DbErr> {
     uid.parse()
         .map_err(|error| DbErr::Type(format!("uid {uid:?}: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, views};
+
+    /// Of a deleted user the uid is left, which nobody can write to and nobody finds.
+    #[tokio::test]
+    async fn a_deleted_user_is_gone() {
+        let (store, _folder) = Store::fresh().await;
+        let db = store.writer();
+        let uids: Vec<Uid> = ["Alice", "alicia"].map(|uid| uid.parse().unwrap()).into();
+        for uid in &uids {
+            let user = User {
+                uid: uid.clone(),
+                kind: "person".to_owned(),
+                role: Role::User,
+                password_hash: String::new(),
+                created_at: SystemTime::UNIX_EPOCH,
+                password_changed_at: None,
+            };
+            add(db, &user).await.unwrap();
+            set_profile(db, uid, "Al", "", "").await.unwrap();
+        }
+        let found = views::find_users(db, "ali", 10).await.unwrap();
+        assert_eq!(found.len(), 2, "{found:?}");
+        let delete = "UPDATE users SET deleted_at = 5 WHERE uid = 'Alice'";
+        sql::execute(db, delete, []).await.unwrap();
+        assert_eq!(existing(db, &uids).await.unwrap(), uids[1..]);
+        let found = views::find_users(db, "al", 10).await.unwrap();
+        assert_eq!((found.len(), found[0].uid.as_str()), (1, "alicia"));
+        let seen = views::users(db, &uids).await.unwrap();
+        assert!(seen[0].deleted && seen[0].name.is_empty());
+        assert_eq!(seen[1].name, "Al");
+        let openness = openness(db, &[&uids[0], &uids[1]]).await.unwrap();
+        assert!(openness[&uids[0]].is_deleted && !openness[&uids[1]].is_deleted);
+    }
+}
