@@ -49,6 +49,7 @@ mod patience;
 mod pipeline;
 mod retains;
 mod single;
+mod system_messages;
 
 pub use job::Caller;
 

@@ -27,6 +27,7 @@ mod checkpoint;
 pub mod conversations;
 pub mod devices;
 pub mod grants;
+pub mod groups;
 pub mod logins;
 pub mod members;
 pub mod messages;

@@ -350,7 +350,7 @@ impl Executor {
         }
         let id = self.make_conversation(tx, name).await?;
         let roles = people.iter().map(|uid| (uid, Role::Member));
-        members::add(tx, id, 0, roles).await?;
+        members::add(tx, id, 0, 0, roles).await?;
         self.catalog
             .stage(Conversation::new(id, name.to_owned(), people));
         Ok(())
@@ -370,7 +370,12 @@ impl Executor {
     /// The conversation, if the caller may write there.
     fn writable(&self, caller: &Uid, send: &Send) -> Result<Arc<Conversation>, Refused> {
         match (self.catalog.get(&send.name), &send.conversation) {
-            (Some(conversation), _) if conversation.has(caller) => Ok(conversation.clone()),
+            (Some(conversation), _) if conversation.has(caller) => {
+                if let Some(group) = &conversation.group {
+                    group.check_send(caller, SystemTime::now)?;
+                }
+                Ok(conversation.clone())
+            }
             (Some(_), _) => Err(Refused::new(
                 Code::PermissionDenied,
                 "you are not a member of the group",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use schema::Uid;
 
+use super::groups::rules::GroupRules;
 use crate::store::conversations::Found;
 
 /// A conversation as it stands now.
@@ -16,6 +17,8 @@ pub struct Conversation {
     pub name: String,
     /// Everybody who is in it, in the order of their names.
     members: Vec<Uid>,
+    /// Of a group: who may send.
+    pub group: Option<GroupRules>,
 }
 
 impl Conversation {
@@ -23,7 +26,12 @@ impl Conversation {
     #[must_use]
     pub fn new(id: i64, name: String, mut members: Vec<Uid>) -> Self {
         members.sort_unstable();
-        Conversation { id, name, members }
+        Conversation {
+            id,
+            name,
+            members,
+            group: None,
+        }
     }
 
     /// Everybody who is in it.
@@ -41,7 +49,10 @@ impl Conversation {
 
 impl From<Found> for Conversation {
     fn from(found: Found) -> Self {
-        Conversation::new(found.id, found.name, found.members)
+        Conversation {
+            group: found.group.map(GroupRules::from),
+            ..Conversation::new(found.id, found.name, found.members)
+        }
     }
 }
 
@@ -84,7 +95,7 @@ impl Catalog {
         self.staged.insert(name, Some(Arc::new(conversation)));
     }
 
-    /// Forgets a conversation whose members the transaction has changed.
+    /// Forgets a conversation whose members or rules the transaction has changed.
     pub fn stage_change(&mut self, name: &str) {
         self.staged.insert(name.to_owned(), None);
     }

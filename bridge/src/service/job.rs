@@ -62,12 +62,11 @@ impl Job {
 
     /// The command's key; `None`: the client gave no id, or the command may be repeated.
     pub(super) fn key(&self) -> Option<Key<'_>> {
-        let keeps_answer = match self.command {
-            Command::Send(_)
-            | Command::Group(_)
-            | Command::Grant(_)
-            | Command::Operation(_)
-            | Command::Contact(_) => true,
+        let keeps_answer = match &self.command {
+            Command::Group(command) => command.keeps_answer(),
+            Command::Send(_) | Command::Grant(_) | Command::Operation(_) | Command::Contact(_) => {
+                true
+            }
             // They say how it shall be, so that the second time changes nothing.
             Command::Ack(..)
             | Command::Read(..)

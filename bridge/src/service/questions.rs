@@ -1,9 +1,10 @@
 //! What needs no transaction: questions, and notices that are not stored. They are executed beside the pipeline, by
 //! tasks that only read.
 
-use schema::{Uid, v1};
+use schema::{Gid, Uid, v1};
 
-use super::command::not_yet;
+use super::command::{self, not_yet};
+use super::groups;
 use super::job::{Caller, Settled};
 use super::presence::Presence;
 use super::refused::Refused;
@@ -15,6 +16,10 @@ use crate::store::{self, Store};
 pub enum Question {
     /// A page of a conversation.
     Page(sync::Sync),
+    /// A group and its members.
+    Group(Gid),
+    /// Who waits to be let into a group.
+    GroupRequests(Gid),
 }
 
 /// What answering needs. Cheap to clone.
@@ -33,6 +38,8 @@ pub(super) fn check(_caller: &Uid, asked: v1::up::Command) -> Result<Question, R
     use v1::up::Command as Asked;
     match asked {
         Asked::Sync(asked) => sync::check(&asked).map(Question::Page),
+        Asked::GetGroup(asked) => command::gid(&asked.gid).map(Question::Group),
+        Asked::GetGroupRequests(asked) => command::gid(&asked.gid).map(Question::GroupRequests),
         _ => Err(not_yet()),
     }
 }
@@ -49,6 +56,10 @@ pub(super) async fn answer(
     let uid = &caller.uid;
     let result = match question {
         Question::Page(asked) => sync::page(&context.store, uid, asked).await?,
+        Question::Group(gid) => return groups::questions::group(&context.store, uid, gid).await,
+        Question::GroupRequests(gid) => {
+            return groups::questions::requests(&context.store, uid, gid).await;
+        }
     };
     Ok(result.map_or_else(Settled::from, Settled::ok))
 }

@@ -335,7 +335,7 @@ mod tests {
         let db = store.writer();
         let bob: Uid = "bob".parse().unwrap();
         conversations::add(db, 1, "g:1", 0).await.unwrap();
-        members::add(db, 1, 3, [(&bob, Role::Member)])
+        members::add(db, 1, 3, 3, [(&bob, Role::Member)])
             .await
             .unwrap();
         for device in ["phone", "laptop"] {
@@ -384,7 +384,7 @@ mod tests {
             conversations::add(db, id, &format!("g:{id}"), 0)
                 .await
                 .unwrap();
-            members::add(db, id, 3, [(&bob, Role::Member)])
+            members::add(db, id, 3, 3, [(&bob, Role::Member)])
                 .await
                 .unwrap();
             if id == 1 {

@@ -119,6 +119,27 @@ pub async fn execute_rows<C: ConnectionTrait>(
     Ok(())
 }
 
+/// Runs `text` for all rows; `{in}` in it becomes the right side of `IN`, as in [`query_rows`].
+///
+/// # Errors
+/// [`DbErr`] as the database has it; earlier chunks have been written then, so call it in a transaction.
+pub async fn execute_in<C: ConnectionTrait>(
+    connection: &C,
+    text: &str,
+    rows: Rows,
+) -> Result<(), DbErr> {
+    let backend = connection.get_database_backend();
+    for (list, values) in rows.chunks() {
+        execute(
+            connection,
+            &text.replace("{in}", &in_list(backend, &list)),
+            values,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
 /// Runs the query `text` for all rows and returns what it found; `{in}` in it becomes the right side of `IN`.
 /// A row of one column matches a plain column, a longer one a tuple: `(a, b) {in}`.
 ///
@@ -129,18 +150,21 @@ pub async fn query_rows<C: ConnectionTrait>(
     text: &str,
     rows: Rows,
 ) -> Result<Vec<QueryResult>, DbErr> {
-    let sqlite = connection.get_database_backend() == DbBackend::Sqlite;
+    let backend = connection.get_database_backend();
     let mut found = Vec::new();
     for (list, values) in rows.chunks() {
-        // SQLite takes a list of tuples only as VALUES; for plain values all dialects take (?),(?).
-        let list = if sqlite {
-            format!("IN (VALUES {list})")
-        } else {
-            format!("IN ({list})")
-        };
-        found.extend(query(connection, &text.replace("{in}", &list), values).await?);
+        let text = text.replace("{in}", &in_list(backend, &list));
+        found.extend(query(connection, &text, values).await?);
     }
     Ok(found)
+}
+
+/// SQLite takes a list of tuples only as VALUES; for plain values all dialects take (?),(?).
+fn in_list(backend: DbBackend, list: &str) -> String {
+    match backend {
+        DbBackend::Sqlite => format!("IN (VALUES {list})"),
+        _ => format!("IN ({list})"),
+    }
 }
 
 /// Updates many rows of `table` at once, each with values of its own. `columns` names the values of a row; `set` and
@@ -256,6 +280,16 @@ pub fn for_update(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Sqlite => "",
         _ => " FOR UPDATE",
+    }
+}
+
+/// Ends a query that is to see what was committed until now: on MySQL a transaction otherwise sees what was there when
+/// it began to read, though it has waited for a lock since.
+#[must_use]
+pub fn as_of_now(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::MySql => " LOCK IN SHARE MODE",
+        _ => "",
     }
 }
 

@@ -5,7 +5,7 @@ mod group;
 mod history;
 
 pub use conversation::{Conversation, Membership, conversations, membership};
-pub use group::group;
+pub use group::{MEMBERS_TOLD, PINS_MAX, group, group_about};
 pub use history::{Page, Range, history, messages_by_id};
 
 use schema::{MsgId, v1};
