@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use prost::Message as _;
 use schema::Format;
-use schema::v1::{Message, Reply, To, Up, reply, up::Command};
+use schema::v1::{Message, Reply, To, Up, event, reply, up::Command};
 use tokio::time::timeout;
 
 use self::mail::Mail;
@@ -217,6 +217,23 @@ impl Client {
             messages.push(message);
         }
         Ok(messages)
+    }
+
+    /// The next event that `take` makes something of; those before it are dropped.
+    pub async fn event<T>(
+        &mut self,
+        what: &str,
+        mut take: impl FnMut(event::Event) -> Option<T>,
+    ) -> Result<T> {
+        self.wait_for(what, |mail| {
+            while let Some(event) = mail.events.pop_front() {
+                if let Some(taken) = take(event) {
+                    return Some(taken);
+                }
+            }
+            None
+        })
+        .await
     }
 
     /// Sends the PUBACK of an arrival, on a device with manual acks.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use anyhow::Result;
 use prost::Message as _;
-use schema::v1::{Down, Message, down};
+use schema::v1::{Down, Message, down, event};
 
 use super::{Answer, Arrival, Ticket};
 use crate::link::{Closed, Packet, Publish};
@@ -15,6 +15,7 @@ use crate::link::{Closed, Packet, Publish};
 pub(super) struct Mail {
     pub arrivals: VecDeque<Arrival>,
     pub answers: VecDeque<Answer>,
+    pub events: VecDeque<event::Event>,
     pub subacks: VecDeque<Vec<u8>>,
     /// Our publishes by packet id, while they wait for their PUBACK.
     under_way: HashMap<u16, Ticket>,
@@ -56,8 +57,7 @@ impl Mail {
         let messages = match down.content {
             Some(down::Content::Message(message)) => vec![message],
             Some(down::Content::Batch(batch)) => batch.messages,
-            // A hint about what can be asked for; no test waits for one yet.
-            Some(down::Content::Event(_)) => return,
+            Some(down::Content::Event(event)) => return self.events.extend(event.event),
             Some(down::Content::Reply(reply)) => {
                 return self.answers.push_back(Answer {
                     reply,
