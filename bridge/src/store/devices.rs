@@ -126,9 +126,9 @@ pub async fn leave<C: ConnectionTrait>(db: &C, departures: &[Departure]) -> Resu
             reason.into(),
         ]);
     }
-    let columns = ["uid", "device", "seen_at", "last_reason"];
+    let columns = ["uid", "device", "at", "reason"];
     let on = "devices.uid = v.uid AND devices.device = v.device";
-    let set = "seen_at = v.seen_at, last_reason = v.last_reason";
+    let set = "seen_at = v.at, last_reason = v.reason";
     sql::update_rows(db, "devices", &columns, set, on, rows).await?;
     Ok(())
 }
@@ -146,9 +146,9 @@ pub async fn touch<C: ConnectionTrait>(
     for (uid, device) in devices {
         rows.push([uid.as_str().into(), (*device).into(), now.into()]);
     }
-    let columns = ["uid", "device", "seen_at"];
+    let columns = ["uid", "device", "at"];
     let on = "devices.uid = v.uid AND devices.device = v.device";
-    sql::update_rows(db, "devices", &columns, "seen_at = v.seen_at", on, rows).await?;
+    sql::update_rows(db, "devices", &columns, "seen_at = v.at", on, rows).await?;
     Ok(())
 }
 

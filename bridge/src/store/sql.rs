@@ -168,7 +168,7 @@ fn in_list(backend: DbBackend, list: &str) -> String {
 }
 
 /// Updates many rows of `table` at once, each with values of its own. `columns` names the values of a row; `set` and
-/// `on` speak of them as `v.name`.
+/// `on` speak of them as `v.name`. What `set` assigns to must not be among them: MySQL could not tell which is meant.
 ///
 /// # Errors
 /// [`DbErr`] as the database has it.
