@@ -73,7 +73,7 @@ impl Executor {
         let others = create.members.iter().map(|uid| (uid, Role::Member));
         let everybody = std::iter::once((caller, Role::Owner)).chain(others);
         members::add(tx, id, 0, 0, everybody).await?;
-        let group = Group::of_anybody(tx, &gid).await?;
+        let group = Group::lock(tx, &gid, id).await?;
         let group = group.ok_or_else(no_such_group)?;
         let about = group.uids().cloned().collect();
         // No message tells of it: the group's first one is somebody's.

@@ -7,7 +7,7 @@ use crate::service::batch::Executor;
 use crate::service::job::{Delivery, Settled};
 use crate::service::refused::Refused;
 use crate::service::single::Failed;
-use crate::store::groups::{self, Known, Settings};
+use crate::store::groups::{self, Settings};
 use crate::store::members::{self, Role};
 use crate::store::views::{self, MEMBERS_TOLD};
 use crate::store::{self, Transaction, conversations};
@@ -38,37 +38,22 @@ impl Group {
         caller: &Uid,
         gid: &Gid,
     ) -> Result<(Self, Role), Failed> {
-        // Looked at before the lock as well, so that strangers keep nobody waiting.
-        let Some(known) = existing(tx, gid).await? else {
-            return Err(no_such_group().into());
-        };
-        if members::role(tx, known.conversation_id, caller)
-            .await?
-            .is_none()
-        {
-            return Err(no_such_group().into());
-        }
-        let Some(group) = Group::lock(tx, gid, known.conversation_id).await? else {
-            return Err(no_such_group().into());
-        };
-        let Some(role) = group.role(caller) else {
-            return Err(no_such_group().into());
-        };
+        let id = existing(tx, gid).await?.ok_or_else(no_such_group)?;
+        // Asked before the lock as well, so that strangers keep nobody waiting.
+        let role = members::role(tx, id, caller).await?;
+        role.ok_or_else(no_such_group)?;
+        let group = Group::lock(tx, gid, id).await?;
+        let group = group.ok_or_else(no_such_group)?;
+        let role = group.role(caller).ok_or_else(no_such_group)?;
         Ok((group, role))
     }
 
-    /// A group, whoever asks. `None`: there is none.
-    pub(super) async fn of_anybody(
+    /// The group of that conversation. `None`: there is none.
+    pub(super) async fn lock(
         tx: &Transaction,
         gid: &Gid,
+        id: i64,
     ) -> Result<Option<Self>, store::Error> {
-        match existing(tx, gid).await? {
-            Some(known) => Group::lock(tx, gid, known.conversation_id).await,
-            None => Ok(None),
-        }
-    }
-
-    async fn lock(tx: &Transaction, gid: &Gid, id: i64) -> Result<Option<Self>, store::Error> {
         let locked = conversations::lock(tx, &[id]).await?;
         let Some(settings) = groups::settings(tx, id).await? else {
             return Ok(None);
@@ -133,9 +118,11 @@ impl Group {
     }
 }
 
-async fn existing(tx: &Transaction, gid: &Gid) -> Result<Option<Known>, store::Error> {
+/// The key of a group's conversation, if there is the group.
+pub(super) async fn existing(tx: &Transaction, gid: &Gid) -> Result<Option<i64>, store::Error> {
     let known = groups::lookup(tx, gid).await?;
-    Ok(known.filter(|known| !known.is_dissolved))
+    let known = known.filter(|known| !known.is_dissolved);
+    Ok(known.map(|known| known.conversation_id))
 }
 
 /// Also for who may not know of it.
@@ -160,7 +147,19 @@ pub(super) struct Change {
 }
 
 impl Executor {
-    /// Answers with the group as it stands now, and tells its members and those who are out.
+    /// Counts a change, answers with the group as it stands now, and tells its members and those who are out.
+    pub(super) async fn tell_change(
+        &mut self,
+        tx: &Transaction,
+        actor: &Uid,
+        group: &Group,
+        change: Change,
+    ) -> Result<Settled, Failed> {
+        conversations::count_change(tx, group.id).await?;
+        self.tell_group(tx, actor, group, change).await
+    }
+
+    /// The same for a group that is new.
     pub(super) async fn tell_group(
         &mut self,
         tx: &Transaction,
@@ -172,7 +171,6 @@ impl Executor {
         let messages = self
             .add_system_messages(tx, conversation, actor, change.happened)
             .await?;
-        conversations::count_change(tx, group.id).await?;
         self.catalog.stage_change(&group.conversation);
         let mut now = group_now(tx, &group.gid, &change.about).await?;
         if now.partial {

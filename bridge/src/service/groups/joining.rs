@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use schema::{Gid, Timestamp, Uid, v1};
 use sha2::{Digest as _, Sha256};
 
-use super::group::{Group, unchanged};
+use super::group::{Group, existing, unchanged};
 use super::{Command, rules, text};
 use crate::auth::token::random_hex;
 use crate::clock;
@@ -16,8 +16,8 @@ use crate::service::job::{Delivery, Settled};
 use crate::service::refused::Refused;
 use crate::service::single::{Failed, check_existence};
 use crate::store::Transaction;
-use crate::store::groups::{Join, joining};
-use crate::store::members::Role;
+use crate::store::groups::{self, Join, joining};
+use crate::store::members::{self, Role};
 
 /// Longest text of who asks to be let in, in characters.
 const TEXT_MAX: usize = 256;
@@ -77,8 +77,8 @@ fn hash(token: &str) -> String {
 }
 
 /// Also where there is a group that lets nobody in this way.
-fn nothing_to_join() -> Failed {
-    Refused::not_found("there is no group to join here").into()
+fn nothing_to_join() -> Refused {
+    Refused::not_found("there is no group to join here")
 }
 
 /// What comes of somebody who wants to come in.
@@ -141,12 +141,18 @@ impl Executor {
                 joining::find_by_link(tx, hash, clock::millis(SystemTime::now())).await?
             }
         };
-        let Some(gid) = gid else {
-            return Err(nothing_to_join());
-        };
-        let Some(group) = Group::of_anybody(tx, &gid).await? else {
-            return Err(nothing_to_join());
-        };
+        let gid = gid.ok_or_else(nothing_to_join)?;
+        let id = existing(tx, &gid).await?.ok_or_else(nothing_to_join)?;
+        // Asked before the lock as well, so that strangers keep nobody waiting.
+        let settings = groups::settings(tx, id).await?;
+        let settings = settings.ok_or_else(nothing_to_join)?;
+        if entry(settings.join, way) == Entry::Nothing
+            && members::role(tx, id, caller).await?.is_none()
+        {
+            return Err(nothing_to_join().into());
+        }
+        let group = Group::lock(tx, &gid, id).await?;
+        let group = group.ok_or_else(nothing_to_join)?;
         if group.role(caller).is_some() {
             return unchanged(tx, &group).await;
         }
@@ -156,7 +162,7 @@ impl Executor {
                 self.let_in(tx, caller, group, new, "member_joined").await
             }
             Entry::Asks => ask_to_be_let_in(tx, caller, &group, text).await,
-            Entry::Nothing => Err(nothing_to_join()),
+            Entry::Nothing => Err(nothing_to_join().into()),
         }
     }
 

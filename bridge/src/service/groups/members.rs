@@ -71,7 +71,7 @@ impl Executor {
             about: new,
             ..Change::default()
         };
-        self.tell_group(tx, actor, &group, change).await
+        self.tell_change(tx, actor, &group, change).await
     }
 
     pub(super) async fn remove_members(
@@ -93,7 +93,7 @@ impl Executor {
             happened: vec![happened("members_removed", uids)],
             ..Change::default()
         };
-        self.tell_group(tx, caller, &group, change).await
+        self.tell_change(tx, caller, &group, change).await
     }
 
     pub(super) async fn leave(
@@ -118,7 +118,7 @@ impl Executor {
             gone,
             ..Change::default()
         };
-        self.tell_group(tx, caller, &group, change).await
+        self.tell_change(tx, caller, &group, change).await
     }
 
     pub(super) async fn name_member(
@@ -139,6 +139,6 @@ impl Executor {
             about: vec![user.clone()],
             ..Change::default()
         };
-        self.tell_group(tx, caller, &group, change).await
+        self.tell_change(tx, caller, &group, change).await
     }
 }

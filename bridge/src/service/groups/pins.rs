@@ -85,6 +85,6 @@ impl Executor {
             happened: vec![happened],
             ..Change::default()
         };
-        self.tell_group(tx, caller, group, change).await
+        self.tell_change(tx, caller, group, change).await
     }
 }

@@ -52,7 +52,7 @@ impl Executor {
             happened: vec![happened],
             ..Change::default()
         };
-        self.tell_group(tx, caller, &group, change).await
+        self.tell_change(tx, caller, &group, change).await
     }
 
     pub(super) async fn transfer(
@@ -75,7 +75,7 @@ impl Executor {
             happened: vec![happened("owner_changed", [user])],
             ..Change::default()
         };
-        self.tell_group(tx, caller, &group, change).await
+        self.tell_change(tx, caller, &group, change).await
     }
 
     pub(super) async fn mute(
@@ -98,6 +98,6 @@ impl Executor {
             about: vec![user.clone()],
             ..Change::default()
         };
-        self.tell_group(tx, caller, &group, change).await
+        self.tell_change(tx, caller, &group, change).await
     }
 }

@@ -132,7 +132,7 @@ impl Executor {
             ..Change::default()
         };
         group.settings = settings;
-        self.tell_group(tx, caller, &group, change).await
+        self.tell_change(tx, caller, &group, change).await
     }
 
     pub(super) async fn dissolve(
