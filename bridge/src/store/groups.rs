@@ -220,3 +220,61 @@ pub async fn dissolve<C: ConnectionTrait>(db: &C, id: i64, at: i64) -> Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, conversations, members, views};
+
+    async fn count(store: &Store, rows: &str) -> i64 {
+        let text = format!("SELECT COUNT(*) AS rows_found FROM {rows}");
+        let row = sql::query_one(store.reader(), &text, []).await.unwrap();
+        row.unwrap().try_get("", "rows_found").unwrap()
+    }
+
+    /// Its members are told when they ask, as often as it happens to them, and its gid stays taken.
+    #[tokio::test]
+    async fn nothing_is_left_of_a_dissolved_group_but_its_gid() {
+        let (store, _folder) = Store::fresh().await;
+        let db = store.writer();
+        let uids = ["alice", "bob"].map(|name| name.parse().unwrap());
+        let gid: Gid = "team".parse().unwrap();
+        conversations::add(db, 1, "g:team", 0).await.unwrap();
+        add(db, 1, &gid, "Team").await.unwrap();
+        let roles = uids.iter().zip([Role::Owner, Role::Member]);
+        members::add(db, 1, 0, 0, roles).await.unwrap();
+        for statement in [
+            "INSERT INTO cursors (uid, device, conversation_id, seq) VALUES ('bob', 'phone', 1, 1), ('bob', 'phone', 2, 1)",
+            "INSERT INTO departures (uid, name, version) VALUES ('bob', 'g:team', 7)",
+            "INSERT INTO group_requests (conversation_id, uid, text, at) VALUES (1, 'carol', '', 0)",
+            "INSERT INTO group_links (conversation_id, token_hash, expires_at) VALUES (1, 'x', NULL)",
+            "INSERT INTO group_pins (conversation_id, msg_id, at) VALUES (1, 1, 0)",
+        ] {
+            sql::execute(db, statement, []).await.unwrap();
+        }
+        assert!(views::group(db, &gid).await.unwrap().is_some());
+
+        dissolve(db, 1, 5).await.unwrap();
+        members::remove_all(db, 1).await.unwrap();
+        for (rows, expected) in [
+            ("members", 0),
+            ("group_requests", 0),
+            ("group_links", 0),
+            ("group_pins", 0),
+            ("cursors", 1),
+            ("departures WHERE name = 'g:team' AND version = 0", 2),
+        ] {
+            assert_eq!(count(&store, rows).await, expected, "{rows}");
+        }
+        assert!(views::group(db, &gid).await.unwrap().is_none());
+        assert!(settings(db, 1).await.unwrap().is_none());
+        assert!(
+            conversations::lookup(db, &["g:team"])
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        let known = lookup(db, &gid).await.unwrap();
+        assert!(known.is_some_and(|known| known.is_dissolved));
+    }
+}
