@@ -107,11 +107,15 @@ pub struct Settings {
     pub muted: bool,
 }
 
-/// A group that was made, and may have been dissolved.
+/// A group that was made, and may have been dissolved: what is looked at before it is locked, or without that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     /// Its conversation's key in the database.
     pub conversation_id: i64,
+    /// As in [`Settings`].
+    pub join: Join,
+    /// As in [`Settings`].
+    pub invite: Policy,
     /// Whether it is no more.
     pub is_dissolved: bool,
 }
@@ -123,18 +127,22 @@ pub(super) const SETTINGS: &str = "g.name, g.avatar, g.announcement, g.join_by, 
 /// The settings in a row with the columns [`SETTINGS`]. A word that is not known allows least.
 pub(super) fn settings_of(row: &QueryResult) -> Result<Settings, DbErr> {
     let announcement: Option<String> = row.try_get("", "announcement")?;
-    let join: String = row.try_get("", "join_by")?;
     Ok(Settings {
         name: row.try_get("", "name")?,
         avatar: row.try_get("", "avatar")?,
         announcement: announcement.unwrap_or_default(),
-        join: Join::parse(&join).unwrap_or(Join::Closed),
+        join: join(row)?,
         invite: policy(row, "invite_by")?,
         post: policy(row, "post_by")?,
         pin: policy(row, "pin_by")?,
         history_visible: row.try_get("", "history_visible")?,
         muted: row.try_get("", "muted")?,
     })
+}
+
+fn join(row: &QueryResult) -> Result<Join, DbErr> {
+    let join: String = row.try_get("", "join_by")?;
+    Ok(Join::parse(&join).unwrap_or(Join::Closed))
 }
 
 fn policy(row: &QueryResult, column: &str) -> Result<Policy, DbErr> {
@@ -157,13 +165,16 @@ pub async fn add<C: ConnectionTrait>(db: &C, id: i64, gid: &Gid, name: &str) -> 
 /// # Errors
 /// [`Error`] when the database can't answer.
 pub async fn lookup<C: ConnectionTrait>(db: &C, gid: &Gid) -> Result<Option<Known>, Error> {
-    let text = "SELECT conversation_id, dissolved_at FROM chat_groups WHERE gid = ?";
+    let text =
+        "SELECT conversation_id, join_by, invite_by, dissolved_at FROM chat_groups WHERE gid = ?";
     let Some(row) = sql::query_one(db, text, [gid.as_str().into()]).await? else {
         return Ok(None);
     };
     let dissolved_at: Option<i64> = row.try_get("", "dissolved_at")?;
     Ok(Some(Known {
         conversation_id: row.try_get("", "conversation_id")?,
+        join: join(&row)?,
+        invite: policy(&row, "invite_by")?,
         is_dissolved: dissolved_at.is_some(),
     }))
 }

@@ -7,7 +7,7 @@ use crate::service::batch::Executor;
 use crate::service::job::{Delivery, Settled};
 use crate::service::refused::Refused;
 use crate::service::single::Failed;
-use crate::store::groups::{self, Settings};
+use crate::store::groups::{self, Known, Settings};
 use crate::store::members::{self, Role};
 use crate::store::views::{self, MEMBERS_TOLD};
 use crate::store::{self, Transaction, conversations};
@@ -38,7 +38,8 @@ impl Group {
         caller: &Uid,
         gid: &Gid,
     ) -> Result<(Self, Role), Failed> {
-        let id = existing(tx, gid).await?.ok_or_else(no_such_group)?;
+        let known = existing(tx, gid).await?.ok_or_else(no_such_group)?;
+        let id = known.conversation_id;
         // Asked before the lock as well, so that strangers keep nobody waiting.
         let role = members::role(tx, id, caller).await?;
         role.ok_or_else(no_such_group)?;
@@ -118,11 +119,10 @@ impl Group {
     }
 }
 
-/// The key of a group's conversation, if there is the group.
-pub(super) async fn existing(tx: &Transaction, gid: &Gid) -> Result<Option<i64>, store::Error> {
+/// The group of that gid, if it has not been dissolved.
+pub(super) async fn existing(tx: &Transaction, gid: &Gid) -> Result<Option<Known>, store::Error> {
     let known = groups::lookup(tx, gid).await?;
-    let known = known.filter(|known| !known.is_dissolved);
-    Ok(known.map(|known| known.conversation_id))
+    Ok(known.filter(|known| !known.is_dissolved))
 }
 
 /// Also for who may not know of it.

@@ -16,7 +16,7 @@ use crate::service::job::{Delivery, Settled};
 use crate::service::refused::Refused;
 use crate::service::single::{Failed, check_existence};
 use crate::store::Transaction;
-use crate::store::groups::{self, Join, joining};
+use crate::store::groups::{Join, joining};
 use crate::store::members::{self, Role};
 
 /// Longest text of who asks to be let in, in characters.
@@ -142,11 +142,10 @@ impl Executor {
             }
         };
         let gid = gid.ok_or_else(nothing_to_join)?;
-        let id = existing(tx, &gid).await?.ok_or_else(nothing_to_join)?;
+        let known = existing(tx, &gid).await?.ok_or_else(nothing_to_join)?;
+        let id = known.conversation_id;
         // Asked before the lock as well, so that strangers keep nobody waiting.
-        let settings = groups::settings(tx, id).await?;
-        let settings = settings.ok_or_else(nothing_to_join)?;
-        if entry(settings.join, way) == Entry::Nothing
+        if entry(known.join, way) == Entry::Nothing
             && members::role(tx, id, caller).await?.is_none()
         {
             return Err(nothing_to_join().into());

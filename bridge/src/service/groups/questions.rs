@@ -7,8 +7,7 @@ use super::joining::REQUESTS_MAX;
 use super::rules;
 use crate::service::job::Settled;
 use crate::store::groups::joining;
-use crate::store::members::Role;
-use crate::store::{self, Store, groups, views};
+use crate::store::{self, Store, groups, members, views};
 
 /// The group with all its members.
 pub(in crate::service) async fn group(
@@ -34,21 +33,20 @@ pub(in crate::service) async fn requests(
     gid: &Gid,
 ) -> Result<Settled, store::Error> {
     let db = store.reader();
-    let conversation = ConversationId::Group(gid.clone()).to_string();
-    let Some(membership) = views::membership(db, caller, &conversation).await? else {
+    let Some(known) = groups::lookup(db, gid).await? else {
         return Ok(no_such_group().into());
     };
-    let id = membership.conversation_id;
-    let Some(settings) = groups::settings(db, id).await? else {
+    let id = known.conversation_id;
+    // Nobody is in one that was dissolved.
+    let Some(role) = members::role(db, id, caller).await? else {
         return Ok(no_such_group().into());
     };
-    let role = Role::parse(&membership.role);
-    if let Err(refused) = rules::check_lets_in(settings.invite, role) {
-        return Ok(Settled::from(refused));
+    if let Err(refused) = rules::check_lets_in(known.invite, role) {
+        return Ok(refused.into());
     }
     let requests = joining::requests(db, id, gid, REQUESTS_MAX).await?;
     Ok(Settled::ok(v1::Ok {
-        conversation,
+        conversation: ConversationId::Group(gid.clone()).to_string(),
         answer: Some(v1::ok::Answer::GroupRequests(v1::GroupRequestList {
             requests,
         })),
