@@ -73,6 +73,7 @@ mod pipeline;
 mod receipts;
 mod retains;
 mod single;
+mod system_messages;
 mod watchers;
 
 pub use job::Caller;

@@ -32,6 +32,7 @@ pub mod erasure;
 pub mod export;
 pub mod flags;
 pub mod grants;
+pub mod groups;
 pub mod logins;
 pub mod looks;
 pub mod members;

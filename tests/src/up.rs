@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schema::v1::{
-    Ack, DeleteMessages, Edit, GetPresence, GetReceipts, Grant, GroupAdd, GroupCreate, GroupLeave,
-    GroupRemove, PresenceSet, React, Read, Recall, Send, Sync, To, Typing, Up, send, to,
-    up::Command,
+    Ack, DeleteMessages, Edit, GetPresence, GetReceipts, Grant, GroupAdd, GroupAnswer, GroupCreate,
+    GroupDissolve, GroupJoin, GroupLeave, GroupLink, GroupMute, GroupNickname, GroupPin,
+    GroupRemove, GroupRole, GroupSet, GroupTransfer, PresenceSet, React, Read, Recall, Send, Sync,
+    To, Typing, Up, send, to, up::Command,
 };
 
 /// A person.
@@ -139,6 +140,119 @@ pub fn group_remove(gid: &str, members: &[&str]) -> Command {
 /// Out by one's own choice.
 pub fn group_leave(gid: &str) -> Command {
     Command::GroupLeave(GroupLeave { gid: gid.into() })
+}
+
+/// What a group is and allows.
+pub fn group_set(gid: &str, set: GroupSet) -> Command {
+    Command::GroupSet(GroupSet {
+        gid: gid.into(),
+        ..set
+    })
+}
+
+/// Who comes in without being added.
+pub fn group_join_by(gid: &str, join: &str) -> Command {
+    let join = Some(join.into());
+    group_set(
+        gid,
+        GroupSet {
+            join,
+            ..Default::default()
+        },
+    )
+}
+
+/// `admin` or `member`.
+pub fn group_role(gid: &str, user: &str, role: &str) -> Command {
+    Command::GroupRole(GroupRole {
+        gid: gid.into(),
+        user: user.into(),
+        role: role.into(),
+    })
+}
+
+/// Another owner.
+pub fn group_transfer(gid: &str, user: &str) -> Command {
+    Command::GroupTransfer(GroupTransfer {
+        gid: gid.into(),
+        user: user.into(),
+    })
+}
+
+/// No word from `user` for so long.
+pub fn group_mute(gid: &str, user: &str, secs: u32) -> Command {
+    Command::GroupMute(GroupMute {
+        gid: gid.into(),
+        user: user.into(),
+        secs,
+    })
+}
+
+/// What `user` is called; empty: the caller.
+pub fn group_nickname(gid: &str, user: &str, nickname: &str) -> Command {
+    Command::GroupNickname(GroupNickname {
+        gid: gid.into(),
+        nickname: nickname.into(),
+        user: user.into(),
+    })
+}
+
+/// A link to join by.
+pub fn group_link(gid: &str, valid_secs: u32) -> Command {
+    Command::GroupLink(GroupLink {
+        gid: gid.into(),
+        valid_secs,
+        revoke: false,
+    })
+}
+
+/// No link any longer.
+pub fn group_unlink(gid: &str) -> Command {
+    Command::GroupLink(GroupLink {
+        gid: gid.into(),
+        valid_secs: 0,
+        revoke: true,
+    })
+}
+
+/// "Let me in."
+pub fn group_join(gid: &str, text: &str) -> Command {
+    Command::GroupJoin(GroupJoin {
+        gid: gid.into(),
+        link: String::new(),
+        text: text.into(),
+    })
+}
+
+/// "Let me in, I have the link."
+pub fn group_join_by_link(link: &str) -> Command {
+    Command::GroupJoin(GroupJoin {
+        link: link.into(),
+        ..Default::default()
+    })
+}
+
+/// Lets somebody in who has asked, or not.
+pub fn group_answer(gid: &str, user: &str, accept: bool) -> Command {
+    Command::GroupAnswer(GroupAnswer {
+        gid: gid.into(),
+        user: user.into(),
+        accept,
+    })
+}
+
+/// A message that all shall find.
+pub fn group_pin(gid: &str, msg_id: u64, unpin: bool) -> Command {
+    Command::GroupPin(GroupPin {
+        gid: gid.into(),
+        msg_id,
+        unpin,
+    })
+}
+
+/// The end.
+pub fn group_dissolve(gid: &str) -> Command {
+    Command::GroupDissolve(GroupDissolve { gid: gid.into() })
 }
 
 /// Rights of `user` on the caller's devices' topics.

@@ -5,7 +5,7 @@ use serde_json::json;
 use tidings_tests::http::number;
 use tidings_tests::{Api, Client, Server, eventually, up};
 
-use crate::support::{ensure_complete, ensure_silence, msg_ids, say_many, text_of};
+use crate::support::{ensure_complete, ensure_silence, msg_ids, say_many, spoken, text_of};
 
 const EVERYBODY: [&str; 5] = ["alice", "bob", "carol", "dave", "erin"];
 const OTHERS: &[&str] = &["bob", "carol", "dave", "erin"];
@@ -121,9 +121,9 @@ async fn uids(api: &Api, gid: &str) -> Result<Vec<String>> {
 
 async fn check_hears_the_group(alice: &mut Client, frank: &mut Client, gid: &str) -> Result<()> {
     alice.say(up::group(gid), "welcome, frank").await?;
-    assert_eq!(text_of(&frank.message().await?), "welcome, frank");
+    assert_eq!(text_of(&spoken(frank).await?), "welcome, frank");
     frank.say(up::group(gid), "thanks").await?;
-    assert_eq!(text_of(&alice.message().await?), "thanks");
+    assert_eq!(text_of(&spoken(alice).await?), "thanks");
     Ok(())
 }
 

@@ -18,6 +18,16 @@ pub fn text_of(message: &Message) -> &str {
     }
 }
 
+/// The next message that somebody has written, past those that say what happened.
+pub async fn spoken(client: &mut Client) -> Result<Message> {
+    loop {
+        let message = client.message().await?;
+        if message.kind != "system" {
+            return Ok(message);
+        }
+    }
+}
+
 pub fn seqs(messages: &[Message]) -> Vec<u32> {
     messages.iter().map(|message| message.seq).collect()
 }

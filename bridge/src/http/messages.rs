@@ -7,7 +7,7 @@ use axum::response::Response;
 use schema::v1::ok::Answer;
 use schema::v1::up::Command;
 use schema::{Uid, v1};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use super::bearer::Bearer;
 use super::command::execute;
 use super::problem::{Problem, ProblemBody};
-use super::schema_docs::MessageDoc;
+use super::schema_docs::{DeleteMessagesDoc, MessageDoc, RevisionListDoc, ScheduledListDoc};
 use super::{Api, private};
 use crate::code::Code;
 
@@ -39,53 +39,6 @@ pub(super) struct NewText {
     /// uids that it mentions, instead of those before; `@all`: everybody in the group.
     #[serde(default)]
     mentions: Vec<String>,
-}
-
-/// Messages to be deleted.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = DeleteMessages)]
-pub(super) struct DeleteMessagesDoc {
-    /// Up to 500, of one conversation.
-    msg_ids: Vec<String>,
-}
-
-/// What a message said, oldest first; the last one is what it says now.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Revisions)]
-pub(super) struct RevisionsDoc {
-    revisions: Vec<RevisionDoc>,
-}
-
-/// What a message said for a while.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Revision)]
-struct RevisionDoc {
-    text: Option<String>,
-    /// Since when.
-    #[schema(format = DateTime)]
-    at: String,
-}
-
-/// The caller's messages that are still to be sent, the next one first.
-#[derive(Serialize, ToSchema)]
-#[schema(as = ScheduledList)]
-pub(super) struct ScheduledListDoc {
-    scheduled: Vec<ScheduledDoc>,
-}
-
-/// A message that is still to be sent.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Scheduled)]
-struct ScheduledDoc {
-    id: String,
-    #[schema(format = DateTime)]
-    send_at: String,
-    conversation: String,
-    message: MessageDoc,
-    /// `waiting`.
-    state: String,
 }
 
 /// Takes a message back, for everybody: its sender may for some time, a group's owner and admins at any time.
@@ -136,7 +89,7 @@ pub(super) async fn edit(
     get, path = "/v1/messages/{msg_id}/revisions", tag = "messages", security(("bearer" = [])),
     params(("msg_id" = String, Path)),
     responses(
-        (status = 200, description = "Oldest first; none where the message is gone.", body = RevisionsDoc),
+        (status = 200, description = "Oldest first; none where the message is gone.", body = RevisionListDoc),
         (status = 404, description = "No such message, or the caller can't see it.", body = ProblemBody, content_type = "application/problem+json"),
         (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
     )

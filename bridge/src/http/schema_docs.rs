@@ -44,7 +44,10 @@ named! {
     MessageDoc = "Message",
     ContactDoc = "Contact",
     ContactListDoc = "ContactList",
+    DeleteMessagesDoc = "DeleteMessages",
     ProfileDoc = "Profile",
+    RevisionListDoc = "RevisionList",
+    ScheduledListDoc = "ScheduledList",
     UserDoc = "User",
     UserListDoc = "UserList",
 }

@@ -444,7 +444,7 @@ impl Executor {
         }
         let id = self.make_conversation(tx, name).await?;
         let roles = people.iter().map(|uid| (uid, Role::Member));
-        members::add(tx, id, 0, roles).await?;
+        members::add(tx, id, 0, 0, roles).await?;
         let conversation = Conversation::new(id, name.to_owned(), people);
         self.catalog.stage(conversation.with_rules(rules));
         Ok(())
@@ -470,10 +470,15 @@ impl Executor {
             {
                 Err(Refused::not_found("there is no such user"))
             }
-            (Some(conversation), _) if conversation.has(caller) => Ok(Writable {
-                hidden_from: conversation.deaf_to(caller)?.cloned(),
-                conversation: conversation.clone(),
-            }),
+            (Some(conversation), _) if conversation.has(caller) => {
+                if let Some(group) = &conversation.group {
+                    group.check_send(caller, SystemTime::now)?;
+                }
+                Ok(Writable {
+                    hidden_from: conversation.deaf_to(caller)?.cloned(),
+                    conversation: conversation.clone(),
+                })
+            }
             (Some(_), _) => Err(Refused::new(
                 Code::PermissionDenied,
                 "you are not a member of the group",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use schema::Uid;
 
 use super::direct_rules::DirectRules;
+use super::groups::rules::GroupRules;
 use super::refused::Refused;
 use crate::store::conversations::Found;
 
@@ -20,6 +21,8 @@ pub struct Conversation {
     members: Vec<Uid>,
     /// What its two members may write to each other.
     direct: DirectRules,
+    /// Of a group: who may send.
+    pub group: Option<GroupRules>,
 }
 
 impl Conversation {
@@ -32,6 +35,7 @@ impl Conversation {
             name,
             members,
             direct: DirectRules::default(),
+            group: None,
         }
     }
 
@@ -79,7 +83,10 @@ impl Conversation {
 
 impl From<Found> for Conversation {
     fn from(found: Found) -> Self {
-        Conversation::new(found.id, found.name, found.members)
+        Conversation {
+            group: found.group.map(GroupRules::from),
+            ..Conversation::new(found.id, found.name, found.members)
+        }
     }
 }
 

@@ -1,16 +1,31 @@
 //! Groups: who is in them, and what they allow.
+//!
+//! Reading order: `rules` (who may do what), `group` (a group while it is changed, and how its members hear of it), then
+//! what can be done to one: `create`, `members`, `roles`, `settings`, `joining`, `pins`; `questions` only reads.
+//!
+//! Who is not in a group is told the same of it as of one that does not exist.
 
-use schema::{ConversationId, Gid, Uid, v1};
+pub mod create;
+pub mod joining;
+pub mod questions;
+pub mod rules;
+pub mod settings;
+
+mod group;
+mod members;
+mod pins;
+mod roles;
+
+use schema::{Gid, Uid, v1};
 
 use super::Limits;
 use super::batch::Executor;
-use super::command::{self, gid, too_many_members, uids};
-use super::job::{Caller, Delivery, Settled};
+use super::command::{self, gid, uid, uids};
+use super::job::{Caller, Settled};
 use super::refused::Refused;
-use super::single::{Failed, check_existence};
-use crate::code::Code;
-use crate::store::members::{self, Role};
-use crate::store::{Transaction, conversations, views};
+use super::single::Failed;
+use crate::store::Transaction;
+use crate::store::members::Role;
 
 /// Longest name of a group, in characters.
 const NAME_MAX: usize = 128;
@@ -19,26 +34,48 @@ const NAME_MAX: usize = 128;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Makes a group.
-    Create {
-        /// `None`: the server chooses.
-        gid: Option<Gid>,
-        /// For people.
-        name: String,
-        /// Without the caller.
-        members: Vec<Uid>,
-    },
+    Create(create::Create),
     /// Adds members.
     Add(Gid, Vec<Uid>),
     /// Removes members.
     Remove(Gid, Vec<Uid>),
     /// Leaves.
     Leave(Gid),
+    /// What a member is called; `None`: the caller.
+    Nickname(Gid, Option<Uid>, String),
+    /// Makes a member an admin or an ordinary member.
+    Role(Gid, Uid, Role),
+    /// Makes a member the owner.
+    Transfer(Gid, Uid),
+    /// Keeps a member from sending for so many seconds.
+    Mute(Gid, Uid, u32),
+    /// Changes what the group is.
+    Set(Gid, settings::Asked),
+    /// Ends the group.
+    Dissolve(Gid),
+    /// Makes a link to join by, valid for so many seconds; `None`: ends it.
+    Link(Gid, Option<u32>),
+    /// Joins, or asks to be let in.
+    Join(joining::Way, String),
+    /// Lets a user in who has asked, or not.
+    Answer(Gid, Uid, joining::Verdict),
+    /// Pins a message.
+    Pin(Gid, u64),
+    /// Takes a pin back.
+    Unpin(Gid, u64),
+}
+
+impl Command {
+    /// Whether a repetition gets the first answer. One holds a secret, which is not kept: a repetition makes another.
+    pub(super) fn keeps_answer(&self) -> bool {
+        !matches!(self, Command::Link(..))
+    }
 }
 
 /// Checks what `caller` asks of a group.
 ///
 /// # Errors
-/// [`Code::InvalidArgument`] or [`Code::TooLarge`].
+/// [`InvalidArgument`](crate::code::Code::InvalidArgument) or [`TooLarge`](crate::code::Code::TooLarge).
 pub(super) fn check(
     caller: &Uid,
     asked: v1::up::Command,
@@ -46,12 +83,22 @@ pub(super) fn check(
 ) -> Result<command::Command, Refused> {
     use v1::up::Command as Asked;
     let command = match asked {
-        Asked::GroupCreate(create) => check_create(caller, create, limits)?,
+        Asked::GroupCreate(create) => create::check(caller, create, limits)?,
         Asked::GroupAdd(add) => Command::Add(gid(&add.gid)?, uids(&add.members, limits)?),
         Asked::GroupRemove(remove) => {
             Command::Remove(gid(&remove.gid)?, uids(&remove.members, limits)?)
         }
         Asked::GroupLeave(leave) => Command::Leave(gid(&leave.gid)?),
+        Asked::GroupNickname(asked) => members::check_nickname(asked)?,
+        Asked::GroupRole(asked) => roles::check_role(&asked)?,
+        Asked::GroupTransfer(asked) => Command::Transfer(gid(&asked.gid)?, uid(&asked.user)?),
+        Asked::GroupMute(asked) => Command::Mute(gid(&asked.gid)?, uid(&asked.user)?, asked.secs),
+        Asked::GroupSet(asked) => settings::check(asked)?,
+        Asked::GroupDissolve(asked) => Command::Dissolve(gid(&asked.gid)?),
+        Asked::GroupLink(asked) => joining::check_link(&asked)?,
+        Asked::GroupJoin(asked) => joining::check_join(asked)?,
+        Asked::GroupAnswer(asked) => joining::check_answer(&asked)?,
+        Asked::GroupPin(asked) => pins::check(&asked)?,
         _ => return Err(command::not_yet()),
     };
     Ok(command::Command::Group(command))
@@ -65,204 +112,46 @@ impl Executor {
         caller: &Caller,
         command: &Command,
     ) -> Result<Settled, Failed> {
+        let caller = &caller.uid;
         match command {
-            Command::Create { gid, name, members } => {
-                self.create_group(tx, caller, gid.as_ref(), name, members)
-                    .await
-            }
+            Command::Create(create) => self.create_group(tx, caller, create).await,
             Command::Add(gid, uids) => self.add_members(tx, caller, gid, uids).await,
             Command::Remove(gid, uids) => self.remove_members(tx, caller, gid, uids).await,
             Command::Leave(gid) => self.leave(tx, caller, gid).await,
-        }
-    }
-
-    async fn create_group(
-        &mut self,
-        tx: &Transaction,
-        caller: &Caller,
-        gid: Option<&Gid>,
-        name: &str,
-        others: &[Uid],
-    ) -> Result<Settled, Failed> {
-        check_existence(tx, others).await?;
-        let gid = match gid {
-            Some(gid) => gid.clone(),
-            None => new_gid(self.ids.next(std::time::SystemTime::now()).0),
-        };
-        let conversation = ConversationId::Group(gid.clone()).to_string();
-        if views::group(tx, &gid).await?.is_some() {
-            let reason = "a group of that gid exists";
-            return Err(Refused::new(Code::AlreadyExists, reason).into());
-        }
-        let id = self.make_conversation(tx, &conversation).await?;
-        conversations::add_group(tx, id, gid.as_str(), name).await?;
-        let everybody = std::iter::once((&caller.uid, Role::Owner))
-            .chain(others.iter().map(|uid| (uid, Role::Member)));
-        members::add(tx, id, 0, everybody).await?;
-        self.announce(tx, &gid, &[]).await
-    }
-
-    async fn add_members(
-        &mut self,
-        tx: &Transaction,
-        caller: &Caller,
-        gid: &Gid,
-        uids: &[Uid],
-    ) -> Result<Settled, Failed> {
-        let (id, last_seq, roles) = managed_group(tx, caller, gid).await?;
-        check_existence(tx, uids).await?;
-        let is_new = |uid: &&Uid| !roles.iter().any(|(member, _)| member == *uid);
-        let new: Vec<&Uid> = uids.iter().filter(is_new).collect();
-        if new.is_empty() {
-            return Ok(Settled::ok(self.group_ok(tx, gid).await?));
-        }
-        if roles.len() + new.len() > self.limits.group_members_max {
-            return Err(too_many_members(&self.limits).into());
-        }
-        let new = new.into_iter().map(|uid| (uid, Role::Member));
-        members::add(tx, id, last_seq, new).await?;
-        self.announce(tx, gid, &[]).await
-    }
-
-    async fn remove_members(
-        &mut self,
-        tx: &Transaction,
-        caller: &Caller,
-        gid: &Gid,
-        uids: &[Uid],
-    ) -> Result<Settled, Failed> {
-        let (id, _, roles) = managed_group(tx, caller, gid).await?;
-        for uid in uids {
-            match roles.iter().find(|(member, _)| member == uid) {
-                Some((_, Role::Owner)) => {
-                    let reason = "nobody removes the owner";
-                    return Err(Refused::new(Code::PermissionDenied, reason).into());
-                }
-                Some(_) => {}
-                None => {
-                    let reason = format!("{uid} is not a member of the group");
-                    return Err(Refused::not_found(reason).into());
-                }
+            Command::Nickname(gid, user, nickname) => {
+                let user = user.as_ref().unwrap_or(caller);
+                self.name_member(tx, caller, gid, user, nickname).await
             }
+            Command::Role(gid, user, role) => self.give_role(tx, caller, gid, user, *role).await,
+            Command::Transfer(gid, user) => self.transfer(tx, caller, gid, user).await,
+            Command::Mute(gid, user, secs) => self.mute(tx, caller, gid, user, *secs).await,
+            Command::Set(gid, asked) => self.set_group(tx, caller, gid, asked).await,
+            Command::Dissolve(gid) => self.dissolve(tx, caller, gid).await,
+            Command::Link(gid, valid_secs) => self.link(tx, caller, gid, *valid_secs).await,
+            Command::Join(way, text) => self.join(tx, caller, way, text).await,
+            Command::Answer(gid, user, verdict) => {
+                self.answer_request(tx, caller, gid, user, *verdict).await
+            }
+            Command::Pin(gid, msg_id) => self.pin(tx, caller, gid, *msg_id).await,
+            Command::Unpin(gid, msg_id) => self.unpin(tx, caller, gid, *msg_id).await,
         }
-        for uid in uids {
-            members::remove(tx, id, uid).await?;
-        }
-        self.announce(tx, gid, uids).await
-    }
-
-    async fn leave(
-        &mut self,
-        tx: &Transaction,
-        caller: &Caller,
-        gid: &Gid,
-    ) -> Result<Settled, Failed> {
-        let name = ConversationId::Group(gid.clone()).to_string();
-        let Some(membership) = views::membership(tx, &caller.uid, &name).await? else {
-            return Err(Refused::not_found("there is no such group").into());
-        };
-        if Role::parse(&membership.role) == Role::Owner {
-            let reason = "the owner can't leave the group";
-            return Err(Refused::new(Code::Conflict, reason).into());
-        }
-        members::remove(tx, membership.conversation_id, &caller.uid).await?;
-        let gone = std::slice::from_ref(&caller.uid);
-        self.announce(tx, gid, gone).await
-    }
-
-    /// Answers with the group as it stands now, and tells its members and those who are out.
-    async fn announce(
-        &mut self,
-        tx: &Transaction,
-        gid: &Gid,
-        gone: &[Uid],
-    ) -> Result<Settled, Failed> {
-        let ok = self.group_ok(tx, gid).await?;
-        self.catalog.stage_change(&ok.conversation);
-        let group = ok.group.clone().unwrap_or_default();
-        let members: Vec<Uid> = group
-            .members
-            .iter()
-            .filter_map(|member| member.uid.parse().ok())
-            .collect();
-        let everybody = members.iter().chain(gone);
-        let event = v1::event::Event::Group(*group);
-        Ok(Settled {
-            deliveries: vec![Delivery::event(event, everybody, 0)],
-            precondition: None,
-            result: Ok(ok),
-        })
-    }
-
-    async fn group_ok(&self, tx: &Transaction, gid: &Gid) -> Result<v1::Ok, Failed> {
-        let Some(group) = views::group(tx, gid).await? else {
-            return Err(Refused::not_found("there is no such group").into());
-        };
-        Ok(v1::Ok {
-            conversation: group.conversation.clone(),
-            group: Some(Box::new(group)),
-            ..Default::default()
-        })
     }
 }
 
-fn check_create(
-    caller: &Uid,
-    create: v1::GroupCreate,
-    limits: &Limits,
-) -> Result<Command, Refused> {
-    let length = create.name.trim().chars().count();
-    if length == 0 || length > NAME_MAX || create.name.contains('\0') {
+/// A group's name, as it is kept.
+fn name(name: &str) -> Result<String, Refused> {
+    let name = text(name.trim(), NAME_MAX, "a group's name")?;
+    if name.is_empty() {
         return Err(Refused::invalid("a group's name has 1-128 characters"));
     }
-    let asked = match create.gid.as_str() {
-        "" => None,
-        asked => Some(gid(asked)?),
-    };
-    let mut members = match create.members.as_slice() {
-        [] => Vec::new(),
-        members => uids(members, limits)?,
-    };
-    members.retain(|uid| uid != caller);
-    if members.len() >= limits.group_members_max {
-        return Err(too_many_members(limits));
-    }
-    Ok(Command::Create {
-        gid: asked,
-        name: create.name.trim().to_owned(),
-        members,
-    })
+    Ok(name)
 }
 
-/// A group whose members the caller may change: its conversation, newest seq and members.
-async fn managed_group(
-    tx: &Transaction,
-    caller: &Caller,
-    gid: &Gid,
-) -> Result<(i64, u32, Vec<(Uid, Role)>), Failed> {
-    let name = ConversationId::Group(gid.clone()).to_string();
-    let Some(membership) = views::membership(tx, &caller.uid, &name).await? else {
-        return Err(Refused::not_found("there is no such group").into());
-    };
-    if Role::parse(&membership.role) == Role::Member {
-        let reason = "only the group's owner and admins may change its members";
-        return Err(Refused::new(Code::PermissionDenied, reason).into());
+/// A text for people of at most so many characters.
+fn text(text: &str, max: usize, what: &str) -> Result<String, Refused> {
+    if text.chars().count() > max || text.contains('\0') {
+        let reason = format!("{what} has more than {max} characters, or a NUL");
+        return Err(Refused::invalid(reason));
     }
-    let id = membership.conversation_id;
-    // Under the lock that gives places: nobody comes in between a message and its delivery.
-    let locked = conversations::lock(tx, &[id]).await?;
-    let last_seq = locked.first().map_or(0, |(_, last_seq)| *last_seq);
-    Ok((id, last_seq, members::roles(tx, id).await?))
-}
-
-/// A gid that nobody has: the time-ordered id in base 36.
-fn new_gid(mut id: u64) -> Gid {
-    let mut digits = Vec::new();
-    while id > 0 {
-        let digit = u32::try_from(id % 36).unwrap_or_default();
-        digits.push(char::from_digit(digit, 36).unwrap_or('0'));
-        id /= 36;
-    }
-    let text: String = digits.into_iter().rev().collect();
-    text.parse().expect("digits of base 36 make a name")
+    Ok(text.to_owned())
 }

@@ -66,10 +66,10 @@ impl Job {
 
     /// The command's key; `None`: the client gave no id, or the command may be repeated.
     pub(super) fn key(&self) -> Option<Key<'_>> {
-        let keeps_answer = match self.command {
+        let keeps_answer = match &self.command {
+            Command::Group(command) => command.keeps_answer(),
             Command::Send(_)
             | Command::Schedule(_)
-            | Command::Group(_)
             | Command::Grant(_)
             | Command::Operation(_)
             | Command::Contact(_) => true,

@@ -1,9 +1,10 @@
 //! What needs no transaction: questions, and notices that are not stored. They are executed beside the pipeline, by
 //! tasks that only read.
 
-use schema::{Uid, v1};
+use schema::{Gid, Uid, v1};
 
-use super::command::not_yet;
+use super::command::{self, not_yet};
+use super::groups;
 use super::job::{Caller, Settled};
 use super::presence::Presence;
 use super::refused::Refused;
@@ -37,6 +38,10 @@ pub enum Question {
     Revisions(u64),
     /// The caller's messages that wait to be sent.
     Scheduled,
+    /// A group and its members.
+    Group(Gid),
+    /// Who waits to be let into a group.
+    GroupRequests(Gid),
 }
 
 /// What answering needs. Cheap to clone.
@@ -67,6 +72,8 @@ pub(super) fn check(caller: &Uid, asked: v1::up::Command) -> Result<Question, Re
         Asked::GetProfile(_) => Ok(Question::Profile),
         Asked::GetRevisions(asked) => Ok(Question::Revisions(asked.msg_id)),
         Asked::GetScheduled(_) => Ok(Question::Scheduled),
+        Asked::GetGroup(asked) => command::gid(&asked.gid).map(Question::Group),
+        Asked::GetGroupRequests(asked) => command::gid(&asked.gid).map(Question::GroupRequests),
         _ => Err(not_yet()),
     }
 }
@@ -106,6 +113,10 @@ pub(super) async fn answer(
         Question::Scheduled => {
             let list = schedule::list(store, uid).await?;
             Ok(answered(v1::ok::Answer::Scheduled(list)))
+        }
+        Question::Group(gid) => return groups::questions::group(store, uid, gid).await,
+        Question::GroupRequests(gid) => {
+            return groups::questions::requests(store, uid, gid).await;
         }
     };
     Ok(result.map_or_else(Settled::from, Settled::ok))

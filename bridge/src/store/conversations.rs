@@ -3,8 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 
 use schema::Uid;
-use sea_orm::{ConnectionTrait, DbBackend};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
 
+use super::groups::Policy;
+use super::members::Role;
 use super::{Error, sql};
 
 /// A conversation and who is in it.
@@ -16,9 +18,24 @@ pub struct Found {
     pub name: String,
     /// Everybody who is in it now.
     pub members: Vec<Uid>,
+    /// Of a group: who may send.
+    pub group: Option<Senders>,
 }
 
-/// The conversations that exist of those names, with their members.
+/// Who may send to a group.
+#[derive(Clone, Debug)]
+pub struct Senders {
+    /// The least role that may.
+    pub post: Policy,
+    /// Whether only owner and admins may for now.
+    pub muted: bool,
+    /// Owner and admins.
+    pub managers: Vec<(Uid, Role)>,
+    /// Who may not, and until when in milliseconds since 1970, which may be past.
+    pub silenced: Vec<(Uid, i64)>,
+}
+
+/// The conversations that exist of those names, with their members. A group that was dissolved is none.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -27,9 +44,11 @@ pub async fn lookup<C: ConnectionTrait>(db: &C, names: &[&str]) -> Result<Vec<Fo
     for name in names {
         rows.push([(*name).into()]);
     }
-    let text = "SELECT c.id, c.name, m.uid FROM conversations c
+    let text = "SELECT c.id, c.name, m.uid, m.role, m.silenced_until, g.post_by, g.muted
+        FROM conversations c
         LEFT JOIN members m ON m.conversation_id = c.id
-        WHERE c.name {in} ORDER BY c.id";
+        LEFT JOIN chat_groups g ON g.conversation_id = c.id
+        WHERE c.name {in} AND g.dissolved_at IS NULL ORDER BY c.id";
     let mut found: Vec<Found> = Vec::new();
     for row in sql::query_rows(db, text, rows).await? {
         let id = row.try_get("", "id")?;
@@ -38,12 +57,16 @@ pub async fn lookup<C: ConnectionTrait>(db: &C, names: &[&str]) -> Result<Vec<Fo
                 id,
                 name: row.try_get("", "name")?,
                 members: Vec::new(),
+                group: senders(&row)?,
             });
         }
         let uid: Option<String> = row.try_get("", "uid")?;
         // A uid in the database has been checked when it was registered.
-        let uid = uid.and_then(|uid| uid.parse().ok());
+        let uid: Option<Uid> = uid.and_then(|uid| uid.parse().ok());
         if let (Some(last), Some(uid)) = (found.last_mut(), uid) {
+            if let Some(group) = &mut last.group {
+                add_sender(group, &uid, &row)?;
+            }
             last.members.push(uid);
         }
     }
@@ -62,6 +85,32 @@ pub async fn direct_names<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Vec<S
         names.push(row.try_get("", "name")?);
     }
     Ok(names)
+}
+
+/// `None`: it is no group's row.
+fn senders(row: &QueryResult) -> Result<Option<Senders>, DbErr> {
+    let post: Option<String> = row.try_get("", "post_by")?;
+    let muted: Option<bool> = row.try_get("", "muted")?;
+    Ok(post.map(|post| Senders {
+        post: Policy::parse(&post).unwrap_or(Policy::Owner),
+        muted: muted.unwrap_or_default(),
+        managers: Vec::new(),
+        silenced: Vec::new(),
+    }))
+}
+
+/// Adds a member, where the member is not one like most.
+fn add_sender(group: &mut Senders, uid: &Uid, row: &QueryResult) -> Result<(), DbErr> {
+    let role: String = row.try_get("", "role")?;
+    let role = Role::parse(&role);
+    if role != Role::Member {
+        group.managers.push((uid.clone(), role));
+    }
+    let silenced_until: i64 = row.try_get("", "silenced_until")?;
+    if silenced_until > 0 {
+        group.silenced.push((uid.clone(), silenced_until));
+    }
+    Ok(())
 }
 
 /// Adds a conversation without messages.
@@ -161,17 +210,12 @@ async fn count<C: ConnectionTrait>(
     Ok(before)
 }
 
-/// Makes a conversation a group's.
+/// Counts a change of the group, so that devices which were away learn of it.
 ///
 /// # Errors
-/// [`Error::Exists`] when there is a group of that gid.
-pub async fn add_group<C: ConnectionTrait>(
-    db: &C,
-    id: i64,
-    gid: &str,
-    name: &str,
-) -> Result<(), Error> {
-    let text = "INSERT INTO chat_groups (conversation_id, gid, name) VALUES (?, ?, ?)";
-    sql::execute(db, text, [id.into(), gid.into(), name.into()]).await?;
+/// [`Error`] when the database can't do it.
+pub async fn count_change<C: ConnectionTrait>(db: &C, id: i64) -> Result<(), Error> {
+    let text = "UPDATE conversations SET changes = changes + 1 WHERE id = ?";
+    sql::execute(db, text, [id.into()]).await?;
     Ok(())
 }

@@ -126,9 +126,9 @@ pub async fn leave<C: ConnectionTrait>(db: &C, departures: &[Departure]) -> Resu
             reason.into(),
         ]);
     }
-    let columns = ["uid", "device", "seen_at", "last_reason"];
+    let columns = ["uid", "device", "at", "reason"];
     let on = "devices.uid = v.uid AND devices.device = v.device";
-    let set = "seen_at = v.seen_at, last_reason = v.last_reason";
+    let set = "seen_at = v.at, last_reason = v.reason";
     sql::update_rows(db, "devices", &columns, set, on, rows).await?;
     Ok(())
 }
@@ -146,9 +146,9 @@ pub async fn touch<C: ConnectionTrait>(
     for (uid, device) in devices {
         rows.push([uid.as_str().into(), (*device).into(), now.into()]);
     }
-    let columns = ["uid", "device", "seen_at"];
+    let columns = ["uid", "device", "at"];
     let on = "devices.uid = v.uid AND devices.device = v.device";
-    sql::update_rows(db, "devices", &columns, "seen_at = v.seen_at", on, rows).await?;
+    sql::update_rows(db, "devices", &columns, "seen_at = v.at", on, rows).await?;
     Ok(())
 }
 
@@ -335,7 +335,7 @@ mod tests {
         let db = store.writer();
         let bob: Uid = "bob".parse().unwrap();
         conversations::add(db, 1, "g:1", 0).await.unwrap();
-        members::add(db, 1, 3, [(&bob, Role::Member)])
+        members::add(db, 1, 3, 3, [(&bob, Role::Member)])
             .await
             .unwrap();
         for device in ["phone", "laptop"] {
@@ -384,7 +384,7 @@ mod tests {
             conversations::add(db, id, &format!("g:{id}"), 0)
                 .await
                 .unwrap();
-            members::add(db, id, 3, [(&bob, Role::Member)])
+            members::add(db, id, 3, 3, [(&bob, Role::Member)])
                 .await
                 .unwrap();
             if id == 1 {

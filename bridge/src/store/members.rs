@@ -38,7 +38,7 @@ impl Role {
     }
 }
 
-/// Lets users in, as of the conversation's message `start_seq`.
+/// Lets users in, as of the conversation's message `start_seq`; they see messages after `visible_seq`.
 ///
 /// # Errors
 /// [`Error::Exists`] when one is in already.
@@ -46,17 +46,18 @@ pub async fn add<'a, C: ConnectionTrait>(
     db: &C,
     conversation_id: i64,
     start_seq: u32,
+    visible_seq: u32,
     members: impl IntoIterator<Item = (&'a Uid, Role)>,
 ) -> Result<(), Error> {
     let mut rows = sql::Rows::new(10);
-    let start = start_seq.cast_signed();
+    let (start, visible) = (start_seq.cast_signed(), visible_seq.cast_signed());
     for (uid, role) in members {
         rows.push([
             conversation_id.into(),
             uid.as_str().into(),
             role.as_str().into(),
             start.into(),
-            start.into(),
+            visible.into(),
             start.into(),
             0_i64.into(),
             start.into(),
@@ -89,7 +90,100 @@ pub async fn remove<C: ConnectionTrait>(
     Ok(())
 }
 
-/// A group's members with their roles.
+/// Takes everybody out. Devices that are away learn of it as of a departure of one's own.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn remove_all<C: ConnectionTrait>(db: &C, conversation_id: i64) -> Result<(), Error> {
+    let departures = format!(
+        "INSERT INTO departures (uid, name, version)
+        SELECT m.uid, c.name, 0 FROM members m JOIN conversations c ON c.id = m.conversation_id
+        WHERE m.conversation_id = ?{}version = 0",
+        sql::on_conflict(db.get_database_backend(), "uid, name")
+    );
+    sql::execute(db, &departures, [conversation_id.into()]).await?;
+    // By the members, since there is no index of cursors by conversation.
+    let cursors = "DELETE FROM cursors WHERE conversation_id = ?
+        AND uid IN (SELECT uid FROM members WHERE conversation_id = ?)";
+    let ids = [conversation_id.into(), conversation_id.into()];
+    sql::execute(db, cursors, ids).await?;
+    let members = "DELETE FROM members WHERE conversation_id = ?";
+    sql::execute(db, members, [conversation_id.into()]).await?;
+    Ok(())
+}
+
+/// Only messages with a greater seq are the member's to see; nothing, where the user is not in it.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn visible_seq<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+) -> Result<u32, Error> {
+    let text = "SELECT visible_seq FROM members WHERE conversation_id = ? AND uid = ?";
+    let row = sql::query_one(db, text, [conversation_id.into(), uid.as_str().into()]).await?;
+    let visible: Option<i32> = row.map(|row| row.try_get("", "visible_seq")).transpose()?;
+    Ok(visible.unwrap_or(i32::MAX).cast_unsigned())
+}
+
+/// Gives a member a role. An owner can't be kept from sending.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn set_role<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+    role: Role,
+) -> Result<(), Error> {
+    let text = match role {
+        Role::Owner => {
+            "UPDATE members SET role = ?, silenced_until = 0 WHERE conversation_id = ? AND uid = ?"
+        }
+        Role::Admin | Role::Member => {
+            "UPDATE members SET role = ? WHERE conversation_id = ? AND uid = ?"
+        }
+    };
+    let role = role.as_str().into();
+    let values = [role, conversation_id.into(), uid.as_str().into()];
+    sql::execute(db, text, values).await?;
+    Ok(())
+}
+
+/// Keeps a member from sending until that time, in milliseconds since 1970; 0: no longer.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn silence<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+    until: i64,
+) -> Result<(), Error> {
+    let text = "UPDATE members SET silenced_until = ? WHERE conversation_id = ? AND uid = ?";
+    let values = [until.into(), conversation_id.into(), uid.as_str().into()];
+    sql::execute(db, text, values).await?;
+    Ok(())
+}
+
+/// What a member is called in the group; empty: nothing.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn set_nickname<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+    nickname: &str,
+) -> Result<(), Error> {
+    let text = "UPDATE members SET nickname = ? WHERE conversation_id = ? AND uid = ?";
+    let values = [nickname.into(), conversation_id.into(), uid.as_str().into()];
+    sql::execute(db, text, values).await?;
+    Ok(())
+}
+
+/// A group's members with their roles as of now, where its conversation is locked; ordered by uid.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -97,9 +191,12 @@ pub async fn roles<C: ConnectionTrait>(
     db: &C,
     conversation_id: i64,
 ) -> Result<Vec<(Uid, Role)>, Error> {
-    let text = "SELECT uid, role FROM members WHERE conversation_id = ?";
+    let text = format!(
+        "SELECT uid, role FROM members WHERE conversation_id = ? ORDER BY uid{}",
+        sql::as_of_now(db.get_database_backend())
+    );
     let mut roles = Vec::new();
-    for row in sql::query(db, text, [conversation_id.into()]).await? {
+    for row in sql::query(db, &text, [conversation_id.into()]).await? {
         let (uid, role): (String, String) = (row.try_get("", "uid")?, row.try_get("", "role")?);
         if let Ok(uid) = uid.parse() {
             roles.push((uid, Role::parse(&role)));

@@ -382,7 +382,7 @@ mod tests {
         let (alice, bob) = (uid("alice"), uid("bob"));
         conversations::add(db, 1, "g:g", 0).await.unwrap();
         let roles = [&alice, &bob].map(|uid| (uid, Role::Member));
-        members::add(db, 1, 0, roles).await.unwrap();
+        members::add(db, 1, 0, 0, roles).await.unwrap();
         let text = |seq: u32| {
             let text = v1::message::Content::Text(format!("text {seq}"));
             content::encode(&text, 0, &["bob".to_owned()])

@@ -163,7 +163,7 @@ fn text_in(backend: DbBackend, text: &str, list: &str) -> String {
 }
 
 /// Updates many rows of `table` at once, each with values of its own. `columns` names the values of a row; `set` and
-/// `on` speak of them as `v.name`.
+/// `on` speak of them as `v.name`. What `set` assigns to must not be among them: MySQL could not tell which is meant.
 ///
 /// # Errors
 /// [`DbErr`] as the database has it.
@@ -301,6 +301,16 @@ pub fn for_update(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Sqlite => "",
         _ => " FOR UPDATE",
+    }
+}
+
+/// Ends a query that is to see what was committed until now: on MySQL a transaction otherwise sees what was there when
+/// it began to read, though it has waited for a lock since.
+#[must_use]
+pub fn as_of_now(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::MySql => " LOCK IN SHARE MODE",
+        _ => "",
     }
 }
 

@@ -16,7 +16,7 @@ mod user;
 pub use contact::{ContactPage, Which, contacts};
 pub use conversation::{Conversation, Membership, conversations, membership};
 pub use found::{Place, Room, rooms, visible};
-pub use group::{group, group_of};
+pub use group::{MEMBERS_TOLD, PINS_MAX, group, group_about, group_of};
 pub use history::{Page, Range, history, messages_by_id};
 pub use media::{MEDIA_KINDS, media};
 pub use reactions::reactions;

@@ -288,7 +288,7 @@ mod tests {
             conversations::add(&tx, id, name, 0).await.unwrap();
             let uids: Vec<Uid> = members.iter().map(|name| uid(name)).collect();
             let members = uids.iter().map(|uid| (uid, Role::Member));
-            members::add(&tx, id, 0, members).await.unwrap();
+            members::add(&tx, id, 0, 0, members).await.unwrap();
             let sender = uid(sender);
             let message = |seq: u32| messages::New {
                 expires_at: None,
