@@ -23,6 +23,7 @@ use sea_orm::{
 };
 
 pub mod answers;
+pub mod changes;
 mod checkpoint;
 pub mod conversations;
 pub mod devices;

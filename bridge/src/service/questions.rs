@@ -7,7 +7,7 @@ use super::command::not_yet;
 use super::job::{Caller, Settled};
 use super::presence::Presence;
 use super::refused::Refused;
-use super::sync;
+use super::{conversations, sync};
 use crate::store::{self, Store};
 
 /// What is asked.
@@ -15,6 +15,8 @@ use crate::store::{self, Store};
 pub enum Question {
     /// A page of a conversation.
     Page(sync::Sync),
+    /// The caller's conversations.
+    Conversations(conversations::Asked),
 }
 
 /// What answering needs. Cheap to clone.
@@ -33,6 +35,9 @@ pub(super) fn check(_caller: &Uid, asked: v1::up::Command) -> Result<Question, R
     use v1::up::Command as Asked;
     match asked {
         Asked::Sync(asked) => sync::check(&asked).map(Question::Page),
+        Asked::GetConversations(asked) => {
+            conversations::check_list(asked).map(Question::Conversations)
+        }
         _ => Err(not_yet()),
     }
 }
@@ -49,6 +54,9 @@ pub(super) async fn answer(
     let uid = &caller.uid;
     let result = match question {
         Question::Page(asked) => sync::page(&context.store, uid, asked).await?,
+        Question::Conversations(asked) => {
+            Ok(conversations::list(&context.store, uid, asked).await?)
+        }
     };
     Ok(result.map_or_else(Settled::from, Settled::ok))
 }

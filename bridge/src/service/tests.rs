@@ -311,6 +311,7 @@ async fn who_has_left_last_stays_known() {
             device: device.to_owned(),
             nameless: false,
             resumed: false,
+            ..Default::default()
         }))
     };
     let connect = |session: u64, device: &str| {

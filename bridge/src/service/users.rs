@@ -5,6 +5,7 @@ use schema::v1;
 use super::Limits;
 use super::batch::Executor;
 use super::command::{self, not_yet};
+use super::device_settings::{self, DeviceSet};
 use super::job::{Caller, Settled};
 use super::refused::Refused;
 use super::single::Failed;
@@ -12,28 +13,38 @@ use crate::store::Transaction;
 
 /// What changes the caller.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Command {}
+pub enum Command {
+    /// Changes settings of the device.
+    Device(DeviceSet),
+}
 
 /// Checks what is asked.
 ///
 /// # Errors
 /// [`InvalidArgument`](crate::code::Code::InvalidArgument) or [`TooLarge`](crate::code::Code::TooLarge).
 pub(super) fn check(
-    _asked: v1::up::Command,
+    asked: v1::up::Command,
     _limits: &Limits,
 ) -> Result<command::Command, Refused> {
-    Err(not_yet())
+    use v1::up::Command as Asked;
+    let command = match asked {
+        Asked::DeviceSet(asked) => Command::Device(asked.into()),
+        _ => return Err(not_yet()),
+    };
+    Ok(command::Command::User(command))
 }
 
 impl Executor {
     /// Executes a change of the caller.
     pub(super) async fn change_user(
         &mut self,
-        _tx: &Transaction,
-        _caller: &Caller,
+        tx: &Transaction,
+        caller: &Caller,
         command: &Command,
         _session: u64,
     ) -> Result<Settled, Failed> {
-        match *command {}
+        match command {
+            Command::Device(asked) => device_settings::set(tx, caller, *asked).await,
+        }
     }
 }

@@ -129,6 +129,19 @@ pub async fn query_rows<C: ConnectionTrait>(
     text: &str,
     rows: Rows,
 ) -> Result<Vec<QueryResult>, DbErr> {
+    query_rows_with(connection, text, &[], rows).await
+}
+
+/// The same for a text with placeholders before `{in}`, which stand for `first` each time.
+///
+/// # Errors
+/// [`DbErr`] as the database has it.
+pub async fn query_rows_with<C: ConnectionTrait>(
+    connection: &C,
+    text: &str,
+    first: &[Value],
+    rows: Rows,
+) -> Result<Vec<QueryResult>, DbErr> {
     let sqlite = connection.get_database_backend() == DbBackend::Sqlite;
     let mut found = Vec::new();
     for (list, values) in rows.chunks() {
@@ -138,6 +151,7 @@ pub async fn query_rows<C: ConnectionTrait>(
         } else {
             format!("IN ({list})")
         };
+        let values = first.iter().cloned().chain(values);
         found.extend(query(connection, &text.replace("{in}", &list), values).await?);
     }
     Ok(found)

@@ -1,11 +1,17 @@
 //! What people look at: conversations, pages of history, groups. Reads only.
 
+mod changed;
 mod conversation;
+mod conversation_list;
 mod group;
 mod history;
+mod missed;
 
-pub use conversation::{Conversation, Membership, conversations, membership};
+pub use changed::{Changed, changed_messages};
+pub use conversation::{Conversation, Membership, conversations, departed, membership};
+pub use conversation_list::{Asked, Listed, PageKey, list, unread_total};
 pub use group::group;
+pub use missed::missed_messages;
 pub use history::{Page, Range, history, messages_by_id};
 
 use schema::{MsgId, v1};
@@ -14,6 +20,11 @@ use sea_orm::{DbErr, QueryResult};
 /// The columns of `messages` that make a [`v1::Message`], under the alias `x`.
 const MESSAGE_COLUMNS: &str = "x.msg_id, x.seq, x.sender, x.sender_device, x.client_msg_id, x.client_seq, \
      x.kind, x.content";
+
+/// Whether the member `m` gets to see the message `x`, provided that it is above `visible_seq`.
+const VISIBLE: &str = "(x.hidden_from IS NULL OR x.hidden_from <> m.uid) AND NOT EXISTS (
+        SELECT 1 FROM hidden_messages h
+        WHERE h.uid = m.uid AND h.conversation_id = x.conversation_id AND h.seq = x.seq)";
 
 /// A message of the conversation with that name.
 fn message(row: &QueryResult, conversation: &str) -> Result<v1::Message, DbErr> {
