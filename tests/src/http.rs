@@ -118,6 +118,10 @@ impl Api {
         self.call("PUT", path, Some(body.to_string())).await
     }
 
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Answer> {
+        self.call("PATCH", path, Some(body.to_string())).await
+    }
+
     pub async fn delete(&self, path: &str) -> Result<Answer> {
         self.call("DELETE", path, None).await
     }

@@ -1,7 +1,10 @@
 //! Every promise of the wire contract, against the running binary. One topic per file; each test has its own server.
 
 mod access;
+mod batches;
+mod changes;
 mod chat;
+mod conversations;
 mod devices;
 mod durability;
 mod errors;

@@ -40,11 +40,7 @@ pub(super) async fn up(
 }
 
 /// Asks what may be asked any number of times.
-pub(super) async fn ask(
-    api: &Api,
-    uid: Uid,
-    command: v1::up::Command,
-) -> Result<v1::Ok, Problem> {
+pub(super) async fn ask(api: &Api, uid: Uid, command: v1::up::Command) -> Result<v1::Ok, Problem> {
     let up = v1::Up {
         client_msg_id: String::new(),
         command: Some(command),

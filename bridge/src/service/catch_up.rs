@@ -353,6 +353,7 @@ mod tests {
 
     use super::*;
     use crate::content;
+    use crate::store::members::{self, Role};
     use crate::store::sql;
 
     async fn send(store: &Store, conversation_id: i64, seq: u32, msg_id: u64) {
@@ -371,6 +372,24 @@ mod tests {
         messages::add(store.writer(), [message]).await.unwrap();
     }
 
+    async fn join(store: &Store, conversation_id: i64, uid: &str) {
+        let member = (&uid.parse().unwrap(), Role::Member);
+        members::add(store.writer(), conversation_id, 0, [member])
+            .await
+            .unwrap();
+    }
+
+    /// The ids of all messages in a publish.
+    fn msg_ids(missed: &Missed) -> Vec<u64> {
+        let down = v1::Down::decode(missed.payload.clone()).unwrap();
+        let messages = match down.content {
+            Some(v1::down::Content::Message(message)) => vec![message],
+            Some(v1::down::Content::Batch(batch)) => batch.messages,
+            other => panic!("{other:?}"),
+        };
+        messages.iter().map(|message| message.msg_id).collect()
+    }
+
     /// Three conversations whose messages alternate, read while the database fails now and then: everything comes,
     /// once, in the order of time.
     #[tokio::test]
@@ -383,6 +402,9 @@ mod tests {
             .unwrap();
         store.migrate().await.unwrap();
         let mut msg_id = 0;
+        for conversation in 1..=CONVERSATIONS {
+            join(&store, conversation, "bob").await;
+        }
         for seq in 1..=EACH {
             for conversation in 1..=CONVERSATIONS {
                 msg_id += 1;
@@ -425,10 +447,7 @@ mod tests {
             if page.is_empty() {
                 break;
             }
-            ids.extend(
-                page.iter()
-                    .filter_map(|missed| missed.position.map(|at| at.msg_id)),
-            );
+            ids.extend(page.iter().flat_map(msg_ids));
         }
         assert!(ids == (1..=msg_id).collect::<Vec<_>>(), "{ids:?}");
         assert!(round > 4, "several pages, or nothing was shown");
@@ -449,6 +468,7 @@ mod tests {
             .await
             .unwrap();
         store.migrate().await.unwrap();
+        join(&store, 1, "alice").await;
         for seq in 1..=3 {
             send(&store, 1, seq, seq.into()).await;
         }

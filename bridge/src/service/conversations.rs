@@ -284,11 +284,7 @@ fn parse_page(page: &str) -> Result<PageKey, Refused> {
 }
 
 /// A page of the user's conversations.
-pub(super) async fn list(
-    store: &Store,
-    uid: &Uid,
-    asked: &Asked,
-) -> Result<v1::Ok, store::Error> {
+pub(super) async fn list(store: &Store, uid: &Uid, asked: &Asked) -> Result<v1::Ok, store::Error> {
     let db = store.reader();
     let wanted = views::Asked {
         names: &asked.names,
@@ -353,7 +349,16 @@ mod tests {
         };
         assert_eq!(parse_page(&page_after(key)), Ok(key));
         for bad in [
-            "", "-", "1", "1-", "-1-1", "1--1", "g-1", "1-1-1", "1-8000000000000000", "é-1",
+            "",
+            "-",
+            "1",
+            "1-",
+            "-1-1",
+            "1--1",
+            "g-1",
+            "1-1-1",
+            "1-8000000000000000",
+            "é-1",
         ] {
             assert!(parse_page(bad).is_err(), "{bad}");
         }

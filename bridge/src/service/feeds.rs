@@ -139,7 +139,10 @@ impl Feeds {
 
     /// Makes new devices known, and notes that the others are here, and what they have set; returns where each target is behind, `None` for one
     /// that can't go on where it was.
-    async fn register(&self, targets: &mut [Target]) -> Result<Vec<Option<Vec<Behind>>>, store::Error> {
+    async fn register(
+        &self,
+        targets: &mut [Target],
+    ) -> Result<Vec<Option<Vec<Behind>>>, store::Error> {
         let named = |target: &&Target| !target.is_nameless;
         let device = |target: &Target| (target.uid.clone(), target.device.clone());
         let mut wanted: Vec<_> = targets.iter().filter(named).map(device).collect();

@@ -22,10 +22,7 @@ pub enum Command {
 ///
 /// # Errors
 /// [`InvalidArgument`](crate::code::Code::InvalidArgument) or [`TooLarge`](crate::code::Code::TooLarge).
-pub(super) fn check(
-    asked: v1::up::Command,
-    _limits: &Limits,
-) -> Result<command::Command, Refused> {
+pub(super) fn check(asked: v1::up::Command, _limits: &Limits) -> Result<command::Command, Refused> {
     use v1::up::Command as Asked;
     let command = match asked {
         Asked::DeviceSet(asked) => Command::Device(asked.into()),

@@ -114,14 +114,28 @@ pub async fn number<C: ConnectionTrait>(
     let columns = ["conversation_id", "uid", "version", "revision"];
     let on = "members.conversation_id = v.conversation_id AND members.uid = v.uid";
     for (set, rows) in [
-        ("group_version = v.version, group_synced = v.revision", &mut groups),
-        ("version = v.version, synced = v.revision", &mut conversations),
+        (
+            "group_version = v.version, group_synced = v.revision",
+            &mut groups,
+        ),
+        (
+            "version = v.version, synced = v.revision",
+            &mut conversations,
+        ),
     ] {
         sql::update_rows(db, "members", &columns, set, on, std::mem::take(rows)).await?;
     }
     let columns = ["uid", "name", "version"];
     let on = "departures.uid = v.uid AND departures.name = v.name";
-    sql::update_rows(db, "departures", &columns, "version = v.version", on, departures).await?;
+    sql::update_rows(
+        db,
+        "departures",
+        &columns,
+        "version = v.version",
+        on,
+        departures,
+    )
+    .await?;
     if let Some((version, revision)) = profile {
         let text = "UPDATE users SET profile_version = ?, profile_synced = ? WHERE uid = ?";
         let values = [version.into(), revision.into(), uid.as_str().into()];
@@ -274,7 +288,9 @@ pub async fn list<C: ConnectionTrait>(
     type Read = fn(&QueryResult) -> Result<Thing, DbErr>;
     let kinds: [(Kind, Read); 5] = [
         (PROFILE, |_| Ok(Thing::Profile)),
-        (CONTACTS, |row| Ok(Thing::Contact(row.try_get("", "thing")?))),
+        (CONTACTS, |row| {
+            Ok(Thing::Contact(row.try_get("", "thing")?))
+        }),
         (GROUPS, |row| Ok(Thing::Group(row.try_get("", "thing")?))),
         (CONVERSATIONS, |row| {
             Ok(Thing::Conversation(row.try_get("", "thing")?))
@@ -424,4 +440,200 @@ pub async fn profile<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Option<v1:
         presence: row.try_get("", "presence")?,
         text: row.try_get("", "status_text")?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::members::{self, Role, Wishes};
+    use crate::store::{Store, conversations};
+
+    fn bob() -> Uid {
+        "bob".parse().unwrap()
+    }
+
+    async fn run(store: &Store, texts: &[&str]) {
+        for text in texts {
+            sql::execute(store.writer(), text, []).await.unwrap();
+        }
+    }
+
+    /// Bob is in `g:1` to `g:3`, and has alice as a contact.
+    async fn bobs_store() -> (Store, tempfile::TempDir) {
+        let (store, folder) = Store::fresh().await;
+        let db = store.writer();
+        for uid in ["alice", "bob"] {
+            let text = "INSERT INTO users (uid, kind, role, password_hash, created_at) VALUES (?, 'person', 'user', '', 0)";
+            sql::execute(db, text, [uid.into()]).await.unwrap();
+        }
+        for id in 1..=3 {
+            let name = format!("g:{id}");
+            conversations::add(db, id, &name, 0).await.unwrap();
+            conversations::add_group(db, id, &id.to_string(), "A group")
+                .await
+                .unwrap();
+            members::add(db, id, 0, [(&bob(), Role::Member)])
+                .await
+                .unwrap();
+        }
+        run(
+            &store,
+            &["INSERT INTO contacts (uid, other, state, remark, labels, text, blocked, changes, version, synced)
+                VALUES ('bob', 'alice', 'contact', 'A.', '', '', 0, 0, 0, -1)"],
+        )
+        .await;
+        (store, folder)
+    }
+
+    async fn since(store: &Store, version: i64) -> (Vec<Thing>, i64) {
+        let db = store.writer();
+        let current = lock(db, &bob()).await.unwrap().unwrap();
+        let numbered = number(db, &bob(), current).await.unwrap();
+        assert!(!numbered.more);
+        let changes = list(db, &bob(), version, 100).await.unwrap();
+        let versions: Vec<i64> = changes.iter().map(|change| change.version).collect();
+        assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+        if let Some(last) = versions.last() {
+            assert!(*last <= numbered.version);
+        }
+        let things = changes.into_iter().map(|change| change.thing);
+        (things.collect(), numbered.version)
+    }
+
+    /// Each difference comes once for whoever asks since before it, whatever others have asked in between.
+    #[tokio::test]
+    async fn whoever_asks_gets_the_differences() {
+        let (store, _folder) = bobs_store().await;
+        let (everything, first) = since(&store, 0).await;
+        let (group, conversation) = (Thing::Group, Thing::Conversation);
+        let contact = Thing::Contact("alice".into());
+        let expected = [
+            vec![Thing::Profile, contact.clone()],
+            (1..=3).map(group).collect(),
+            (1..=3).map(conversation).collect(),
+        ];
+        assert_eq!(everything, expected.concat());
+        assert_eq!(since(&store, first).await, (vec![], first));
+        assert_eq!(since(&store, 0).await, (everything, first));
+
+        run(
+            &store,
+            &["UPDATE conversations SET last_seq = 1 WHERE id = 2"],
+        )
+        .await;
+        let (found, second) = since(&store, first).await;
+        assert_eq!(found, [conversation(2)]);
+        run(
+            &store,
+            &[
+                "UPDATE users SET profile_changes = 1 WHERE uid = 'alice'",
+                "UPDATE conversations SET changes = 1 WHERE id = 3",
+            ],
+        )
+        .await;
+        members::set_wishes(store.writer(), 2, &bob(), &Wishes::default())
+            .await
+            .unwrap();
+        let news = [contact, group(3), conversation(2), conversation(3)];
+        let (found, third) = since(&store, second).await;
+        assert_eq!(found, news);
+        assert_eq!(since(&store, first).await.0, news, "2 is not there twice");
+        assert_eq!(since(&store, third).await, (vec![], third));
+        run(&store, &["UPDATE users SET changes = 1 WHERE uid = 'bob'"]).await;
+        assert_eq!(since(&store, third).await.0, [Thing::Profile]);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_and_comes_back_learns_of_both() {
+        let (store, _folder) = bobs_store().await;
+        let (_, first) = since(&store, 0).await;
+        let db = store.writer();
+        let gone = [Thing::Departure("g:1".into())];
+        let back = [Thing::Group(1), Thing::Conversation(1)];
+        members::remove(db, 1, &bob()).await.unwrap();
+        members::remove(db, 1, &bob()).await.unwrap();
+        let (found, second) = since(&store, first).await;
+        assert_eq!(found, gone);
+        assert_eq!(since(&store, second).await, (vec![], second));
+
+        let member = [(&bob(), Role::Member)];
+        members::add(db, 1, 0, member).await.unwrap();
+        let (found, third) = since(&store, second).await;
+        assert_eq!(found, back);
+        assert_eq!(since(&store, first).await.0, back);
+        // Out and in again before anybody asks.
+        members::remove(db, 1, &bob()).await.unwrap();
+        members::add(db, 1, 0, member).await.unwrap();
+        assert_eq!(since(&store, third).await.0, back);
+        members::remove(db, 1, &bob()).await.unwrap();
+        assert_eq!(since(&store, third).await.0, gone);
+    }
+
+    /// Much at once is numbered step by step, and nothing of it comes twice.
+    #[tokio::test]
+    async fn much_is_numbered_in_steps() {
+        let (store, _folder) = bobs_store().await;
+        run(
+            &store,
+            &["INSERT INTO departures (uid, name, version)
+                WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
+                SELECT 'bob', 'g:old' || i, 0 FROM n"],
+        )
+        .await;
+        let db = store.writer();
+        let (mut found, mut position) = (Vec::new(), 0);
+        loop {
+            let current = lock(db, &bob()).await.unwrap().unwrap();
+            let numbered = number(db, &bob(), current).await.unwrap();
+            assert!(numbered.version - current <= 5 * i64::from(NUMBERED_MAX));
+            let page = list(db, &bob(), position, 100).await.unwrap();
+            let Some(last) = page.last() else {
+                assert!(!numbered.more);
+                break;
+            };
+            position = last.version;
+            found.extend(page.into_iter().map(|change| format!("{:?}", change.thing)));
+        }
+        let count = found.len();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!((count, found.len()), (1208, 1208));
+    }
+
+    #[tokio::test]
+    async fn contents_are_read_off_the_tables() {
+        let (store, _folder) = bobs_store().await;
+        run(
+            &store,
+            &[
+                "UPDATE users SET name = 'Alice', about = 'me' WHERE uid = 'alice'",
+                "UPDATE users SET deleted_at = 5, status_text = 'busy' WHERE uid = 'bob'",
+                "UPDATE contacts SET blocked = 2",
+                "UPDATE chat_groups SET announcement = 'Hear!', muted = TRUE WHERE conversation_id = 2",
+            ],
+        )
+        .await;
+        let db = store.reader();
+        let contacts = contacts(db, &bob(), &["alice", "nobody"]).await.unwrap();
+        let [contact] = &contacts[..] else {
+            panic!("{contacts:?}");
+        };
+        assert_eq!(
+            (contact.remark.as_str(), &*contact.blocked),
+            ("A.", "silent")
+        );
+        assert_eq!(contact.user.as_ref().unwrap().name, "Alice");
+        let groups = groups(db, &[2, 9]).await.unwrap();
+        let [(2, group)] = &groups[..] else {
+            panic!("{groups:?}");
+        };
+        assert_eq!(
+            (group.announcement.as_str(), group.member_count),
+            ("Hear!", 1)
+        );
+        assert!(group.muted && group.partial && !group.dissolved);
+        let profile = profile(db, &bob()).await.unwrap().unwrap();
+        assert!(profile.read_receipts && profile.user.unwrap().deleted);
+        assert_eq!(profile.text, "busy");
+    }
 }

@@ -11,8 +11,8 @@ pub use changed::{Changed, changed_messages};
 pub use conversation::{Conversation, Membership, conversations, departed, membership};
 pub use conversation_list::{Asked, Listed, PageKey, list, unread_total};
 pub use group::group;
-pub use missed::missed_messages;
 pub use history::{Page, Range, history, messages_by_id};
+pub use missed::missed_messages;
 
 use schema::{MsgId, v1};
 use sea_orm::{DbErr, QueryResult};

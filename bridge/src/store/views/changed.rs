@@ -43,7 +43,12 @@ pub async fn changed_messages<C: ConnectionTrait>(
     let (limit, newest) = (limit as usize, membership.changes);
     if rows.len() <= limit {
         let last = rows.last().map(number).transpose()?;
-        return page(&rows, membership, bytes_max, last.unwrap_or(after).max(newest));
+        return page(
+            &rows,
+            membership,
+            bytes_max,
+            last.unwrap_or(after).max(newest),
+        );
     }
     // A page ends between two changes: one that concerned several messages is not torn apart.
     let next = number(&rows[limit])?;
@@ -54,7 +59,14 @@ pub async fn changed_messages<C: ConnectionTrait>(
         rows.pop();
     }
     if rows.is_empty() {
-        rows = self::rows(db, uid, membership, next, "k.change_number = ? ORDER BY k.seq").await?;
+        rows = self::rows(
+            db,
+            uid,
+            membership,
+            next,
+            "k.change_number = ? ORDER BY k.seq",
+        )
+        .await?;
     }
     let last = rows.last().map(number).transpose()?;
     let mut page = page(&rows, membership, bytes_max, last.unwrap_or(next))?;

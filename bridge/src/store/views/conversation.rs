@@ -155,7 +155,9 @@ pub async fn conversations<C: ConnectionTrait>(
         let newest = newest.map(i64::cast_unsigned);
         conversation.last_message = newest.and_then(|msg_id| messages.remove(&msg_id));
         if let Some(message) = &mut conversation.last_message {
-            message.conversation.clone_from(&conversation.membership.name);
+            message
+                .conversation
+                .clone_from(&conversation.membership.name);
         }
         ordered.push(conversation);
     }
