@@ -46,7 +46,12 @@ async fn each_device_gets_exactly_the_differences() -> Result<()> {
         alice.tell(up::group_create(gid, &["bob"])).await?;
     }
     let mut phone = server.client("bob").device("phone").online().await?;
-    let mut tablet = server.client("bob").device("tablet").json().online().await?;
+    let mut tablet = server
+        .client("bob")
+        .device("tablet")
+        .json()
+        .online()
+        .await?;
 
     let all = changes(&mut phone, 0, 0).await?;
     assert_eq!(names(&all), ["g:one", "g:two"]);
@@ -56,7 +61,13 @@ async fn each_device_gets_exactly_the_differences() -> Result<()> {
     ensure!(all.profile.is_some() && !all.more);
     let start = all.version;
     let none = changes(&mut phone, start, 0).await?;
-    assert_eq!(none, Changes { version: start, ..Default::default() });
+    assert_eq!(
+        none,
+        Changes {
+            version: start,
+            ..Default::default()
+        }
+    );
 
     alice.say(up::user("bob"), "hello").await?;
     let first = changes(&mut phone, start, 0).await?;
@@ -70,7 +81,10 @@ async fn each_device_gets_exactly_the_differences() -> Result<()> {
     phone.tell(up::read("u:alice:bob", 1)).await?;
     let second = changes(&mut phone, first.version, 0).await?;
     assert_eq!(names(&second), ["g:one", "u:alice:bob"]);
-    ensure!(second.groups.is_empty(), "a message does not change the group");
+    ensure!(
+        second.groups.is_empty(),
+        "a message does not change the group"
+    );
     // The tablet has not asked in between: it gets both as they are now, once.
     let both = changes(&mut tablet, start, 0).await?;
     assert_eq!(names(&both), ["g:one", "u:alice:bob"]);
@@ -86,7 +100,10 @@ async fn each_device_gets_exactly_the_differences() -> Result<()> {
     assert_eq!(names(&back), ["g:two"]);
     assert_eq!(gids(&back), ["two"]);
     // Alice's own versions are others.
-    assert_eq!(names(&changes(&mut alice, 0, 0).await?), ["g:one", "g:two", "u:alice:bob"]);
+    assert_eq!(
+        names(&changes(&mut alice, 0, 0).await?),
+        ["g:one", "g:two", "u:alice:bob"]
+    );
     server.finish().await
 }
 
@@ -147,7 +164,11 @@ async fn answers_are_bounded_and_may_be_packed() -> Result<()> {
     loop {
         let plain = changes(&mut bob, since, 0).await?;
         ensure!(plain.encoded_len() < 130 * 1024);
-        let asked = Command::GetChanges(GetChanges { since, limit: 0, zstd: true });
+        let asked = Command::GetChanges(GetChanges {
+            since,
+            limit: 0,
+            zstd: true,
+        });
         let Some(Answer::Changes(packed)) = bob.tell(asked).await?.answer else {
             bail!("no changes");
         };
@@ -174,9 +195,16 @@ async fn devices_that_keep_asking_know_everything() -> Result<()> {
     let server = Server::with_users(&["alice", "bob", "carol"]).await?;
     let mut alice = server.client("alice").online().await?;
     let mut carol = server.client("carol").online().await?;
-    alice.tell(up::group_create("team", &["bob", "carol"])).await?;
+    alice
+        .tell(up::group_create("team", &["bob", "carol"]))
+        .await?;
     let mut phone = server.client("bob").device("phone").online().await?;
-    let mut tablet = server.client("bob").device("tablet").json().online().await?;
+    let mut tablet = server
+        .client("bob")
+        .device("tablet")
+        .json()
+        .online()
+        .await?;
     let talking_on = AtomicU32::new(2);
     let talking = async |client: &mut Client| {
         for _ in 0..ROUNDS {

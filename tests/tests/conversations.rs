@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 use schema::v1::event::Event;
 use schema::v1::ok::Answer;
-use schema::v1::{ConversationList, ConversationSet, ConversationState, GetConversations, up::Command};
+use schema::v1::{
+    ConversationList, ConversationSet, ConversationState, GetConversations, up::Command,
+};
 use serde_json::{Value, json};
 use tidings_tests::http::number;
 use tidings_tests::{Api, Client, Server, ask, up};
@@ -53,7 +55,9 @@ fn names(list: &ConversationList) -> Vec<&str> {
 /// The conversation as HTTP lists it.
 async fn listed(api: &Api, conversation: &str) -> Result<Option<Value>> {
     let list = api.conversations().await?;
-    Ok(list.into_iter().find(|found| found["conversation"] == conversation))
+    Ok(list
+        .into_iter()
+        .find(|found| found["conversation"] == conversation))
 }
 
 /// Everything that a user sets reaches the user's other device and the list, once; nobody else hears of it.
@@ -62,25 +66,65 @@ async fn what_is_set_reaches_the_other_device() -> Result<()> {
     let server = Server::with_users(&["alice", "bob"]).await?;
     let mut alice = server.client("alice").online().await?;
     let mut phone = server.client("bob").device("phone").online().await?;
-    let mut tablet = server.client("bob").device("tablet").json().online().await?;
+    let mut tablet = server
+        .client("bob")
+        .device("tablet")
+        .json()
+        .online()
+        .await?;
     say_many(&mut alice, &up::user("bob"), 3).await?;
     let api = server.login("bob").await?;
 
     let view = || ask::view(DIRECT);
     type Look = fn(&ConversationState) -> bool;
     let steps: Vec<(ConversationSet, Look)> = vec![
-        (ConversationSet { pinned: Some(true), ..view() }, |state| state.pinned_at.is_some()),
-        (ConversationSet { mute_secs: Some(u32::MAX), ..view() }, |state| {
-            state.muted_until.is_some_and(|until| until.seconds > 200_000_000_000)
-        }),
-        (ConversationSet { draft: Some("dear…".into()), ..view() }, |state| state.draft == "dear…"),
-        (ConversationSet { archived: Some(true), ..view() }, |state| state.archived),
-        (ConversationSet { marked_unread: Some(true), ..view() }, |state| {
-            state.marked_unread && state.unread == 3 && state.pinned_at.is_some()
-        }),
-        (ConversationSet { pinned: Some(false), draft: Some(String::new()), ..view() }, |state| {
-            state.pinned_at.is_none() && state.draft.is_empty() && state.archived
-        }),
+        (
+            ConversationSet {
+                pinned: Some(true),
+                ..view()
+            },
+            |state| state.pinned_at.is_some(),
+        ),
+        (
+            ConversationSet {
+                mute_secs: Some(u32::MAX),
+                ..view()
+            },
+            |state| {
+                state
+                    .muted_until
+                    .is_some_and(|until| until.seconds > 200_000_000_000)
+            },
+        ),
+        (
+            ConversationSet {
+                draft: Some("dear…".into()),
+                ..view()
+            },
+            |state| state.draft == "dear…",
+        ),
+        (
+            ConversationSet {
+                archived: Some(true),
+                ..view()
+            },
+            |state| state.archived,
+        ),
+        (
+            ConversationSet {
+                marked_unread: Some(true),
+                ..view()
+            },
+            |state| state.marked_unread && state.unread == 3 && state.pinned_at.is_some(),
+        ),
+        (
+            ConversationSet {
+                pinned: Some(false),
+                draft: Some(String::new()),
+                ..view()
+            },
+            |state| state.pinned_at.is_none() && state.draft.is_empty() && state.archived,
+        ),
     ];
     for (set, is_as_asked) in steps {
         let state = change(&mut phone, Command::ConversationSet(set.clone())).await?;
@@ -98,18 +142,33 @@ async fn what_is_set_reaches_the_other_device() -> Result<()> {
     // New messages leave it where it is.
     alice.say(up::user("bob"), "one more").await?;
     let found = listed(&api, DIRECT).await?.context("it is listed")?;
-    assert_eq!((&found["archived"], &found["markedUnread"]), (&json!(true), &json!(true)));
+    assert_eq!(
+        (&found["archived"], &found["markedUnread"]),
+        (&json!(true), &json!(true))
+    );
     let read = change(&mut phone, up::read(DIRECT, 2)).await?;
     ensure!(!read.marked_unread && read.unread == 2);
     assert_eq!(state_event(&mut tablet).await?, read);
 
     // Over HTTP, where both devices hear of it.
     let path = format!("/v1/conversations/{DIRECT}");
-    let put = api.put(&path, &json!({ "archived": false, "muteSecs": 0 })).await?.expect(200)?;
-    assert_eq!((&put["archived"], &put["mutedUntil"]), (&Value::Null, &Value::Null));
-    let patched = api.patch(&path, &json!({ "draft": "d" })).await?.expect(200)?;
+    let put = api
+        .put(&path, &json!({ "archived": false, "muteSecs": 0 }))
+        .await?
+        .expect(200)?;
+    assert_eq!(
+        (&put["archived"], &put["mutedUntil"]),
+        (&Value::Null, &Value::Null)
+    );
+    let patched = api
+        .patch(&path, &json!({ "draft": "d" }))
+        .await?
+        .expect(200)?;
     assert_eq!(patched["draft"], "d");
-    let read = api.post(&format!("{path}/read"), &json!({ "seq": 4 })).await?.expect(200)?;
+    let read = api
+        .post(&format!("{path}/read"), &json!({ "seq": 4 }))
+        .await?
+        .expect(200)?;
     assert_eq!(number(&read, "unread"), 0);
     for device in [&mut phone, &mut tablet] {
         state_event(device).await?;
@@ -125,7 +184,12 @@ async fn what_is_cleared_or_deleted_is_gone_for_the_user() -> Result<()> {
     let server = Server::with_users(&["alice", "bob"]).await?;
     let mut alice = server.client("alice").online().await?;
     let mut phone = server.client("bob").device("phone").online().await?;
-    let mut tablet = server.client("bob").device("tablet").json().online().await?;
+    let mut tablet = server
+        .client("bob")
+        .device("tablet")
+        .json()
+        .online()
+        .await?;
     let away = server.client("bob").device("watch").online().await?;
     away.disconnect().await?;
     say_many(&mut alice, &up::user("bob"), 5).await?;
@@ -133,43 +197,69 @@ async fn what_is_cleared_or_deleted_is_gone_for_the_user() -> Result<()> {
     let api = server.login("bob").await?;
 
     let state = change(&mut phone, ask::conversation_clear(DIRECT)).await?;
-    assert_eq!((state.unread, state.last_read_seq, state.visible_seq), (0, 6, 6));
+    assert_eq!(
+        (state.unread, state.last_read_seq, state.visible_seq),
+        (0, 6, 6)
+    );
     assert_eq!(state_event(&mut tablet).await?, state);
-    assert_eq!(change(&mut tablet, ask::conversation_clear(DIRECT)).await?, state);
+    assert_eq!(
+        change(&mut tablet, ask::conversation_clear(DIRECT)).await?,
+        state
+    );
     ensure!(api.history(DIRECT).await?.is_empty());
     let found = listed(&api, DIRECT).await?.context("it is listed")?;
     ensure!(found["lastMessage"].is_null());
-    let page = phone.tell(up::sync(DIRECT, 0, 100)).await?.batch.context("a page")?;
+    let page = phone
+        .tell(up::sync(DIRECT, 0, 100))
+        .await?
+        .batch
+        .context("a page")?;
     ensure!(page.messages.is_empty());
     assert_eq!(server.login("alice").await?.history(DIRECT).await?.len(), 6);
 
-    phone.tell(Command::ConversationSet(ConversationSet {
-        pinned: Some(true),
-        mute_secs: Some(u32::MAX),
-        ..ask::view(DIRECT)
-    }))
-    .await?;
+    phone
+        .tell(Command::ConversationSet(ConversationSet {
+            pinned: Some(true),
+            mute_secs: Some(u32::MAX),
+            ..ask::view(DIRECT)
+        }))
+        .await?;
     state_event(&mut tablet).await?;
     let state = change(&mut phone, ask::conversation_delete(DIRECT)).await?;
     ensure!(state.removed && state.pinned_at.is_none() && state.muted_until.is_some());
     assert_eq!(state_event(&mut tablet).await?, state);
     ensure!(listed(&api, DIRECT).await?.is_none());
-    ensure!(list(&mut tablet, GetConversations::default()).await?.conversations.is_empty());
+    ensure!(
+        list(&mut tablet, GetConversations::default())
+            .await?
+            .conversations
+            .is_empty()
+    );
 
     let sent = alice.say(up::user("bob"), "still there?").await?;
     let found = listed(&api, DIRECT).await?.context("it is back")?;
-    assert_eq!((number(&found, "unread"), number(&found, "lastSeq")), (1, 7));
+    assert_eq!(
+        (number(&found, "unread"), number(&found, "lastSeq")),
+        (1, 7)
+    );
     assert_eq!(api.history(DIRECT).await?.len(), 1);
     // A device that was away is not sent what the user has cleared.
     let mut watch = server.client("bob").device("watch").online().await?;
     assert_eq!(watch.message().await?.msg_id, sent.msg_id);
     ensure_silence(&mut watch, "bob", &mut alice).await?;
 
-    let deleted = api.delete(&format!("/v1/conversations/{DIRECT}")).await?.expect(200)?;
+    let deleted = api
+        .delete(&format!("/v1/conversations/{DIRECT}"))
+        .await?
+        .expect(200)?;
     assert_eq!(deleted["removed"], true);
     ensure!(listed(&api, DIRECT).await?.is_none());
     let path = format!("/v1/conversations/{DIRECT}/clear");
-    assert_eq!(api.post(&path, &json!({})).await?.expect(200)?, deleted, "nothing is left");
+    assert_eq!(
+        api.post(&path, &json!({})).await?.expect(200)?,
+        deleted,
+        "nothing is left"
+    );
     server.finish().await
 }
 
@@ -196,7 +286,11 @@ async fn the_list_is_in_order() -> Result<()> {
     for limit in [1, 2, 5, 100] {
         let (mut page, mut found, mut over_http) = (String::new(), Vec::new(), Vec::new());
         loop {
-            let asked = GetConversations { limit, page: page.clone(), ..Default::default() };
+            let asked = GetConversations {
+                limit,
+                page: page.clone(),
+                ..Default::default()
+            };
             let list = list(&mut zoe, asked).await?;
             let path = format!("/v1/conversations?limit={limit}&page={page}");
             let view = api.get(&path).await?.expect(200)?;
@@ -212,12 +306,21 @@ async fn the_list_is_in_order() -> Result<()> {
         assert_eq!(found, order);
         assert_eq!(over_http, order);
     }
-    let archived = GetConversations { archived: Some(true), ..Default::default() };
+    let archived = GetConversations {
+        archived: Some(true),
+        ..Default::default()
+    };
     assert_eq!(names(&list(&mut zoe, archived).await?), ["u:c:zoe"]);
-    let view = api.get("/v1/conversations?archived=false").await?.expect(200)?;
+    let view = api
+        .get("/v1/conversations?archived=false")
+        .await?
+        .expect(200)?;
     assert_eq!(view["conversations"].as_array().context("a list")?.len(), 4);
     let some = ["u:e:zoe", "u:a:zoe", "u:a:b", "g:none"].map(String::from);
-    let some = GetConversations { conversations: some.into(), ..Default::default() };
+    let some = GetConversations {
+        conversations: some.into(),
+        ..Default::default()
+    };
     assert_eq!(names(&list(&mut zoe, some).await?), ["u:a:zoe", "u:e:zoe"]);
     server.finish().await
 }
@@ -232,7 +335,10 @@ async fn bad_commands_are_refused() -> Result<()> {
     let mut eve = server.client("eve").online().await?;
     for name in [DIRECT, "g:team", "u:no:one", "g:none"] {
         for command in [
-            Command::ConversationSet(ConversationSet { pinned: Some(true), ..ask::view(name) }),
+            Command::ConversationSet(ConversationSet {
+                pinned: Some(true),
+                ..ask::view(name)
+            }),
             ask::conversation_clear(name),
             ask::conversation_delete(name),
             up::read(name, 1),
@@ -242,10 +348,16 @@ async fn bad_commands_are_refused() -> Result<()> {
         }
     }
     let draft = |draft: String| {
-        Command::ConversationSet(ConversationSet { draft: Some(draft), ..ask::view(DIRECT) })
+        Command::ConversationSet(ConversationSet {
+            draft: Some(draft),
+            ..ask::view(DIRECT)
+        })
     };
     let page = |page: &str| {
-        Command::GetConversations(GetConversations { page: page.into(), ..Default::default() })
+        Command::GetConversations(GetConversations {
+            page: page.into(),
+            ..Default::default()
+        })
     };
     for (command, code) in [
         (draft("x".repeat(64 * 1024 + 1)), "too_large"),
@@ -266,7 +378,9 @@ async fn bad_commands_are_refused() -> Result<()> {
         api.delete(&path).await?.problem(404, "not_found")?;
     }
     let unknown = json!({ "pinnned": true });
-    let answer = api.put(&format!("/v1/conversations/{DIRECT}"), &unknown).await?;
+    let answer = api
+        .put(&format!("/v1/conversations/{DIRECT}"), &unknown)
+        .await?;
     answer.problem(400, "invalid_argument")?;
     server.finish().await
 }
@@ -290,10 +404,22 @@ async fn unread_counts_are_exact_under_load() -> Result<()> {
         });
         senders.extend(try_join_all(devices).await?);
     }
-    senders[0].tell(up::group_create("team", &everybody)).await?;
+    senders[0]
+        .tell(up::group_create("team", &everybody))
+        .await?;
     let mut phone = server.client("reader").device("phone").online().await?;
-    let mut tablet = server.client("reader").device("tablet").json().online().await?;
-    let mut laptop = server.client("reader").device("laptop").v5().online().await?;
+    let mut tablet = server
+        .client("reader")
+        .device("tablet")
+        .json()
+        .online()
+        .await?;
+    let mut laptop = server
+        .client("reader")
+        .device("laptop")
+        .v5()
+        .online()
+        .await?;
 
     let sending = async {
         let sending = senders.iter_mut().map(async |sender| {
@@ -343,14 +469,20 @@ async fn unread_counts_are_exact_under_load() -> Result<()> {
     }
     for device in [&mut phone, &mut tablet, &mut laptop] {
         let list = list(device, GetConversations::default()).await?;
-        assert_eq!(list.total_unread, expected.len() as u64 * u64::from(LEFT_UNREAD));
+        assert_eq!(
+            list.total_unread,
+            expected.len() as u64 * u64::from(LEFT_UNREAD)
+        );
         for conversation in list.conversations {
             let state = conversation.state.context("a state")?;
             assert_eq!(Some(&state), expected.get(&state.conversation));
         }
     }
     let view = api.get("/v1/conversations").await?.expect(200)?;
-    assert_eq!(number(&view, "totalUnread"), expected.len() as u64 * u64::from(LEFT_UNREAD));
+    assert_eq!(
+        number(&view, "totalUnread"),
+        expected.len() as u64 * u64::from(LEFT_UNREAD)
+    );
     for row in api.conversations().await? {
         assert_eq!(number(&row, "unread"), u64::from(LEFT_UNREAD), "{row}");
     }
@@ -370,7 +502,9 @@ async fn read_while_it_comes(device: &mut Client, count: usize, step: u32) -> Re
         // What is said of the group itself comes beside.
         others += usize::from(message.kind == "text");
         if message.seq % step == 0 {
-            device.publish(&up::new(up::read(&message.conversation, message.seq))).await?;
+            device
+                .publish(&up::new(up::read(&message.conversation, message.seq)))
+                .await?;
         }
     }
     Ok(())

@@ -129,19 +129,6 @@ pub async fn query_rows<C: ConnectionTrait>(
     text: &str,
     rows: Rows,
 ) -> Result<Vec<QueryResult>, DbErr> {
-    query_rows_with(connection, text, &[], rows).await
-}
-
-/// The same for a text with placeholders before `{in}`, which stand for `first` each time.
-///
-/// # Errors
-/// [`DbErr`] as the database has it.
-pub async fn query_rows_with<C: ConnectionTrait>(
-    connection: &C,
-    text: &str,
-    first: &[Value],
-    rows: Rows,
-) -> Result<Vec<QueryResult>, DbErr> {
     let sqlite = connection.get_database_backend() == DbBackend::Sqlite;
     let mut found = Vec::new();
     for (list, values) in rows.chunks() {
@@ -151,8 +138,32 @@ pub async fn query_rows_with<C: ConnectionTrait>(
         } else {
             format!("IN ({list})")
         };
-        let values = first.iter().cloned().chain(values);
         found.extend(query(connection, &text.replace("{in}", &list), values).await?);
+    }
+    Ok(found)
+}
+
+/// Runs the query `select`, which calls the rows `v` and begins with them: `FROM v`. `columns` names their values.
+///
+/// # Errors
+/// [`DbErr`] as the database has it.
+pub async fn select_from_rows<C: ConnectionTrait>(
+    connection: &C,
+    columns: &[&str],
+    select: &str,
+    rows: Rows,
+) -> Result<Vec<QueryResult>, DbErr> {
+    let is_mysql = connection.get_database_backend() == DbBackend::MySql;
+    let names = columns.join(", ");
+    let mut found = Vec::new();
+    for (list, values) in rows.chunks() {
+        let text = if is_mysql {
+            let rows = derived_table(columns, values.len());
+            select.replacen("FROM v", &format!("FROM {rows}"), 1)
+        } else {
+            format!("WITH v({names}) AS (VALUES {list}) {select}")
+        };
+        found.extend(query(connection, &text, values).await?);
     }
     Ok(found)
 }

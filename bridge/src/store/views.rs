@@ -5,14 +5,12 @@ mod conversation;
 mod conversation_list;
 mod group;
 mod history;
-mod missed;
 
 pub use changed::{Changed, changed_messages};
 pub use conversation::{Conversation, Membership, conversations, departed, membership};
 pub use conversation_list::{Asked, Listed, PageKey, list, unread_total};
 pub use group::group;
 pub use history::{Page, Range, history, messages_by_id};
-pub use missed::missed_messages;
 
 use schema::{MsgId, v1};
 use sea_orm::{DbErr, QueryResult};
@@ -21,10 +19,13 @@ use sea_orm::{DbErr, QueryResult};
 const MESSAGE_COLUMNS: &str = "x.msg_id, x.seq, x.sender, x.sender_device, x.client_msg_id, x.client_seq, \
      x.kind, x.content";
 
-/// Whether the member `m` gets to see the message `x`, provided that it is above `visible_seq`.
-const VISIBLE: &str = "(x.hidden_from IS NULL OR x.hidden_from <> m.uid) AND NOT EXISTS (
-        SELECT 1 FROM hidden_messages h
-        WHERE h.uid = m.uid AND h.conversation_id = x.conversation_id AND h.seq = x.seq)";
+/// Which of the messages `x` above a member's `visible_seq` are there for `who`: a column with the uid, or `?` twice.
+fn visible_to(who: &str) -> String {
+    format!(
+        "(x.hidden_from IS NULL OR x.hidden_from <> {who}) AND NOT EXISTS (SELECT 1 FROM hidden_messages h
+        WHERE h.uid = {who} AND h.conversation_id = x.conversation_id AND h.seq = x.seq)"
+    )
+}
 
 /// A message of the conversation with that name.
 fn message(row: &QueryResult, conversation: &str) -> Result<v1::Message, DbErr> {

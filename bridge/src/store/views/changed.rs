@@ -1,10 +1,12 @@
 //! Earlier messages of a conversation that something has happened to.
 
+use prost::Message as _;
 use schema::{Uid, v1};
-use sea_orm::{ConnectionTrait, QueryResult};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
 use super::conversation::Membership;
-use super::{MESSAGE_COLUMNS, VISIBLE, message, seq};
+use super::history::messages_by_id;
+use super::{seq, unsigned, visible_to};
 use crate::store::{Error, sql};
 
 /// Messages of a page at most, so that a page of large ones is not loaded many times over.
@@ -21,6 +23,9 @@ pub struct Changed {
     pub more: bool,
 }
 
+/// A message's last change: the conversation's `changes` then, and the message's id.
+type Change = (u32, u64);
+
 /// What has happened in a conversation after a value of its `changes`, as far as its member `uid` may see the messages.
 ///
 /// # Errors
@@ -33,98 +38,75 @@ pub async fn changed_messages<C: ConnectionTrait>(
     limit: u32,
     bytes_max: usize,
 ) -> Result<Changed, Error> {
-    let limit = limit.min(MESSAGES_MAX);
+    let limit = limit.min(MESSAGES_MAX) as usize;
     // One more, to learn whether there is more.
     let filter = format!(
         "k.change_number > ? ORDER BY k.change_number, k.seq LIMIT {}",
         limit + 1
     );
-    let mut rows = rows(db, uid, membership, after, &filter).await?;
-    let (limit, newest) = (limit as usize, membership.changes);
-    if rows.len() <= limit {
-        let last = rows.last().map(number).transpose()?;
-        return page(
-            &rows,
-            membership,
-            bytes_max,
-            last.unwrap_or(after).max(newest),
-        );
+    let mut changes = changes(db, uid, membership, after, &filter).await?;
+    let mut more = false;
+    if let Some((next, _)) = changes.get(limit).copied() {
+        // A page ends between two changes: one that concerned several messages is not torn apart.
+        more = true;
+        changes.retain(|(number, _)| *number < next);
+        if changes.is_empty() {
+            let filter = "k.change_number = ? ORDER BY k.seq";
+            changes = self::changes(db, uid, membership, next, filter).await?;
+        }
     }
-    // A page ends between two changes: one that concerned several messages is not torn apart.
-    let next = number(&rows[limit])?;
-    rows.truncate(limit);
-    while let Some(last) = rows.last()
-        && number(last)? == next
-    {
-        rows.pop();
+    let last = changes.last().map_or(after, |(number, _)| *number);
+    let ids: Vec<u64> = changes.iter().map(|(_, msg_id)| *msg_id).collect();
+    let mut messages = messages_by_id(db, uid, &ids).await?;
+    let mut page = Changed {
+        changes: if more {
+            last
+        } else {
+            last.max(membership.changes)
+        },
+        more,
+        ..Changed::default()
+    };
+    let mut bytes = 0;
+    for change in changes.chunk_by(|one, other| one.0 == other.0) {
+        if bytes >= bytes_max && !page.messages.is_empty() {
+            page.more = true;
+            // The change before this one, or any number between the two.
+            page.changes = change[0].0 - 1;
+            break;
+        }
+        for (_, msg_id) in change {
+            if let Some(mut message) = messages.remove(msg_id) {
+                message.conversation.clone_from(&membership.name);
+                bytes += message.encoded_len();
+                page.messages.push(message);
+            }
+        }
     }
-    if rows.is_empty() {
-        rows = self::rows(
-            db,
-            uid,
-            membership,
-            next,
-            "k.change_number = ? ORDER BY k.seq",
-        )
-        .await?;
-    }
-    let last = rows.last().map(number).transpose()?;
-    let mut page = page(&rows, membership, bytes_max, last.unwrap_or(next))?;
-    page.more = true;
     Ok(page)
 }
 
-async fn rows<C: ConnectionTrait>(
+async fn changes<C: ConnectionTrait>(
     db: &C,
     uid: &Uid,
     membership: &Membership,
     change_number: u32,
     filter: &str,
-) -> Result<Vec<QueryResult>, Error> {
+) -> Result<Vec<Change>, Error> {
     let text = format!(
-        "SELECT k.change_number, {MESSAGE_COLUMNS} FROM changed_messages k
+        "SELECT k.change_number, k.msg_id FROM changed_messages k
         JOIN messages x ON x.msg_id = k.msg_id
         JOIN members m ON m.conversation_id = k.conversation_id AND m.uid = ?
-        WHERE k.conversation_id = ? AND x.seq > m.visible_seq AND {VISIBLE} AND {filter}"
+        WHERE k.conversation_id = ? AND x.seq > m.visible_seq AND {} AND {filter}",
+        visible_to("m.uid")
     );
     let values = [
         uid.as_str().into(),
         membership.conversation_id.into(),
         i32::try_from(change_number).unwrap_or(i32::MAX).into(),
     ];
-    Ok(sql::query(db, &text, values).await?)
-}
-
-/// The rows as far as `bytes_max` goes; it ends between two changes, and has one change at least.
-fn page(
-    rows: &[QueryResult],
-    membership: &Membership,
-    bytes_max: usize,
-    changes: u32,
-) -> Result<Changed, Error> {
-    let mut page = Changed {
-        changes,
-        ..Changed::default()
-    };
-    let (mut bytes, mut before) = (0, None);
-    for row in rows {
-        let number = number(row)?;
-        if let Some(before) = before
-            && before != number
-            && bytes >= bytes_max
-        {
-            page.more = true;
-            page.changes = before;
-            break;
-        }
-        before = Some(number);
-        let message = message(row, &membership.name)?;
-        bytes += prost::Message::encoded_len(&message);
-        page.messages.push(message);
-    }
-    Ok(page)
-}
-
-fn number(row: &QueryResult) -> Result<u32, Error> {
-    Ok(seq(row, "change_number")?)
+    let change = |row: &QueryResult| Ok((seq(row, "change_number")?, unsigned(row, "msg_id")?));
+    let rows = sql::query(db, &text, values).await?;
+    let changes: Result<_, DbErr> = rows.iter().map(change).collect();
+    Ok(changes?)
 }

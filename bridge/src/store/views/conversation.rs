@@ -6,7 +6,7 @@ use schema::{Timestamp, Uid, v1};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
 use super::history::messages_by_id;
-use super::{VISIBLE, seq};
+use super::{seq, visible_to};
 use crate::store::members::Wishes;
 use crate::store::{Error, sql};
 
@@ -146,7 +146,7 @@ pub async fn conversations<C: ConnectionTrait>(
         let id = conversation.membership.conversation_id;
         found.insert(id, (conversation, newest));
     }
-    let mut messages = messages_by_id(db, &newest_ids).await?;
+    let mut messages = messages_by_id(db, uid, &newest_ids).await?;
     let mut ordered = Vec::with_capacity(ids.len());
     for id in ids {
         let Some((mut conversation, newest)) = found.remove(id) else {
@@ -173,7 +173,8 @@ fn membership_columns() -> String {
             JOIN messages x ON x.conversation_id = n.conversation_id AND x.seq = n.seq
             WHERE n.conversation_id = c.id AND n.uid IN (m.uid, '@all')
                 AND n.seq > m.last_read_seq AND n.seq > m.visible_seq
-                AND x.sender <> m.uid AND x.state = 0 AND {VISIBLE}) AS mentions"
+                AND x.sender <> m.uid AND x.state = 0 AND {}) AS mentions",
+        visible_to("m.uid")
     )
 }
 
@@ -181,8 +182,9 @@ fn membership_columns() -> String {
 pub(super) fn newest_visible() -> String {
     format!(
         "SELECT x.msg_id FROM messages x
-        WHERE x.conversation_id = c.id AND x.seq > m.visible_seq AND x.seq > c.last_seq - {LOOK_BACK} AND {VISIBLE}
-        ORDER BY x.seq DESC LIMIT 1"
+        WHERE x.conversation_id = c.id AND x.seq > m.visible_seq AND x.seq > c.last_seq - {LOOK_BACK} AND {}
+        ORDER BY x.seq DESC LIMIT 1",
+        visible_to("m.uid")
     )
 }
 

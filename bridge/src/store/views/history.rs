@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use schema::v1;
+use schema::{Uid, v1};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
-use super::{MESSAGE_COLUMNS, message};
+use super::{MESSAGE_COLUMNS, message, visible_to};
 use crate::store::{Error, sql};
 
 /// Messages are read in steps of so many, so that a page of large ones stops at its byte limit without
@@ -78,20 +78,24 @@ pub async fn history<C: ConnectionTrait>(
     }
 }
 
-/// The messages that exist of those ids, by id. Their conversation's name is left empty.
+/// The messages that exist of those ids and are there for `uid`, by id. Their conversation's name is left empty.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
 pub async fn messages_by_id<C: ConnectionTrait>(
     db: &C,
+    uid: &Uid,
     ids: &[u64],
 ) -> Result<HashMap<u64, v1::Message>, Error> {
-    let mut rows = sql::Rows::new(1);
+    let mut rows = sql::Rows::new(2);
     for id in ids {
-        rows.push([id.cast_signed().into()]);
+        rows.push([id.cast_signed().into(), uid.as_str().into()]);
     }
-    let text = format!("SELECT {MESSAGE_COLUMNS} FROM messages x WHERE x.msg_id {{in}}");
-    let found = sql::query_rows(db, &text, rows).await?;
+    let text = format!(
+        "SELECT {MESSAGE_COLUMNS} FROM v JOIN messages x ON x.msg_id = v.msg_id WHERE {}",
+        visible_to("v.uid")
+    );
+    let found = sql::select_from_rows(db, &["msg_id", "uid"], &text, rows).await?;
     let by_id = |row: &QueryResult| message(row, "").map(|message| (message.msg_id, message));
     Ok(found.iter().map(by_id).collect::<Result<_, _>>()?)
 }
