@@ -137,8 +137,8 @@ impl Feeds {
         }
     }
 
-    /// Makes new devices known, and notes that the others are here, and what they have set; returns where each target is behind, `None` for one
-    /// that can't go on where it was.
+    /// Makes new devices known, notes that the others are here, and looks up what they have set; returns where each
+    /// target is behind, `None` for one that can't go on where it was.
     async fn register(
         &self,
         targets: &mut [Target],
