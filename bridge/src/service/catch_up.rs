@@ -291,7 +291,7 @@ impl Backlog {
             self.page.push(Piece::Message {
                 conversation_id: stream.conversation_id,
                 last_seq: stream.last,
-                message,
+                message: Box::new(message),
             });
             if self.bytes >= PAGE_BYTES {
                 break;

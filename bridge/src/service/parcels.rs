@@ -63,7 +63,7 @@ pub(super) enum Piece {
         conversation_id: i64,
         /// The conversation's newest seq.
         last_seq: u32,
-        message: v1::Message,
+        message: Box<v1::Message>,
     },
 }
 
@@ -95,7 +95,7 @@ pub(super) fn pack(pieces: Vec<Piece>, packing: Packing) -> Vec<Missed> {
             } => {
                 run.conversation_id = conversation_id;
                 run.last_seq = last_seq;
-                run.messages.push(message);
+                run.messages.push(*message);
             }
         }
     }
@@ -183,13 +183,13 @@ mod tests {
         Piece::Message {
             conversation_id,
             last_seq: 1000,
-            message: v1::Message {
+            message: Box::new(v1::Message {
                 msg_id: seq.into(),
                 conversation: format!("g:{conversation_id}"),
                 seq,
                 content: Some(v1::message::Content::Text(text.to_owned())),
                 ..Default::default()
-            },
+            }),
         }
     }
 
