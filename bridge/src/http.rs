@@ -6,6 +6,7 @@
 mod accounts;
 mod admin;
 mod bearer;
+mod changes;
 mod command;
 mod contacts;
 mod conversations;
@@ -24,6 +25,7 @@ mod remote;
 mod schema_docs;
 mod search;
 mod server;
+mod standing;
 mod users;
 mod websocket;
 mod write_limit;
@@ -133,6 +135,8 @@ pub fn router(api: Api) -> Router {
         .merge(contacts::routes())
         .merge(groups::routes())
         .merge(conversations::routes())
+        .merge(standing::routes())
+        .merge(changes::routes())
         .merge(messages::routes())
         .merge(media::routes())
         .merge(receipts::routes())

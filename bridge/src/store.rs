@@ -24,6 +24,7 @@ use sea_orm::{
 
 pub mod answers;
 pub mod audit;
+pub mod changes;
 mod checkpoint;
 pub mod contacts;
 pub mod conversations;

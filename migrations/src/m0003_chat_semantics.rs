@@ -92,8 +92,12 @@ const UP: &str = "
     ALTER TABLE members ADD COLUMN changes INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE members ADD COLUMN version {id} NOT NULL DEFAULT 0;
     ALTER TABLE members ADD COLUMN synced {id} NOT NULL DEFAULT -1;
+    -- the same for the group itself, whose revision is the conversation's `changes`
+    ALTER TABLE members ADD COLUMN group_version {id} NOT NULL DEFAULT 0;
+    ALTER TABLE members ADD COLUMN group_synced {id} NOT NULL DEFAULT -1;
 
-    -- Conversations that a user is no longer in, so that devices which were away learn of it.
+    -- Conversations that a user is no longer in, so that devices which were away learn of it. A row says nothing while
+    -- the user is back.
     CREATE TABLE departures (
         uid     {key(64)}  NOT NULL,
         name    {key(140)} NOT NULL,
@@ -313,6 +317,8 @@ const DOWN: &str = "
     ALTER TABLE messages DROP COLUMN edited_at;
     ALTER TABLE messages DROP COLUMN state;
     DROP TABLE departures;
+    ALTER TABLE members DROP COLUMN group_synced;
+    ALTER TABLE members DROP COLUMN group_version;
     ALTER TABLE members DROP COLUMN synced;
     ALTER TABLE members DROP COLUMN version;
     ALTER TABLE members DROP COLUMN changes;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
+use crate::link;
 use crate::v1::{Down, Message, Up, down};
 
 /// How a payload is written. Chosen by the topic: `im/…` is protobuf, `imj/…` is JSON.
@@ -12,6 +13,15 @@ pub enum Format {
     Protobuf,
     /// Canonical protobuf JSON: lowerCamelCase out, camelCase or snake_case in, unknown fields refused.
     Json,
+}
+
+impl From<Format> for link::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Protobuf => link::Format::Protobuf,
+            Format::Json => link::Format::Json,
+        }
+    }
 }
 
 /// A payload that is not what its topic promises.

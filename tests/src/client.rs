@@ -18,6 +18,7 @@ mod builder;
 mod mail;
 
 pub use self::builder::Builder;
+pub use self::mail::unpacked;
 
 /// A connected device.
 pub struct Client {

@@ -317,27 +317,35 @@ async fn send(mut device: Device, topic: String, payload: String, count: u32) ->
 
 /// Reads the messages `1..=count` of a conversation.
 async fn read_all(mut reader: Device, count: u32) -> Result<Device> {
-    let mut last_id = 0;
-    for seq in 1..=count {
-        let message = next_message(&mut reader).await?;
-        ensure!(message.seq == seq, "{} instead of {seq}", message.seq);
-        ensure!(
-            message.msg_id > last_id,
-            "{} after {last_id}",
-            message.msg_id
-        );
-        last_id = message.msg_id;
+    let (mut last_seq, mut last_id) = (0, 0);
+    while last_seq < count {
+        for message in next_messages(&mut reader).await? {
+            let (seq, id) = (message.seq, message.msg_id);
+            ensure!(seq == last_seq + 1, "{seq} after {last_seq}");
+            ensure!(id > last_id, "{id} after {last_id}");
+            (last_seq, last_id) = (seq, id);
+        }
     }
     Ok(reader)
 }
 
 async fn next_message(device: &mut Device) -> Result<Message> {
+    let mut messages = next_messages(device).await?;
+    match (messages.pop(), messages.len()) {
+        (Some(message), 0) => Ok(message),
+        (_, more) => bail!("{more} messages more than one"),
+    }
+}
+
+/// The messages of the next publish that has any.
+async fn next_messages(device: &mut Device) -> Result<Vec<Message>> {
     loop {
         let publish = device.next().await?;
         match Down::decode(&publish.payload[..])?.content {
-            Some(down::Content::Message(message)) => return Ok(message),
+            Some(down::Content::Message(message)) => return Ok(vec![message]),
+            Some(down::Content::Batch(batch)) => return Ok(batch.messages),
             Some(down::Content::Event(_)) => {}
-            other => bail!("{other:?} instead of a message"),
+            other => bail!("{other:?} instead of messages"),
         }
     }
 }

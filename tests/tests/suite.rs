@@ -2,10 +2,13 @@
 
 mod access;
 mod admin;
+mod batches;
 mod blocks;
+mod changes;
 mod chat;
 mod contact_presence;
 mod contacts;
+mod conversations;
 mod devices;
 mod durability;
 mod erasure;

@@ -39,6 +39,20 @@ pub(super) async fn up(
     }))
 }
 
+/// Asks what may be asked any number of times.
+pub(super) async fn ask(api: &Api, uid: Uid, command: v1::up::Command) -> Result<v1::Ok, Problem> {
+    let up = v1::Up {
+        client_msg_id: String::new(),
+        command: Some(command),
+    };
+    execute(api, uid, up).await
+}
+
+/// The answer to another question: a defect of ours.
+pub(super) fn unexpected() -> Problem {
+    Problem::new(Code::Internal, "the answer is to another question")
+}
+
 /// Hands a command to the service and waits for its answer.
 pub(super) async fn execute(api: &Api, uid: Uid, up: v1::Up) -> Result<v1::Ok, Problem> {
     let caller = Caller {

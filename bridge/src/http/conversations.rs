@@ -2,6 +2,8 @@
 
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
+use schema::v1::ok::Answer;
+use schema::v1::up::Command;
 use schema::{ConversationId, Timestamp, v1};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -9,10 +11,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::bearer::Bearer;
+use super::command::{ask, unexpected};
 use super::problem::{Problem, ProblemBody};
 use super::schema_docs::MessageDoc;
 use super::{Api, private};
 use crate::code::Code;
+use crate::service::conversations::LIST_MAX;
 use crate::service::dates;
 use crate::store::views::{self, Range};
 
@@ -29,14 +33,17 @@ const LIMIT: (u32, u32) = (100, 500);
 /// A page ends when its contents reach this many bytes, so that a page of large messages stays readable.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The caller's conversations, latest activity first.
+/// The caller's conversations: pinned ones first, then by latest activity.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Conversations)]
 pub(super) struct ConversationsView {
     conversations: Vec<ConversationView>,
-    /// The sum of all `unread`.
+    /// The sum of `unread` of all conversations, not only of this page.
     total_unread: u64,
+    /// To ask for the next page with; left out: this was the last.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    next: String,
 }
 
 /// A conversation as the caller sees it.
@@ -51,22 +58,69 @@ pub(super) struct ConversationView {
     last_read_seq: u32,
     /// Messages of others that the caller has not read.
     unread: u32,
+    /// Those of them that mention the caller.
+    mentions: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pinned_at: Option<Timestamp>,
+    /// No notifications until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    muted_until: Option<Timestamp>,
+    archived: bool,
+    /// It is to look unread, whatever the count says.
+    marked_unread: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    draft: String,
+    /// Counts what has happened to earlier messages and to the group.
+    changes: u32,
+    /// Only messages with a greater seq are the caller's to see.
+    visible_seq: u32,
+    /// Of a group: its name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    name: String,
+    /// Of a group: its avatar.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    avatar: String,
     /// The newest message that the caller may see, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<MessageDoc>)]
     last_message: Option<v1::Message>,
 }
 
-impl From<views::Conversation> for ConversationView {
-    fn from(conversation: views::Conversation) -> Self {
+impl From<v1::Conversation> for ConversationView {
+    fn from(conversation: v1::Conversation) -> Self {
+        let state = conversation.state.unwrap_or_default();
         ConversationView {
-            conversation: conversation.name,
-            last_seq: conversation.membership.last_seq,
-            last_read_seq: conversation.membership.last_read_seq,
-            unread: conversation.membership.unread,
+            conversation: state.conversation,
+            last_seq: state.last_seq,
+            last_read_seq: state.last_read_seq,
+            unread: state.unread,
+            mentions: state.mentions,
+            pinned_at: state.pinned_at,
+            muted_until: state.muted_until,
+            archived: state.archived,
+            marked_unread: state.marked_unread,
+            draft: state.draft,
+            changes: state.changes,
+            visible_seq: state.visible_seq,
+            name: conversation.name,
+            avatar: conversation.avatar,
             last_message: conversation.last_message,
         }
     }
+}
+
+/// Which conversations.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// 1–500 conversations; left out or 0: 500.
+    limit: Option<u32>,
+    /// `next` of the page before; left out: the first page.
+    page: Option<String>,
+    /// Only archived ones, or only others. Left out: all.
+    archived: Option<bool>,
 }
 
 /// Which page.
@@ -100,9 +154,10 @@ pub(super) struct PageView {
     more: bool,
 }
 
-/// The caller's conversations, latest activity first, with what is unread.
+/// The caller's conversations with what is unread: pinned ones first, then by latest activity.
 #[utoipa::path(
     get, path = "/v1/conversations", tag = "messages", security(("bearer" = [])),
+    params(ListQuery),
     responses(
         (status = 200, description = "The conversations.", body = ConversationsView),
         (status = "default", description = "Refused.", body = ProblemBody, content_type = "application/problem+json"),
@@ -111,19 +166,24 @@ pub(super) struct PageView {
 pub(super) async fn list(
     State(api): State<Api>,
     Bearer(caller): Bearer,
+    Query(query): Query<ListQuery>,
 ) -> Result<Response, Problem> {
-    let conversations: Vec<ConversationView> =
-        views::conversations(api.store.reader(), &caller.uid)
-            .await?
-            .into_iter()
-            .map(ConversationView::from)
-            .collect();
-    let unread = conversations
-        .iter()
-        .map(|conversation| u64::from(conversation.unread));
+    let limit = query.limit.filter(|limit| *limit > 0);
+    let asked = Command::GetConversations(v1::GetConversations {
+        limit: limit.unwrap_or(LIST_MAX),
+        page: query.page.unwrap_or_default(),
+        archived: query.archived,
+        ..Default::default()
+    });
+    let list = match ask(&api, caller.uid, asked).await?.answer {
+        Some(Answer::Conversations(list)) => list,
+        _ => return Err(unexpected()),
+    };
+    let conversations = list.conversations.into_iter();
     Ok(private(ConversationsView {
-        total_unread: unread.sum(),
-        conversations,
+        conversations: conversations.map(ConversationView::from).collect(),
+        total_unread: list.total_unread,
+        next: list.next,
     }))
 }
 

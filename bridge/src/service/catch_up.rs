@@ -5,15 +5,17 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message as _;
 use schema::link::Missed;
-use schema::wire::{encode_down, encode_message};
+use schema::wire::encode_down;
 use schema::{Uid, v1};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::{debug, error};
 
-use super::job::position;
+use super::parcels::{self, Packing, Piece};
 use crate::store::devices::{Behind, Cursor};
-use crate::store::{self, Store, messages, views};
+use crate::store::views::{self, Membership};
+use crate::store::{self, Store, messages};
 
 /// A page ends after so many messages or bytes.
 const PAGE_MESSAGES: usize = 256;
@@ -36,6 +38,7 @@ pub(super) struct Target {
     pub(super) is_nameless: bool,
     /// It goes on with an earlier connection's subscription, so that its device has to be known.
     pub(super) is_resumed: bool,
+    pub(super) packing: Packing,
 }
 
 /// What a catch-up has to say to the pipeline.
@@ -133,9 +136,12 @@ pub(super) struct Backlog {
     heads: BinaryHeap<Reverse<(u64, usize)>>,
     /// Streams whose next places have to be read before the merge goes on.
     to_read: Vec<usize>,
+    /// Conversations whose older messages are left out, with the first seq that is sent: the client is still to be told.
+    notices: Vec<(String, u32)>,
     /// The page at hand, with its bytes. It is kept here, since a failed read must lose nothing.
-    page: Vec<Missed>,
+    page: Vec<Piece>,
     bytes: usize,
+    packing: Packing,
     /// What earlier rounds have sent.
     earlier: HashMap<i64, Progress>,
 }
@@ -157,11 +163,11 @@ struct Stream {
 impl Backlog {
     /// Of conversations that miss more than `max` messages, the newest `max`; a notice tells the client of the rest.
     pub(super) fn new(target: &Target, behind: Vec<Behind>, max: u32) -> Self {
-        let mut page = Vec::new();
+        let mut notices = Vec::new();
         let stream = |behind: Behind| {
             let after = behind.after_seq.max(behind.last_seq.saturating_sub(max));
             if after > behind.after_seq {
-                page.push(notice(&behind, after + 1));
+                notices.push((behind.name.clone(), after + 1));
             }
             Stream {
                 conversation_id: behind.conversation_id,
@@ -180,8 +186,10 @@ impl Backlog {
             to_read: (0..streams.len()).collect(),
             streams,
             heads: BinaryHeap::new(),
-            page,
+            notices,
+            page: Vec::new(),
             bytes: 0,
+            packing: target.packing,
             earlier: HashMap::new(),
         }
     }
@@ -191,6 +199,7 @@ impl Backlog {
     /// # Errors
     /// [`store::Error`]; the next call goes on where this one failed.
     pub(super) async fn next_page(&mut self, store: &Store) -> Result<Vec<Missed>, store::Error> {
+        self.add_notices(store).await?;
         while self.page.len() < PAGE_MESSAGES && self.bytes < PAGE_BYTES {
             self.read_places(store).await?;
             let next = self.next_places();
@@ -200,12 +209,22 @@ impl Backlog {
             self.add_messages(store, &next).await?;
         }
         self.bytes = 0;
-        Ok(std::mem::take(&mut self.page))
+        Ok(parcels::pack(std::mem::take(&mut self.page), self.packing))
     }
 
     /// Whether nothing is left after the pages so far.
     pub(super) fn is_empty(&self) -> bool {
         self.heads.is_empty() && self.to_read.is_empty()
+    }
+
+    async fn add_notices(&mut self, store: &Store) -> Result<(), store::Error> {
+        while let Some((name, first_pushed_seq)) = self.notices.last() {
+            let membership = views::membership(store.reader(), &self.uid, name).await?;
+            let notice = membership.map(|membership| notice(&membership, *first_pushed_seq));
+            self.page.extend(notice.map(Piece::Notice));
+            self.notices.pop();
+        }
+        Ok(())
     }
 
     async fn read_places(&mut self, store: &Store) -> Result<(), store::Error> {
@@ -268,12 +287,11 @@ impl Backlog {
             }
             message.conversation.clone_from(&stream.name);
             stream.is_sent = true;
-            let position = position(stream.conversation_id, &message);
-            let payload = encode_message(&message);
-            self.bytes += payload.len();
-            self.page.push(Missed {
-                payload,
-                position: Some(position),
+            self.bytes += message.encoded_len();
+            self.page.push(Piece::Message {
+                conversation_id: stream.conversation_id,
+                last_seq: stream.last,
+                message: Box::new(message),
             });
             if self.bytes >= PAGE_BYTES {
                 break;
@@ -317,14 +335,10 @@ impl Backlog {
     }
 }
 
-fn notice(behind: &Behind, first_pushed_seq: u32) -> Missed {
+fn notice(membership: &Membership, first_pushed_seq: u32) -> Missed {
     let state = v1::ConversationState {
-        conversation: behind.name.clone(),
-        last_seq: behind.last_seq,
-        last_read_seq: behind.last_read_seq,
-        unread: behind.unread,
         first_pushed_seq,
-        ..Default::default()
+        ..membership.state()
     };
     let event = v1::event::Event::Conversation(state);
     Missed {
@@ -359,6 +373,17 @@ mod tests {
         messages::add(store.writer(), [message]).await.unwrap();
     }
 
+    /// The ids of all messages in a publish.
+    fn msg_ids(missed: &Missed) -> Vec<u64> {
+        let down = v1::Down::decode(missed.payload.clone()).unwrap();
+        let messages = match down.content {
+            Some(v1::down::Content::Message(message)) => vec![message],
+            Some(v1::down::Content::Batch(batch)) => batch.messages,
+            other => panic!("{other:?}"),
+        };
+        messages.iter().map(|message| message.msg_id).collect()
+    }
+
     /// Three conversations whose messages alternate, read while the database fails now and then: everything comes,
     /// once, in the order of time.
     #[tokio::test]
@@ -384,8 +409,6 @@ mod tests {
             name: format!("g:{conversation_id}"),
             after_seq: 0,
             last_seq: EACH,
-            last_read_seq: 0,
-            unread: EACH,
         };
         let target = Target {
             session: 1,
@@ -394,6 +417,7 @@ mod tests {
             device: "phone".into(),
             is_nameless: false,
             is_resumed: false,
+            packing: Packing::default(),
         };
         let all = (1..=CONVERSATIONS).map(behind).collect();
         let mut backlog = Backlog::new(&target, all, 1000);
@@ -414,10 +438,7 @@ mod tests {
             if page.is_empty() {
                 break;
             }
-            ids.extend(
-                page.iter()
-                    .filter_map(|missed| missed.position.map(|at| at.msg_id)),
-            );
+            ids.extend(page.iter().flat_map(msg_ids));
         }
         assert!(ids == (1..=msg_id).collect::<Vec<_>>(), "{ids:?}");
         assert!(round > 4, "several pages, or nothing was shown");
@@ -449,6 +470,7 @@ mod tests {
             device: String::new(),
             is_nameless: false,
             is_resumed: false,
+            packing: Packing::default(),
         };
         let behind = Behind {
             uid: "alice".into(),
@@ -457,8 +479,6 @@ mod tests {
             name: "g:1".into(),
             after_seq: 0,
             last_seq: 3,
-            last_read_seq: 0,
-            unread: 0,
         };
         let sent = Progress {
             seq: 9,

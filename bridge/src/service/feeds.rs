@@ -16,6 +16,7 @@ use tracing::error;
 
 use super::announce::{catch_up_item, end_item, live_item};
 use super::catch_up::{self, Backlog, Progress, Reached, Step, Target};
+use super::parcels::Packing;
 use super::patience::Patience;
 use crate::clock;
 use crate::store::devices::{self, Behind, Device};
@@ -103,7 +104,7 @@ impl Feeds {
     }
 
     /// Sessions have subscribed: those that miss nothing are live at once, the others begin to catch up.
-    pub(super) async fn start(&mut self, targets: Vec<Target>, items: &mut Vec<ToEdge>) {
+    pub(super) async fn start(&mut self, mut targets: Vec<Target>, items: &mut Vec<ToEdge>) {
         if targets.is_empty() {
             return;
         }
@@ -114,7 +115,7 @@ impl Feeds {
         let is_stalled = self.is_stalled.clone();
         let mut patience = Patience::new(&is_stalled);
         let behind = loop {
-            match self.register(&targets).await {
+            match self.register(&mut targets).await {
                 Ok(behind) => break behind,
                 Err(error @ store::Error::Internal(_)) => {
                     // One of them is to blame. Their clients come back, each with a round of its own.
@@ -136,9 +137,12 @@ impl Feeds {
         }
     }
 
-    /// Makes new devices known, and notes that the others are here; returns where each target is behind, `None` for one
-    /// that can't go on where it was.
-    async fn register(&self, targets: &[Target]) -> Result<Vec<Option<Vec<Behind>>>, store::Error> {
+    /// Makes new devices known, notes that the others are here, and looks up what they have set; returns where each
+    /// target is behind, `None` for one that can't go on where it was.
+    async fn register(
+        &self,
+        targets: &mut [Target],
+    ) -> Result<Vec<Option<Vec<Behind>>>, store::Error> {
         let named = |target: &&Target| !target.is_nameless;
         let device = |target: &Target| (target.uid.clone(), target.device.clone());
         let mut wanted: Vec<_> = targets.iter().filter(named).map(device).collect();
@@ -146,13 +150,21 @@ impl Feeds {
         wanted.dedup();
         let wanted: Vec<Device<'_>> = wanted.iter().map(borrowed).collect();
         let tx = self.context.store.begin().await?;
-        let known: HashSet<(String, String)> =
-            devices::known(&tx, &wanted).await?.into_iter().collect();
-        let is_known =
-            |(uid, device): &Device<'_>| known.contains(&(uid.to_string(), (*device).to_owned()));
+        let known = devices::known(&tx, &wanted).await?.into_iter();
+        let known: HashMap<(String, String), bool> = known
+            .map(|(uid, device, is_zstd)| ((uid, device), is_zstd))
+            .collect();
+        let setting =
+            |(uid, device): &Device<'_>| known.get(&(uid.to_string(), (*device).to_owned()));
+        let is_known = |device: &Device<'_>| setting(device).is_some();
+        for target in targets.iter_mut().filter(|target| !target.is_nameless) {
+            let is_zstd = setting(&(&target.uid, &target.device));
+            target.packing.is_zstd = is_zstd.is_some_and(|is_zstd| *is_zstd);
+        }
+        let targets = &*targets;
         let (old, mut new): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(is_known);
         // In their order: who has come anew, and is back within the round, is known.
-        let mut here = known.clone();
+        let mut here: HashSet<(String, String)> = known.keys().cloned().collect();
         let is_forgotten: Vec<bool> = targets
             .iter()
             .map(|target| {
@@ -311,6 +323,7 @@ fn borrowed((uid, device): &(Uid, String)) -> Device<'_> {
 /// The session that a subscription is of.
 pub(super) fn target(subscribed: Subscribed) -> Option<Target> {
     Some(Target {
+        packing: Packing::from(&subscribed),
         session: subscribed.session,
         epoch: subscribed.epoch,
         uid: subscribed.uid.parse().ok()?,

@@ -9,7 +9,9 @@ use super::job::{Caller, Settled};
 use super::presence::Presence;
 use super::refused::Refused;
 use super::typing::{self, Typing, Writers};
-use super::{directory, media, operations, receipts, schedule, search, status, sync};
+use super::{
+    conversations, directory, media, operations, receipts, schedule, search, status, sync,
+};
 use crate::store::views::Which;
 use crate::store::{self, Store};
 
@@ -42,6 +44,8 @@ pub enum Question {
     Group(Gid),
     /// Who waits to be let into a group.
     GroupRequests(Gid),
+    /// The caller's conversations.
+    Conversations(conversations::Asked),
 }
 
 /// What answering needs. Cheap to clone.
@@ -74,6 +78,9 @@ pub(super) fn check(caller: &Uid, asked: v1::up::Command) -> Result<Question, Re
         Asked::GetScheduled(_) => Ok(Question::Scheduled),
         Asked::GetGroup(asked) => command::gid(&asked.gid).map(Question::Group),
         Asked::GetGroupRequests(asked) => command::gid(&asked.gid).map(Question::GroupRequests),
+        Asked::GetConversations(asked) => {
+            conversations::check_list(asked).map(Question::Conversations)
+        }
         _ => Err(not_yet()),
     }
 }
@@ -118,6 +125,7 @@ pub(super) async fn answer(
         Question::GroupRequests(gid) => {
             return groups::questions::requests(store, uid, gid).await;
         }
+        Question::Conversations(asked) => Ok(conversations::list(store, uid, asked).await?),
     };
     Ok(result.map_or_else(Settled::from, Settled::ok))
 }

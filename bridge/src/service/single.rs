@@ -5,13 +5,14 @@ use schema::{ConversationId, Uid, v1};
 use super::batch::Executor;
 use super::briefing;
 use super::command::{Command, too_many_grants};
+use super::conversations;
 use super::effects::Effects;
-use super::job::{Caller, Delivery, Job, Settled};
+use super::job::{Caller, Job, Settled};
 use super::receipts::Read;
 use super::refused::Refused;
 use crate::store::devices::{self, Cursor};
 use crate::store::grants::{self, Grant};
-use crate::store::views::{self, Membership};
+use crate::store::views::Membership;
 use crate::store::{self, Transaction, members, messages, users};
 
 /// Why a command came to nothing. A refusal comes before the command's first write, since the transaction goes on with
@@ -127,36 +128,19 @@ async fn read(
 ) -> Result<Settled, Failed> {
     let name = conversation.to_string();
     let before = reachable(tx, caller, &name, seq).await?;
-    let ok = |membership: &Membership| v1::Ok {
-        conversation: name.clone(),
-        seq: membership.last_read_seq,
-        ..Default::default()
-    };
-    if seq <= before.last_read_seq {
-        return Ok(Settled::ok(ok(&before)));
+    let is_news = seq > before.last_read_seq || before.wishes.marked_unread;
+    if !is_news {
+        return Ok(Settled::ok(conversations::ok(&before)));
     }
-    let id = before.conversation_id;
-    members::set_read(tx, id, &caller.uid, before.last_read_seq, seq).await?;
+    let (id, from) = (before.conversation_id, before.last_read_seq);
+    members::set_read(tx, id, &caller.uid, from, seq.max(from)).await?;
     effects.moves.reads.push(Read {
         conversation_id: id,
         uid: caller.uid.clone(),
-        from_seq: before.last_read_seq,
+        from_seq: from,
     });
-    let Some(after) = views::membership(tx, &caller.uid, &name).await? else {
-        return Err(Refused::not_found("there is no such conversation").into());
-    };
-    let event = v1::event::Event::Conversation(v1::ConversationState {
-        conversation: name.clone(),
-        last_seq: after.last_seq,
-        last_read_seq: after.last_read_seq,
-        unread: after.unread,
-        ..Default::default()
-    });
-    Ok(Settled {
-        result: Ok(ok(&after)),
-        deliveries: vec![Delivery::event(event, [&caller.uid], session)],
-        precondition: None,
-    })
+    let after = conversations::standing(tx, caller, &name).await?;
+    Ok(conversations::moved(caller, &after, session))
 }
 
 /// The caller's membership, if there is a message `seq`.
@@ -166,13 +150,11 @@ pub(super) async fn reachable(
     conversation: &str,
     seq: u32,
 ) -> Result<Membership, Failed> {
-    match views::membership(tx, &caller.uid, conversation).await? {
-        None => Err(Refused::not_found("there is no such conversation").into()),
-        Some(membership) if seq > membership.last_seq => {
-            Err(Refused::invalid("seq is beyond the newest message").into())
-        }
-        Some(membership) => Ok(membership),
+    let membership = conversations::standing(tx, caller, conversation).await?;
+    if seq > membership.last_seq {
+        return Err(Refused::invalid("seq is beyond the newest message").into());
     }
+    Ok(membership)
 }
 
 /// Refuses where one of the users does not exist.

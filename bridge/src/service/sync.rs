@@ -3,8 +3,8 @@
 use schema::{ConversationId, Uid, v1};
 
 use super::refused::Refused;
-use super::{command, dates};
-use crate::store::views::{self, Range};
+use super::{changed_messages, command, dates, packed};
+use crate::store::views::{self, Membership, Range};
 use crate::store::{self, Store};
 
 /// Bytes of a page.
@@ -24,8 +24,12 @@ pub struct Sync {
     pub after_seq: Option<u32>,
     /// Only smaller seqs.
     pub before_seq: Option<u32>,
+    /// Instead of those: earlier messages that something has happened to after this value of `changes`.
+    pub changed_after: Option<u32>,
     /// Messages at most.
     pub limit: u32,
+    /// As zstd.
+    pub zstd: bool,
 }
 
 /// Checks which page is asked for.
@@ -49,7 +53,9 @@ pub(super) fn check(sync: &v1::Sync) -> Result<Sync, Refused> {
         first_id,
         after_seq,
         before_seq,
+        changed_after: changed_messages::check(sync)?,
         limit,
+        zstd: sync.zstd,
     })
 }
 
@@ -63,8 +69,32 @@ pub(super) async fn page(
     let Some(membership) = views::membership(store.reader(), uid, &name).await? else {
         return Ok(Err(Refused::not_found("there is no such conversation")));
     };
+    let mut batch = match sync.changed_after {
+        Some(after) => {
+            let limit = sync.limit;
+            changed_messages::page(store, uid, &membership, after, limit, PAGE_BYTES).await?
+        }
+        None => messages(store, uid, &membership, sync).await?,
+    };
+    if sync.zstd {
+        batch = packed::batch(batch);
+    }
+    Ok(Ok(v1::Ok {
+        conversation: name,
+        seq: membership.last_seq,
+        batch: Some(Box::new(batch)),
+        ..Default::default()
+    }))
+}
+
+async fn messages(
+    store: &Store,
+    uid: &Uid,
+    membership: &Membership,
+    sync: &Sync,
+) -> Result<v1::Batch, store::Error> {
     let after_seq = match sync.first_id {
-        Some(first_id) => Some(dates::seq_before(store, &membership, first_id).await?),
+        Some(first_id) => Some(dates::seq_before(store, membership, first_id).await?),
         None => sync.after_seq,
     };
     let range = Range {
@@ -74,17 +104,12 @@ pub(super) async fn page(
         bytes_max: PAGE_BYTES,
     };
     let (id, visible) = (membership.conversation_id, membership.visible_seq);
-    let page = views::history(store.reader(), uid, id, &name, visible, range).await?;
-    Ok(Ok(v1::Ok {
-        conversation: name.clone(),
-        seq: membership.last_seq,
-        batch: Some(Box::new(v1::Batch {
-            conversation: name,
-            messages: page.messages,
-            last_seq: membership.last_seq,
-            more: page.more,
-            ..Default::default()
-        })),
+    let page = views::history(store.reader(), uid, id, &membership.name, visible, range).await?;
+    Ok(v1::Batch {
+        conversation: membership.name.clone(),
+        messages: page.messages,
+        last_seq: membership.last_seq,
+        more: page.more,
         ..Default::default()
-    }))
+    })
 }

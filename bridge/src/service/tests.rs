@@ -312,6 +312,7 @@ async fn who_comes_back_within_a_round_is_known() {
             device: device.to_owned(),
             nameless: false,
             resumed,
+            ..Default::default()
         })),
     };
     let frame = vec![
@@ -354,6 +355,7 @@ async fn who_has_left_last_stays_known() {
             device: device.to_owned(),
             nameless: false,
             resumed: false,
+            ..Default::default()
         }))
     };
     let connect = |session: u64, device: &str| {

@@ -4,7 +4,8 @@ use schema::v1;
 
 use super::Limits;
 use super::batch::Executor;
-use super::command::{self, not_yet};
+use super::command;
+use super::device_settings::{self, DeviceSet};
 use super::job::{Caller, Delivery, Settled};
 use super::refused::Refused;
 use super::single::Failed;
@@ -41,6 +42,8 @@ pub enum Command {
         /// Who sees the user's presence.
         presence: Option<String>,
     },
+    /// Changes settings of the device.
+    Device(DeviceSet),
 }
 
 /// Checks what is asked.
@@ -72,7 +75,8 @@ pub(super) fn check(asked: v1::up::Command, _limits: &Limits) -> Result<command:
             }
         }
         Asked::Presence(asked) => Command::Status(status::check(asked)?),
-        _ => return Err(not_yet()),
+        Asked::DeviceSet(asked) => Command::Device(asked.into()),
+        _ => unreachable!("only these are handed over"),
     };
     Ok(command::Command::User(command))
 }
@@ -96,9 +100,22 @@ impl Executor {
         command: &Command,
         session: u64,
     ) -> Result<Settled, Failed> {
-        if let Command::Status(set) = command {
-            return self.set_status(tx, caller, set, session).await;
+        match command {
+            Command::Status(set) => self.set_status(tx, caller, set, session).await,
+            Command::Device(asked) => device_settings::set(tx, caller, *asked).await,
+            Command::Profile { .. } | Command::Settings { .. } => {
+                self.change_profile(tx, caller, command, session).await
+            }
         }
+    }
+
+    async fn change_profile(
+        &mut self,
+        tx: &Transaction,
+        caller: &Caller,
+        command: &Command,
+        session: u64,
+    ) -> Result<Settled, Failed> {
         let uid = &caller.uid;
         let Some(before) = views::profile(tx, uid).await? else {
             return Err(Refused::not_found("there is no such user").into());
@@ -157,7 +174,7 @@ fn changed(mut profile: v1::Profile, command: &Command) -> v1::Profile {
             replace(&mut profile.presence, presence);
         }
         // Not of the profile.
-        Command::Status(_) => {}
+        Command::Status(_) | Command::Device(_) => {}
     }
     profile
 }

@@ -12,20 +12,36 @@ use crate::clock;
 /// A user's device: its client id.
 pub type Device<'a> = (&'a Uid, &'a str);
 
-/// Which of the devices are known.
+/// Which of the devices are known: uid, device, whether it wants its catch-up as zstd.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
 pub async fn known<C: ConnectionTrait>(
     db: &C,
     devices: &[Device<'_>],
-) -> Result<Vec<(String, String)>, Error> {
-    let text = "SELECT uid, device FROM devices WHERE (uid, device) {in}";
+) -> Result<Vec<(String, String, bool)>, Error> {
+    let text = "SELECT uid, device, zstd FROM devices WHERE (uid, device) {in}";
     let mut known = Vec::new();
     for row in sql::query_rows(db, text, keys(devices)).await? {
-        known.push((row.try_get("", "uid")?, row.try_get("", "device")?));
+        let (uid, device) = (row.try_get("", "uid")?, row.try_get("", "device")?);
+        known.push((uid, device, row.try_get("", "zstd")?));
     }
     Ok(known)
+}
+
+/// Notes whether a known device wants its catch-up as zstd.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn set_zstd<C: ConnectionTrait>(
+    db: &C,
+    (uid, device): Device<'_>,
+    zstd: bool,
+) -> Result<(), Error> {
+    let text = "UPDATE devices SET zstd = ? WHERE uid = ? AND device = ?";
+    let values = [zstd.into(), uid.as_str().into(), device.into()];
+    sql::execute(db, text, values).await?;
+    Ok(())
 }
 
 /// Adds a device, which starts where its user stands in each conversation. Where the user has `max` devices already,
@@ -251,10 +267,6 @@ pub struct Behind {
     pub after_seq: u32,
     /// The conversation's newest.
     pub last_seq: u32,
-    /// How far the user has read.
-    pub last_read_seq: u32,
-    /// Messages of others that the user has not read.
-    pub unread: u32,
 }
 
 /// Where known devices are behind.
@@ -266,8 +278,9 @@ pub async fn behind<C: ConnectionTrait>(
     devices: &[Device<'_>],
 ) -> Result<Vec<Behind>, Error> {
     // No cursor: the user came in when the device was known already, so that all since then is missing. What was sent
-    // before the user came in is nobody's business here, whatever a cursor says.
-    let after = "CASE WHEN k.seq > m.start_seq THEN k.seq ELSE m.start_seq END";
+    // before the user came in is nobody's business here, whatever a cursor says; nor is what the user has cleared.
+    let after = "CASE WHEN k.seq > m.start_seq AND k.seq > m.visible_seq THEN k.seq
+        WHEN m.start_seq > m.visible_seq THEN m.start_seq ELSE m.visible_seq END";
     let text = format!(
         "SELECT d.uid, d.device, {after} AS after_seq, {BEHIND_COLUMNS}
         FROM devices d
@@ -285,17 +298,18 @@ pub async fn behind<C: ConnectionTrait>(
 /// # Errors
 /// [`Error`] when the database can't answer.
 pub async fn user_behind<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Vec<Behind>, Error> {
+    let after =
+        "CASE WHEN m.last_ack_seq > m.visible_seq THEN m.last_ack_seq ELSE m.visible_seq END";
     let text = format!(
-        "SELECT m.uid, '' AS device, m.last_ack_seq AS after_seq, {BEHIND_COLUMNS}
+        "SELECT m.uid, '' AS device, {after} AS after_seq, {BEHIND_COLUMNS}
         FROM members m JOIN conversations c ON c.id = m.conversation_id
-        WHERE m.uid = ? AND c.last_seq > m.last_ack_seq"
+        WHERE m.uid = ? AND c.last_seq > {after}"
     );
     let rows = sql::query(db, &text, [uid.as_str().into()]).await?;
     Ok(rows.iter().map(behind_of).collect::<Result<_, _>>()?)
 }
 
-const BEHIND_COLUMNS: &str = "c.id, c.name, c.last_seq, m.last_read_seq,
-    c.last_seq - m.last_read_seq - (m.sent - m.sent_read) AS unread";
+const BEHIND_COLUMNS: &str = "c.id, c.name, c.last_seq";
 
 fn behind_of(row: &QueryResult) -> Result<Behind, DbErr> {
     let seq = |column: &str| -> Result<u32, DbErr> {
@@ -309,8 +323,6 @@ fn behind_of(row: &QueryResult) -> Result<Behind, DbErr> {
         name: row.try_get("", "name")?,
         after_seq: seq("after_seq")?,
         last_seq: seq("last_seq")?,
-        last_read_seq: seq("last_read_seq")?,
-        unread: seq("unread")?,
     })
 }
 

@@ -86,7 +86,89 @@ pub async fn remove<C: ConnectionTrait>(
     let cursors = "DELETE FROM cursors WHERE conversation_id = ? AND uid = ?";
     sql::execute(db, cursors, key()).await?;
     let member = "DELETE FROM members WHERE conversation_id = ? AND uid = ?";
-    sql::execute(db, member, key()).await?;
+    if sql::execute(db, member, key()).await? > 0 {
+        note_departure(db, conversation_id, uid).await?;
+    }
+    Ok(())
+}
+
+/// Notes that the user's devices are to learn of it; it gets its version when one asks.
+async fn note_departure<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+) -> Result<(), Error> {
+    let conflict = sql::on_conflict(db.get_database_backend(), "uid, name");
+    let text = format!(
+        "INSERT INTO departures (uid, name, version)
+        SELECT ?, c.name, 0 FROM conversations c WHERE c.id = ? {conflict} version = 0"
+    );
+    sql::execute(db, &text, [uid.as_str().into(), conversation_id.into()]).await?;
+    Ok(())
+}
+
+/// How a member's user wants to see the conversation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Since when it is pinned, in milliseconds since 1970.
+    pub pinned_at: Option<i64>,
+    /// No notifications until then, in milliseconds since 1970.
+    pub muted_until: i64,
+    /// It is put away.
+    pub archived: bool,
+    /// It is to look unread, whatever the count says.
+    pub marked_unread: bool,
+    /// What the user has begun to write.
+    pub draft: Option<String>,
+    /// The user has deleted it when this was its newest message; it is not listed until there is another.
+    pub deleted_seq: Option<u32>,
+}
+
+/// Replaces what the user wants.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn set_wishes<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+    wishes: &Wishes,
+) -> Result<(), Error> {
+    let text = "UPDATE members SET pinned_at = ?, muted_until = ?, archived = ?, marked_unread = ?, draft = ?,
+            deleted_seq = ?, changes = changes + 1
+        WHERE conversation_id = ? AND uid = ?";
+    let values = [
+        wishes.pinned_at.into(),
+        wishes.muted_until.into(),
+        wishes.archived.into(),
+        wishes.marked_unread.into(),
+        wishes.draft.as_deref().into(),
+        wishes.deleted_seq.map_or(-1, u32::cast_signed).into(),
+        conversation_id.into(),
+        uid.as_str().into(),
+    ];
+    sql::execute(db, text, values).await?;
+    Ok(())
+}
+
+/// Hides all messages up to `seq` from a member.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn hide_history<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+    seq: u32,
+) -> Result<(), Error> {
+    let text = "UPDATE members SET visible_seq = ?, changes = changes + 1
+        WHERE conversation_id = ? AND uid = ?";
+    let values = [
+        seq.cast_signed().into(),
+        conversation_id.into(),
+        uid.as_str().into(),
+    ];
+    sql::execute(db, text, values).await?;
     Ok(())
 }
 
@@ -261,7 +343,8 @@ pub async fn count_sent<'a, C: ConnectionTrait>(
     Ok(())
 }
 
-/// Moves the read position forward, counting what the user sent up to there, or what is not there for him.
+/// Moves the read position forward, counting what the user sent up to there, or what is not there for him. What is read is
+/// no longer marked as unread.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -272,7 +355,8 @@ pub async fn set_read<C: ConnectionTrait>(
     from_seq: u32,
     to_seq: u32,
 ) -> Result<(), Error> {
-    let text = "UPDATE members SET last_read_seq = ?, sent_read = sent_read + (
+    let text = "UPDATE members SET last_read_seq = ?, marked_unread = ?, changes = changes + 1,
+            sent_read = sent_read + (
             SELECT COUNT(*) FROM messages x
             WHERE x.conversation_id = ? AND x.seq > ? AND x.seq <= ? AND (x.sender = ? OR x.hidden_from = ?
                 OR EXISTS (SELECT 1 FROM hidden_messages h
@@ -281,6 +365,7 @@ pub async fn set_read<C: ConnectionTrait>(
     let (from, to) = (from_seq.cast_signed(), to_seq.cast_signed());
     let values = [
         to.into(),
+        false.into(),
         conversation_id.into(),
         from.into(),
         to.into(),

@@ -3,8 +3,10 @@
 //! Whoever reads messages for a user goes through [`message`], which says nothing of what is gone, and asks for
 //! [`visible_to`], so that nobody gets what is not his to see.
 
+mod changed;
 mod contact;
 mod conversation;
+mod conversation_list;
 mod found;
 mod group;
 mod history;
@@ -13,8 +15,10 @@ mod reactions;
 mod seen;
 mod user;
 
+pub use changed::{Changed, changed_messages};
 pub use contact::{ContactPage, Which, contacts};
-pub use conversation::{Conversation, Membership, conversations, membership};
+pub use conversation::{Conversation, Membership, conversations, departed, membership};
+pub use conversation_list::{Asked, Listed, PageKey, list, unread_total};
 pub use found::{Place, Room, rooms, visible};
 pub use group::{MEMBERS_TOLD, PINS_MAX, group, group_about, group_of};
 pub use history::{Page, Range, history, messages_by_id};

@@ -4,13 +4,17 @@ use std::num::NonZeroU16;
 
 use bytes::{Bytes, BytesMut};
 use schema::Format;
-use schema::link::{FromEdge, Gone, Position, Subscribed, from_edge};
+use schema::link::{self, FromEdge, Gone, Position, Subscribed, from_edge};
 
 use super::{Session, item};
 use crate::codec::{PublishHead, PublishProperties, Qos, SubscribeFilter, Version};
 use crate::outbox::{Answer, Feed};
 use crate::payload::Payload;
 use crate::registry::Handle;
+
+/// A client of MQTT 3.1.1 can't say which packets are too large for it. Common libraries take no more than this unless
+/// they are told to.
+const V4_PACKET_SIZE: u32 = 10 * 1024;
 
 /// The session's subscription to its user's down topic: at most one, in one format.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ impl Session {
 
     pub(super) fn start_catching_up(&mut self, to_bridge: &mut Vec<FromEdge>) {
         self.epoch += 1;
+        let chat = self.chat.as_ref();
+        let format = chat.map_or(link::Format::Unspecified, |chat| chat.format.into());
         self.handle
             .outbox
             .lock()
@@ -58,7 +64,18 @@ impl Session {
             device: self.handle.device.to_string(),
             nameless: self.handle.is_nameless,
             resumed: self.is_resumed,
+            format: format.into(),
+            packet_size_max: self.sure_packet_size().unwrap_or_default(),
         })));
+    }
+
+    /// The largest packet that the client takes for sure; `None`: any.
+    fn sure_packet_size(&self) -> Option<u32> {
+        match self.version {
+            Version::V4 => Some(V4_PACKET_SIZE),
+            // [MQTT-3.1.2-24] What it has said; larger ones are left out.
+            Version::V5 => u32::try_from(self.packet_size_max).ok(),
+        }
     }
 
     pub(super) fn on_answer(&mut self, answer: &Answer, out: &mut BytesMut) {

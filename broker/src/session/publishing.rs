@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use schema::Format;
-use schema::link::{FromEdge, Uplink, from_edge};
+use schema::link::{self, FromEdge, Uplink, from_edge};
 
 use super::item;
 use crate::closed::Closed;
@@ -269,16 +269,12 @@ fn token_at(first: u32, index: usize) -> u32 {
 
 /// A publish as the bridge sees it.
 pub(crate) fn uplink(handle: &Handle, token: u32, format: Format, payload: Bytes) -> FromEdge {
-    let format = match format {
-        Format::Protobuf => schema::link::Format::Protobuf,
-        Format::Json => schema::link::Format::Json,
-    };
     item(from_edge::Item::Uplink(Uplink {
         session: handle.id,
         token,
         uid: handle.uid.to_string(),
         device: handle.device.to_string(),
-        format: format.into(),
+        format: link::Format::from(format).into(),
         payload,
     }))
 }

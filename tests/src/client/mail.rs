@@ -6,7 +6,7 @@ use std::fmt;
 use anyhow::Result;
 use prost::Message as _;
 use schema::v1::event::Event;
-use schema::v1::{self, Down, Message, down};
+use schema::v1::{self, Batch, Down, Message, down};
 
 use super::{Answer, Arrival, Ticket};
 use crate::link::{Closed, Packet, Publish};
@@ -57,7 +57,10 @@ impl Mail {
         };
         let messages = match down.content {
             Some(down::Content::Message(message)) => vec![message],
-            Some(down::Content::Batch(batch)) => batch.messages,
+            Some(down::Content::Batch(batch)) => match unpacked(batch) {
+                Ok(batch) => batch.messages,
+                Err(error) => return self.broken(&publish, &error),
+            },
             Some(down::Content::Event(v1::Event { event: Some(event) })) => {
                 return self.events.push_back(event);
             }
@@ -118,4 +121,14 @@ fn decode(publish: &Publish) -> Result<Down> {
     } else {
         Down::decode(publish.payload.clone())?
     })
+}
+
+/// A batch with its messages, whether it is packed or not.
+pub fn unpacked(batch: Batch) -> Result<Batch> {
+    const BYTES_MAX: usize = 1024 * 1024;
+    if batch.zstd.is_empty() {
+        return Ok(batch);
+    }
+    let bytes = zstd::bulk::decompress(&batch.zstd, BYTES_MAX)?;
+    Ok(Batch::decode(&*bytes)?)
 }

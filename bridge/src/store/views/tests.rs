@@ -121,8 +121,11 @@ async fn a_member_sees_own_conversations_and_exact_unread_counts() {
     let folder = tempfile::tempdir().unwrap();
     let store = store(&folder).await;
     write_group(&store).await;
-    let found = conversations(store.reader(), &uid("bob")).await.unwrap();
-    let names: Vec<&str> = found.iter().map(|found| found.name.as_str()).collect();
+    let found = listed(&store, Asked::default()).await;
+    let names: Vec<&str> = found
+        .iter()
+        .map(|found| found.membership.name.as_str())
+        .collect();
     assert_eq!(names, ["g:g", "u:bob:carol"]);
     assert_eq!(found[0].membership.unread, 6);
     let last = found[0].last_message.as_ref().unwrap();
@@ -130,7 +133,9 @@ async fn a_member_sees_own_conversations_and_exact_unread_counts() {
         (last.seq, last.content.clone()),
         (10, Some(v1::message::Content::Text("text 10".into())))
     );
+    assert_eq!(found[0].group.as_ref().unwrap().0, "A group");
     assert!(found[1].last_message.is_none());
+    assert_eq!(unread_total(store.reader(), &uid("bob")).await.unwrap(), 6);
 
     let alice = membership(store.reader(), &uid("alice"), "g:g")
         .await
@@ -149,6 +154,193 @@ async fn a_member_sees_own_conversations_and_exact_unread_counts() {
             .unwrap(),
         None
     );
+}
+
+/// Bob's conversations as they are listed.
+async fn listed(store: &Store, asked: Asked<'_>) -> Vec<Conversation> {
+    let asked = Asked {
+        limit: asked.limit.max(1) + 9 * u32::from(asked.limit == 0),
+        ..asked
+    };
+    let listed = list(store.reader(), &uid("bob"), asked).await.unwrap();
+    let ids: Vec<i64> = listed.iter().map(|listed| listed.id).collect();
+    conversations(store.reader(), &uid("bob"), &ids)
+        .await
+        .unwrap()
+}
+
+async fn run(store: &Store, texts: &[&str]) {
+    for text in texts {
+        sql::execute(store.writer(), text, []).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_list_is_ordered_and_comes_in_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder).await;
+    write_group(&store).await;
+    run(
+        &store,
+        &[
+            "INSERT INTO conversations (id, name, last_seq, created_at) VALUES (20, 'g:new', 0, 9), (21, 'g:put', 0, 9),
+                (22, 'g:gone', 3, 9), (23, 'g:back', 4, 9), (24, 'g:top', 0, 9)",
+            "INSERT INTO members (conversation_id, uid, role, start_seq, visible_seq, last_ack_seq, last_ack_msgid,
+                last_read_seq, sent, sent_read, archived, deleted_seq, pinned_at) VALUES
+                (20, 'bob', 'member', 0, 0, 0, 0, 0, 0, 0, FALSE, -1, NULL),
+                (21, 'bob', 'member', 0, 0, 0, 0, 0, 0, 0, TRUE, -1, 70),
+                (22, 'bob', 'member', 0, 3, 0, 0, 3, 0, 0, FALSE, 3, NULL),
+                (23, 'bob', 'member', 0, 3, 0, 0, 3, 0, 0, FALSE, 3, NULL),
+                (24, 'bob', 'member', 0, 0, 0, 0, 0, 0, 0, FALSE, -1, 90)",
+        ],
+    )
+    .await;
+    let order = ["g:top", "g:put", "g:g", "g:back", "g:new", "u:bob:carol"];
+    let names = |found: &[Conversation]| -> Vec<String> {
+        let names = found.iter().map(|found| found.membership.name.clone());
+        names.collect()
+    };
+    assert_eq!(names(&listed(&store, Asked::default()).await), order);
+    for (archived, expected) in [
+        (true, vec!["g:put"]),
+        (false, {
+            let others = order.into_iter().filter(|name| *name != "g:put");
+            others.collect()
+        }),
+    ] {
+        let asked = Asked {
+            archived: Some(archived),
+            ..Asked::default()
+        };
+        assert_eq!(names(&listed(&store, asked).await), expected);
+    }
+    let wanted = ["g:new", "g:gone", "g:none", "g:put"].map(String::from);
+    for names_asked in [&[][..], &wanted] {
+        let expected: Vec<&str> = order
+            .into_iter()
+            .filter(|name| names_asked.is_empty() || names_asked.iter().any(|asked| asked == name))
+            .collect();
+        let mut found = Vec::new();
+        let mut asked = Asked {
+            names: names_asked,
+            limit: 1,
+            ..Asked::default()
+        };
+        while let [one] = list(store.reader(), &uid("bob"), asked).await.unwrap()[..] {
+            asked.after = Some(one.key);
+            found.extend(
+                conversations(store.reader(), &uid("bob"), &[one.id])
+                    .await
+                    .unwrap(),
+            );
+        }
+        assert_eq!(names(&found), expected);
+    }
+    let total = unread_total(store.reader(), &uid("bob")).await.unwrap();
+    assert_eq!(
+        total,
+        6 + 1,
+        "those in g:g, and the one that brought g:back"
+    );
+}
+
+/// Mentions count while they are unread, by whomever and however often they mention the user, but not by the user.
+#[tokio::test]
+async fn unread_mentions_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder).await;
+    write_group(&store).await;
+    run(
+        &store,
+        &[
+            "INSERT INTO mentions (conversation_id, uid, seq) VALUES (7, 'bob', 4), (7, 'bob', 5), (7, '@all', 5),
+                (7, '@all', 6), (7, '@all', 7), (7, 'carol', 8), (7, 'bob', 9), (7, 'bob', 10)",
+            "UPDATE messages SET sender = 'bob' WHERE seq = 7",
+            "UPDATE messages SET state = 1 WHERE seq = 10",
+            "INSERT INTO hidden_messages (uid, conversation_id, seq) VALUES ('bob', 7, 9), ('carol', 7, 6)",
+        ],
+    )
+    .await;
+    let mentions = async |name: &str| {
+        let found = membership(store.reader(), &uid(name), "g:g").await.unwrap();
+        found.unwrap().mentions
+    };
+    assert_eq!(mentions("bob").await, 2, "5 and 6");
+    assert_eq!(mentions("alice").await, 1, "7: the others are her own");
+    run(&store, &["UPDATE members SET visible_seq = 5"]).await;
+    assert_eq!(mentions("bob").await, 1);
+}
+
+/// What a user may not see is neither the latest message nor caught up with.
+#[tokio::test]
+async fn what_is_hidden_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder).await;
+    write_group(&store).await;
+    run(
+        &store,
+        &[
+            "UPDATE messages SET hidden_from = 'bob' WHERE seq = 10",
+            "UPDATE messages SET hidden_from = 'carol' WHERE seq = 8",
+            "INSERT INTO hidden_messages (uid, conversation_id, seq) VALUES ('bob', 7, 9)",
+        ],
+    )
+    .await;
+    let newest = async || {
+        let found = listed(&store, Asked::default()).await;
+        let of_group = found.iter().find(|found| found.membership.name == "g:g");
+        let message = of_group.unwrap().last_message.as_ref();
+        message.map(|message| message.seq)
+    };
+    assert_eq!(newest().await, Some(8));
+    let ids: Vec<u64> = (104..=111).collect();
+    let missed = messages_by_id(store.reader(), &uid("bob"), &ids)
+        .await
+        .unwrap();
+    let mut missed: Vec<u32> = missed.values().map(|message| message.seq).collect();
+    missed.sort_unstable();
+    assert_eq!(missed, [4, 5, 6, 7, 8]);
+    run(&store, &["UPDATE members SET visible_seq = 8"]).await;
+    assert_eq!(newest().await, None);
+}
+
+/// Pages of changes end between two changes, even where one concerns several messages.
+#[tokio::test]
+async fn changed_messages_come_in_the_order_of_their_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder).await;
+    write_group(&store).await;
+    run(
+        &store,
+        &[
+            "UPDATE conversations SET changes = 9",
+            "INSERT INTO changed_messages (conversation_id, msg_id, seq, change_number) VALUES (7, 102, 2, 1),
+                (7, 109, 9, 2), (7, 105, 5, 4), (7, 106, 6, 4), (7, 107, 7, 4), (7, 104, 4, 8)",
+        ],
+    )
+    .await;
+    let bob = membership(store.reader(), &uid("bob"), "g:g")
+        .await
+        .unwrap()
+        .unwrap();
+    for (after, limit, bytes, seqs, changes, more) in [
+        (0, 100, 9999, vec![9, 5, 6, 7, 4], 9, false),
+        (0, 1, 9999, vec![9], 2, true),
+        (0, 2, 9999, vec![9], 2, true),
+        (0, 4, 9999, vec![9, 5, 6, 7], 4, true),
+        (2, 1, 9999, vec![5, 6, 7], 4, true),
+        (2, 100, 0, vec![5, 6, 7], 7, true),
+        (4, 1, 9999, vec![4], 9, false),
+        (9, 1, 9999, vec![], 9, false),
+        (u32::MAX, 1, 9999, vec![], u32::MAX, false),
+    ] {
+        let page = changed_messages(store.reader(), &uid("bob"), &bob, after, limit, bytes)
+            .await
+            .unwrap();
+        let found: Vec<u32> = page.messages.iter().map(|message| message.seq).collect();
+        let page = (found, page.changes, page.more);
+        assert_eq!(page, (seqs, changes, more), "{after} {limit} {bytes}");
+    }
 }
 
 #[tokio::test]
