@@ -28,6 +28,8 @@ pub struct Member {
     /// Only messages with a greater seq are for the member.
     pub start: u32,
     pub read: u32,
+    /// Where that was when the last burst began.
+    pub quiet_read: u32,
     /// `last_ack_seq`
     pub acked: Bounds,
 }
@@ -135,6 +137,9 @@ impl Chat {
         for conversation in self.conversations.values_mut() {
             conversation.quiet_seq = conversation.last_seq();
             conversation.past.clear();
+            for member in conversation.members.values_mut() {
+                member.quiet_read = member.read;
+            }
         }
     }
 }
@@ -198,6 +203,7 @@ impl Conversation {
         let member = Member {
             start,
             read: start,
+            quiet_read: start,
             acked: Bounds::exactly(start),
         };
         self.members.insert(uid.to_owned(), member);

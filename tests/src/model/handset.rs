@@ -48,6 +48,8 @@ struct Line {
     client: Client,
     /// In which burst it was opened.
     since: u32,
+    /// Whether it has been quiet since.
+    is_settled: bool,
     /// Where the device was when it came; a new one starts where its user is, which shows at the next quiet point.
     base: Option<BTreeMap<String, Bounds>>,
     heard: BTreeMap<String, Vec<u32>>,
@@ -115,6 +117,7 @@ impl Handset {
         self.line = Some(Line {
             client,
             since: burst,
+            is_settled: false,
             base,
             heard: BTreeMap::new(),
             fresh: Vec::new(),
@@ -218,6 +221,13 @@ impl Handset {
         if let Some(Command::Ack(ack)) = command {
             let cursor = self.cursors.entry(ack.conversation.clone()).or_default();
             cursor.may_reach(ack.seq);
+            // While it may be catching up, that may spare it some.
+            if let Some(line) = self.line.as_mut().filter(|line| !line.is_settled)
+                && let Some(base) = &mut line.base
+            {
+                let base = base.entry(ack.conversation.clone()).or_default();
+                base.may_reach(ack.seq);
+            }
         }
     }
 
@@ -357,6 +367,7 @@ impl Handset {
         let Some(line) = &mut self.line else {
             return Ok(());
         };
+        line.is_settled = true;
         let fresh = std::mem::take(&mut line.fresh);
         for message in fresh {
             self.check_message(chat, &message).context(told.clone())?;

@@ -366,24 +366,20 @@ impl World {
     async fn check_notices(&mut self, lanes: &[Vec<Heard>]) -> Result<()> {
         let mut read: BTreeSet<(&str, &str)> = BTreeSet::new();
         for heard in lanes.iter().flatten() {
-            let (Some(Command::Read(asked)), Ok(ok)) = (&heard.up.command, &heard.answer) else {
-                continue;
-            };
-            // One that changed nothing is told to nobody.
-            if ok.seq == asked.seq {
+            if let (Some(Command::Read(asked)), Ok(_)) = (&heard.up.command, &heard.answer) {
                 read.insert((&heard.uid, &asked.conversation));
             }
         }
         for (uid, name) in read {
-            let conversation = &self.chat.conversations[name];
-            let member = &conversation.members[uid];
-            let was_told =
-                |device: &&mut Handset| device.uid == uid && device.was_throughout(self.burst);
-            if member.read <= member.start {
+            let member = &self.chat.conversations[name].members[uid];
+            // A read that changes nothing is told to nobody.
+            if member.read == member.quiet_read {
                 continue;
             }
-            for device in self.handsets.iter_mut().filter(was_told) {
-                device.until_told_of_reading(name, member.read).await?;
+            for device in self.handsets.iter_mut().filter(|device| device.uid == uid) {
+                if device.was_throughout(self.burst) {
+                    device.until_told_of_reading(name, member.read).await?;
+                }
             }
         }
         Ok(())
