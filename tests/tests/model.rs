@@ -4,7 +4,13 @@
 //! steps of each run, and `TIDINGS_MODEL_RUNS` plays so many seeds from that one on.
 
 use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
+use tidings_tests::http::number;
 use tidings_tests::model::{Options, run};
+use tidings_tests::server::raise_open_files;
+use tidings_tests::{Server, eventually, up};
+
+use crate::support::msg_ids;
 
 const STEPS: usize = 150;
 
@@ -30,4 +36,45 @@ async fn the_server_agrees_with_the_model() -> Result<()> {
         println!("seed {seed}: {steps} steps");
     }
     Ok(())
+}
+
+/// One message to a large group is stored once, and every member who is online gets it once.
+#[tokio::test]
+async fn a_large_group_gets_a_message_once() -> Result<()> {
+    // Each has to choose a password and to show it, which takes the most of the time.
+    const MEMBERS: usize = 200;
+    const AT_ONCE: usize = 16;
+    raise_open_files()?;
+    let server = Server::with_users(&["alice"]).await?;
+    let uids: Vec<String> = (1..=MEMBERS).map(|number| format!("m{number}")).collect();
+    let uids: Vec<&str> = uids.iter().map(String::as_str).collect();
+    for some in uids.chunks(AT_ONCE) {
+        try_join_all(some.iter().map(|uid| server.add_user(uid))).await?;
+    }
+    let mut alice = server.client("alice").online().await?;
+    alice.tell(up::group_create("large", &uids)).await?;
+    let mut members = Vec::new();
+    for some in uids.chunks(AT_ONCE) {
+        let online = some.iter().map(|uid| server.client(uid).online());
+        members.extend(try_join_all(online).await?);
+    }
+
+    let sent = alice.say(up::group("large"), "hello, everybody").await?;
+    let last = alice
+        .say(up::group("large"), "is anything before me?")
+        .await?;
+    let heard = members.iter_mut().map(|member| member.messages(2));
+    for heard in try_join_all(heard).await? {
+        assert_eq!(msg_ids(&heard), [sent.msg_id, last.msg_id]);
+    }
+    let api = server.login("alice").await?;
+    let history = api.history("g:large").await?;
+    assert_eq!(msg_ids(&history), [sent.msg_id, last.msg_id]);
+    eventually("everybody has acknowledged it", async || {
+        let rows = api.members("large").await?;
+        let mut others = rows.iter().filter(|row| row["uid"] != "alice");
+        Ok(others.all(|row| number(row, "lastAckSeq") == 2))
+    })
+    .await?;
+    server.finish().await
 }
