@@ -268,12 +268,17 @@ impl Handset {
 // === impl Handset: what it should have heard ===
 
 impl Handset {
-    /// Where the device is, as far as is known; it moves over its own messages without hearing them.
+    /// Where the device is, as far as is known; it moves over what it need not hear.
     pub fn position(&self, name: &str, conversation: &Conversation) -> Bounds {
         let mut position = self.cursors.get(name).copied().unwrap_or_default();
-        let own = conversation.after(position.hi).iter();
-        position.hi += own.take_while(|message| self.is_own(message)).count() as u32;
+        let next = conversation.after(position.hi).iter();
+        let skipped = next.take_while(|message| !self.must_hear(conversation, message));
+        position.hi += skipped.count() as u32;
         position
+    }
+
+    fn must_hear(&self, conversation: &Conversation, message: &Message) -> bool {
+        !self.is_own(message) && conversation.sees(&self.uid, message.seq)
     }
 
     /// A device that has come for the first time started where its user was.
@@ -313,7 +318,8 @@ impl Handset {
         chat.of(&self.uid).find_map(|(name, conversation)| {
             let base = self.base(line, name, conversation);
             let newest = conversation.after(base.hi).iter().rev();
-            let newest = newest.into_iter().find(|message| !self.is_own(message))?;
+            let mut newest = newest.filter(|message| self.must_hear(conversation, message));
+            let newest = newest.next()?;
             let heard = line.heard.get(name).and_then(|heard| heard.last());
             let is_here = heard.is_some_and(|seq| *seq >= newest.seq);
             (!is_here).then(|| {
@@ -389,10 +395,10 @@ impl Handset {
     fn check_message(&self, chat: &Chat, message: &Message) -> Result<()> {
         let conversation = chat.conversations.get(&message.conversation);
         let conversation = conversation.with_context(|| format!("nobody has sent {message:?}"))?;
-        let stored = conversation.at(message.seq);
         ensure!(
-            stored == Some(message),
-            "heard {message:?}, and the history has {stored:?}"
+            conversation.was(message),
+            "heard {message:?}, and the history has {:?}",
+            conversation.at(message.seq)
         );
         ensure!(!self.is_own(message), "heard itself: {message:?}");
         ensure!(
@@ -413,17 +419,16 @@ impl Handset {
         burst: u32,
     ) -> Result<()> {
         ensure!(heard.is_sorted_by(|a, b| a < b), "not in order, or twice");
-        let eligible = |after: u32, to: u32| -> Vec<u32> {
+        let between = |after: u32, to: u32| {
             let messages = conversation.after(after).iter();
-            let messages = messages.filter(|m| m.seq <= to && !self.is_own(m));
-            messages.map(|message| message.seq).collect()
+            messages.filter(move |message| message.seq <= to && !self.is_own(message))
         };
         for past in &conversation.past {
             let is_throughout = line.since < burst;
             if past.uid == self.uid && is_throughout {
                 let Past { start, end, .. } = past;
-                let surely = eligible(conversation.quiet_seq.max(*start), end.lo);
-                let lost = surely.iter().find(|seq| !heard.contains(seq));
+                let mut surely = between(conversation.quiet_seq.max(*start), end.lo);
+                let lost = surely.find(|message| !heard.contains(&message.seq));
                 ensure!(lost.is_none(), "{lost:?} was sent before {past:?} ended");
             }
         }
@@ -431,14 +436,22 @@ impl Handset {
             return Ok(());
         };
         let base = self.base(line, name, conversation);
-        let (surely, perhaps) = (eligible(base.hi, u32::MAX), eligible(base.lo, u32::MAX));
-        let first = heard.partition_point(|seq| *seq <= member.start);
-        let heard = &heard[first..];
-        if !heard.ends_with(&surely) {
-            bail!("it was at {base:?}, and so should have heard {surely:?}");
-        }
-        if !perhaps.ends_with(heard) {
-            bail!("it was at {base:?}, and so should have heard no more than {perhaps:?}");
+        let now = heard.iter().copied().filter(|seq| *seq > member.start);
+        let first = now.clone().next();
+        ensure!(
+            first.is_none_or(|first| first > base.lo),
+            "it was at {base:?}, and so had it already"
+        );
+        // What the user has deleted since may have been heard or not.
+        let seen = |seq: &u32| conversation.sees(&self.uid, *seq);
+        let now: Vec<u32> = now.filter(seen).collect();
+        let expected = |after: u32| -> Vec<u32> {
+            let seqs = between(after, u32::MAX).map(|message| message.seq);
+            seqs.filter(seen).collect()
+        };
+        let (surely, perhaps) = (expected(base.hi), expected(base.lo));
+        if !now.ends_with(&surely) || !perhaps.ends_with(&now) {
+            bail!("it was at {base:?}, and so should have heard {surely:?}, or {perhaps:?}");
         }
         Ok(())
     }
@@ -458,6 +471,9 @@ impl Handset {
             let Some(member) = conversation.members.get(&self.uid) else {
                 bail!("a notice of a foreign conversation: {state:?}");
             };
+            if member.has_tidied {
+                continue;
+            }
             let from = state.last_read_seq.max(member.start);
             let unread = conversation.count_of_others(&self.uid, from, state.last_seq);
             ensure!(

@@ -260,8 +260,7 @@ impl World {
             }
         }
         for (name, conversation) in &mut self.chat.conversations {
-            let first = conversation.members.keys().next();
-            let witness = conversation.owner.as_ref().or(first);
+            let witness = conversation.witness();
             let witness = &self.apis[witness.context("a conversation without members")?];
             for message in history_after(witness, name, conversation.last_seq()).await? {
                 match sent.remove(&(name, message.seq)) {
