@@ -1,18 +1,28 @@
 //! Random people with several devices do random things at once; the server agrees with a small model of a chat.
 //!
 //! `TIDINGS_MODEL_SEED` plays one seed instead of those here, with kills where it is odd; `TIDINGS_MODEL_STEPS` sets the
-//! steps of each run, and `TIDINGS_MODEL_RUNS` plays so many seeds from that one on.
+//! steps of each run, `TIDINGS_MODEL_RUNS` plays so many seeds from that one on, and `TIDINGS_MODEL_FEATURES=all` what is not
+//! in [`FEATURES`] yet.
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
 use tidings_tests::http::number;
-use tidings_tests::model::{Options, run};
+use tidings_tests::model::{Feature, Options, run};
 use tidings_tests::server::raise_open_files;
 use tidings_tests::{Server, eventually, up};
 
 use crate::support::msg_ids;
 
 const STEPS: usize = 150;
+/// What is played beside sending, reading, coming and going.
+const FEATURES: &[Feature] = &[];
+const ALL_FEATURES: &[Feature] = &[
+    Feature::Mentions,
+    Feature::Operations,
+    Feature::Deleting,
+    Feature::Views,
+    Feature::Clearing,
+];
 
 /// A number from the environment.
 fn setting(name: &str) -> Result<Option<u64>> {
@@ -30,9 +40,18 @@ async fn the_server_agrees_with_the_model() -> Result<()> {
     let default = if first.is_some() { 1 } else { 3 };
     let runs = setting("TIDINGS_MODEL_RUNS")?.unwrap_or(default);
     let first = first.unwrap_or(2);
+    let features = match std::env::var("TIDINGS_MODEL_FEATURES").as_deref() {
+        Ok("all") => ALL_FEATURES.to_vec(),
+        _ => FEATURES.to_vec(),
+    };
     for seed in first..first + runs {
-        let kills = seed % 2 == 1;
-        run(&Options { seed, steps, kills }).await?;
+        let options = Options {
+            seed,
+            steps,
+            kills: seed % 2 == 1,
+            features: features.clone(),
+        };
+        run(&options).await?;
         println!("seed {seed}: {steps} steps");
     }
     Ok(())

@@ -10,7 +10,7 @@ use schema::v1::event::Event;
 use schema::v1::up::Command;
 use schema::v1::{ConversationState, Message};
 
-use super::chat::{Bounds, Chat, Conversation, Past};
+use super::chat::{Bounds, Chat, Conversation, Past, is_same_text};
 use crate::client::{Arrival, Builder};
 use crate::link::Version;
 use crate::{Client, eventually, up};
@@ -57,6 +57,8 @@ struct Line {
     fresh: Vec<Message>,
     unacknowledged: VecDeque<Arrival>,
     states: Vec<ConversationState>,
+    /// What has become of messages, as it was last told.
+    changed: BTreeMap<u64, Message>,
     /// How far the user has read, as this device knows.
     read: BTreeMap<String, u32>,
 }
@@ -123,6 +125,7 @@ impl Handset {
             fresh: Vec::new(),
             unacknowledged: VecDeque::new(),
             states: Vec::new(),
+            changed: BTreeMap::new(),
             read: BTreeMap::new(),
         });
         Ok(())
@@ -160,10 +163,16 @@ impl Handset {
             return Ok(());
         };
         for event in line.client.events_so_far() {
-            if let Event::Conversation(state) = event {
-                let read = line.read.entry(state.conversation.clone()).or_default();
-                *read = state.last_read_seq.max(*read);
-                line.states.push(state);
+            match event {
+                Event::Conversation(state) => {
+                    let read = line.read.entry(state.conversation.clone()).or_default();
+                    *read = state.last_read_seq.max(*read);
+                    line.states.push(state);
+                }
+                Event::Changed(message) => {
+                    line.changed.insert(message.msg_id, *message);
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -497,6 +506,18 @@ impl Handset {
             self.take_what_is_here().await?;
             let line = self.line.as_ref().context("the device is offline")?;
             Ok(line.read.get(conversation) == Some(&seq))
+        })
+        .await
+    }
+
+    /// Waits until the device has been told what has become of a message.
+    pub async fn until_told_of_change(&mut self, message: &Message) -> Result<()> {
+        let what = format!("{self} is told of {message:?}");
+        eventually(&what, async || {
+            self.take_what_is_here().await?;
+            let line = self.line.as_ref().context("the device is offline")?;
+            let told = line.changed.get(&message.msg_id);
+            Ok(told.is_some_and(|told| is_same_text(told, message)))
         })
         .await
     }

@@ -7,11 +7,13 @@ use futures_util::future::{join_all, try_join_all};
 use schema::v1::up::Command;
 use schema::v1::{Message, Up, send, to};
 
-use super::chat::{Bounds, Chat, Member, direct};
+use super::chat::{Bounds, Chat, Member, direct, is_same_text};
 use super::handset::Handset;
 use super::lane::{self, Done, Heard, Step, Trace};
 use super::membership::{self, Change};
-use super::plan::{Actor, Burst, Planner};
+use super::operations::{self, Changed};
+use super::plan::{Actor, Burst, Feature, Planner};
+use crate::server::Folder;
 use crate::{Api, Server, up};
 
 /// What a run is.
@@ -21,6 +23,7 @@ pub struct Options {
     pub steps: usize,
     /// Whether the server is killed now and then.
     pub kills: bool,
+    pub features: Vec<Feature>,
 }
 
 /// The server and the reference.
@@ -32,6 +35,8 @@ pub struct World {
     handsets: Vec<Handset>,
     burst: u32,
     trace: Trace,
+    /// Messages whose text has changed in the last burst: as they are now, and who did it on which device.
+    changed: Vec<(Message, (String, String))>,
 }
 
 const UIDS: [&str; 5] = ["ada", "ben", "cleo", "dov", "eve"];
@@ -47,7 +52,7 @@ const TAIL: usize = 40;
 
 /// Plays so many random steps; a failure tells the seed, the last steps and the difference.
 pub async fn run(options: &Options) -> Result<()> {
-    let mut world = World::new(options.seed).await?;
+    let mut world = World::new(options).await?;
     let played = world.play(options).await;
     let tail = world.trace.tail(TAIL);
     let told = format!("{options:?}, in burst {}, after:\n{tail}\n", world.burst);
@@ -56,17 +61,25 @@ pub async fn run(options: &Options) -> Result<()> {
 }
 
 impl World {
-    async fn new(seed: u64) -> Result<Self> {
-        let server = Server::with_users(&[&UIDS[..], &[RINGER]].concat()).await?;
+    async fn new(options: &Options) -> Result<Self> {
+        let mut folder = Folder::new()?;
+        if options.features.contains(&Feature::Operations) {
+            // However long the run takes.
+            folder = folder
+                .setting("TIDINGS__MESSAGES__RECALL_WITHIN", "1d")
+                .setting("TIDINGS__MESSAGES__EDIT_WITHIN", "1d");
+        }
+        let server = Server::start_in(folder, &[&UIDS[..], &[RINGER]].concat()).await?;
         let uids = UIDS.map(str::to_owned);
         let mut world = World {
             server,
             chat: Chat::default(),
             apis: BTreeMap::new(),
-            planner: Planner::new(seed, &uids),
+            planner: Planner::new(options.seed, &uids, &options.features),
             handsets: Vec::new(),
             burst: 0,
             trace: Trace::default(),
+            changed: Vec::new(),
         };
         for uid in UIDS.iter().chain([&RINGER]) {
             let api = world.server.login(uid).await?;
@@ -205,7 +218,33 @@ impl World {
             self.learn_position(heard)
                 .with_context(|| heard.to_string())?;
         }
+        self.learn_changes(lanes).await?;
         ensure_order_of_senders(lanes)
+    }
+
+    /// What has become of messages is read again.
+    async fn learn_changes(&mut self, lanes: &[Vec<Heard>]) -> Result<()> {
+        let mut changed = Changed::new();
+        for heard in lanes.iter().flatten() {
+            operations::apply(&mut self.chat, heard, &mut changed)
+                .with_context(|| heard.to_string())?;
+        }
+        self.changed.clear();
+        for ((name, seq), change) in changed {
+            let api = &self.apis[&change.by.0];
+            let query = format!("after_seq={}&limit=1", seq - 1);
+            let mut page = api.page(&name, &query).await?.messages;
+            let now = page.pop().context("it is seen no more")?;
+            let conversation = self.chat.conversations.get_mut(&name);
+            let conversation = conversation.context("it was there")?;
+            let before = conversation.at(seq).context("it was there")?;
+            operations::ensure_as_expected(&now, before, &change.expected)?;
+            if !is_same_text(before, &now) {
+                self.changed.push((now.clone(), change.by));
+            }
+            conversation.replace(now);
+        }
+        Ok(())
     }
 
     async fn learn_groups(&mut self, lanes: &[Vec<Heard>]) -> Result<()> {
@@ -325,6 +364,7 @@ impl World {
             Ok(ok) => {
                 ensure!(seq <= ok.seq && ok.seq <= last_seq, "read up to {ok:?}");
                 member.read = member.read.max(seq);
+                member.view.marked_unread = false;
             }
             Err(code) => {
                 ensure!(seq > last_seq, "what is there can't be read: {code}");
@@ -358,6 +398,7 @@ impl World {
         }
         note_positions(chat, &self.handsets, Member::reaches);
         self.check_notices(lanes).await?;
+        self.check_changes_told().await?;
         self.compare_some().await
     }
 
@@ -379,6 +420,29 @@ impl World {
                 if device.was_throughout(self.burst) {
                     device.until_told_of_reading(name, member.read).await?;
                 }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// Whoever is online and sees a message is told of what becomes of it, but for the device that did it.
+    async fn check_changes_told(&mut self) -> Result<()> {
+        for (message, by) in &self.changed {
+            let conversation = &self.chat.conversations[&message.conversation];
+            let devices = self.handsets.iter_mut().filter(|device| {
+                let is_new = device.uid == by.0 && device.name == by.1;
+                let member = conversation.members.get(&device.uid);
+                let is_quiet = member.is_some_and(|member| !member.has_tidied)
+                    && !conversation.is_unsettled(&device.uid);
+                !is_new
+                    && is_quiet
+                    && conversation.sees(&device.uid, message.seq)
+                    && device.was_throughout(self.burst)
+            });
+            for device in devices {
+                device.until_told_of_change(message).await?;
             }
         }
         Ok(())
