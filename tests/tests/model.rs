@@ -1,8 +1,8 @@
 //! Random people with several devices do random things at once; the server agrees with a small model of a chat.
 //!
 //! `TIDINGS_MODEL_SEED` plays one seed instead of those here, with kills where it is odd; `TIDINGS_MODEL_STEPS` sets the
-//! steps of each run, `TIDINGS_MODEL_RUNS` plays so many seeds from that one on, and `TIDINGS_MODEL_FEATURES=all` what is not
-//! in [`FEATURES`] yet.
+//! steps of each run, `TIDINGS_MODEL_RUNS` plays so many seeds from that one on, and `TIDINGS_MODEL_FEATURES`
+//! names what is played beside sending, reading, coming and going: `Operations,Views`, or `all`.
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
@@ -14,7 +14,7 @@ use tidings_tests::{Server, eventually, up};
 use crate::support::msg_ids;
 
 const STEPS: usize = 150;
-/// What is played beside sending, reading, coming and going.
+/// What is played by default: what the server can do.
 const FEATURES: &[Feature] = &[];
 const ALL_FEATURES: &[Feature] = &[
     Feature::Mentions,
@@ -40,9 +40,13 @@ async fn the_server_agrees_with_the_model() -> Result<()> {
     let default = if first.is_some() { 1 } else { 3 };
     let runs = setting("TIDINGS_MODEL_RUNS")?.unwrap_or(default);
     let first = first.unwrap_or(2);
-    let features = match std::env::var("TIDINGS_MODEL_FEATURES").as_deref() {
-        Ok("all") => ALL_FEATURES.to_vec(),
-        _ => FEATURES.to_vec(),
+    let features = match std::env::var("TIDINGS_MODEL_FEATURES") {
+        Ok(names) => ALL_FEATURES
+            .iter()
+            .filter(|feature| names == "all" || names.contains(&format!("{feature:?}")))
+            .copied()
+            .collect(),
+        Err(_) => FEATURES.to_vec(),
     };
     for seed in first..first + runs {
         let options = Options {

@@ -241,23 +241,25 @@ impl Handset {
     }
 
     /// The command was answered well.
-    pub fn has_given(&mut self, command: Option<&Command>) {
+    pub fn has_given(&mut self, command: Option<&Command>, ok: &schema::v1::Ok) -> Result<()> {
         if let Some(Command::Ack(ack)) = command {
             let cursor = self.cursors.entry(ack.conversation.clone()).or_default();
             cursor.reaches(ack.seq);
+            ensure!(ok.seq >= cursor.lo, "{ok:?}, but it was at {cursor:?}");
         }
+        Ok(())
     }
 
-    /// The answer to an `ack` told where the device is.
+    /// The answer to an `ack` told where the device was.
     pub fn check_position(
         &self,
         (name, conversation): (&str, &Conversation),
-        now: u32,
+        told: u32,
     ) -> Result<()> {
         let position = self.position(name, conversation);
         ensure!(
-            position.contains(now),
-            "{self}: in {name} the server has it at {now}, not {position:?}"
+            told <= position.hi,
+            "{self}: in {name} the server had it at {told}, not {position:?}"
         );
         Ok(())
     }

@@ -326,7 +326,6 @@ impl World {
                 let mut devices = self.handsets.iter();
                 let device = devices.find(|device| device.name == heard.device);
                 let device = device.context("it was a device")?;
-                ensure!(ok.seq >= ack.seq, "an ack that does not count");
                 device.check_position((&ack.conversation, conversation), ok.seq)
             }
             _ => Ok(()),
