@@ -1,18 +1,22 @@
 //! What is to happen next: bursts of things that several actors do at once, chosen by a seed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use fastrand::Rng;
 use schema::Format;
 use schema::v1::up::Command;
-use schema::v1::{self, ConversationSet, Send, To, Up, send, to};
+use schema::v1::{self, Send, To, Up, send, to};
 
-use super::chat::{Chat, Conversation, direct};
+use self::claims::Claims;
+use super::chat::{Chat, direct};
 use super::handset::{Habits, Handset};
 use super::lane::Step;
 use crate::link::Version;
-use crate::{ask, up};
+use crate::up;
+
+mod claims;
+mod features;
 
 /// What is not played by everybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,20 +56,6 @@ pub enum Actor {
     /// By its place.
     Handset(usize),
     Api(String),
-}
-
-/// Who is asked for what in the burst that is planned, so that the answers can be explained afterwards.
-#[derive(Default)]
-struct Claims {
-    /// Whose membership may change, and whose position.
-    moved: BTreeSet<(String, String)>,
-    positions: BTreeSet<(String, String)>,
-    /// Who looks at a conversation's messages there, and who tidies them up.
-    looks: BTreeSet<(String, String)>,
-    tidied: BTreeSet<(String, String)>,
-    /// Messages that are changed, and those that are reacted to.
-    changed: BTreeSet<u64>,
-    reacted: BTreeSet<(u64, String)>,
 }
 
 /// Groups beside the bell at most, and devices of a user.
@@ -351,184 +341,4 @@ impl Planner {
             false => self.say([up::group_add(gid, &[&other])]),
         })
     }
-}
-
-// === impl Planner: features ===
-
-impl Planner {
-    fn has(&self, feature: Feature) -> bool {
-        self.features.contains(&feature)
-    }
-
-    fn mentions(&mut self, to: &To) -> Vec<String> {
-        if !self.has(Feature::Mentions) || self.rng.u8(0..4) > 0 {
-            return Vec::new();
-        }
-        let is_group = match &to.to {
-            Some(to::To::Group(_)) => true,
-            Some(to::To::Conversation(name)) => name.starts_with("g:"),
-            _ => false,
-        };
-        match is_group && self.rng.bool() {
-            true => vec!["@all".to_owned()],
-            false => vec![self.somebody()],
-        }
-    }
-
-    fn use_feature(&mut self, chat: &Chat, uid: &str, claims: &mut Claims) -> Option<Step> {
-        let command = match *self.rng.choice(&self.features)? {
-            Feature::Mentions => self.send(chat, uid),
-            Feature::Operations => self.operate(chat, uid, claims)?,
-            Feature::Deleting => self.delete(chat, uid, claims)?,
-            Feature::Views => self.set_view(chat, uid, claims)?,
-            Feature::Clearing => self.clear(chat, uid, claims)?,
-        };
-        Some(self.say([command]))
-    }
-
-    /// One of the conversation's newest messages, mostly one that the user sees.
-    fn some_message(&mut self, conversation: &Conversation, uid: &str) -> Option<u64> {
-        const NEWEST: u32 = 30;
-        let seq = conversation
-            .last_seq()
-            .checked_sub(self.rng.u32(..NEWEST))?;
-        let is_blind = self.rng.u8(0..10) == 0;
-        let message = conversation.at(seq)?;
-        (is_blind || conversation.sees(uid, seq)).then_some(message.msg_id)
-    }
-
-    fn operate(&mut self, chat: &Chat, uid: &str, claims: &mut Claims) -> Option<Command> {
-        let conversations: Vec<_> = chat.of(uid).collect();
-        let (name, conversation) = *self.rng.choice(&conversations)?;
-        let msg_id = self.some_message(conversation, uid)?;
-        let kind = self.rng.u8(0..6);
-        let is_free = match kind {
-            0..2 => claims.change(msg_id),
-            _ => claims.react(msg_id, uid),
-        };
-        if !is_free || !claims.look(name, uid) {
-            return None;
-        }
-        Some(match kind {
-            0 => ask::recall(msg_id),
-            1 => {
-                self.said += 1;
-                let mentions = match self.has(Feature::Mentions) {
-                    true => vec![self.somebody()],
-                    false => Vec::new(),
-                };
-                Command::Edit(v1::Edit {
-                    msg_id,
-                    text: format!("rather {}", self.said),
-                    mentions,
-                })
-            }
-            2 => ask::unreact(msg_id, "👍"),
-            3 => ask::react(msg_id, "👍"),
-            _ => ask::react(msg_id, "好"),
-        })
-    }
-
-    fn delete(&mut self, chat: &Chat, uid: &str, claims: &mut Claims) -> Option<Command> {
-        let conversations: Vec<_> = chat.of(uid).collect();
-        let (name, conversation) = *self.rng.choice(&conversations)?;
-        let msg_id = self.some_message(conversation, uid)?;
-        let is_free = may_tidy(conversation, uid) && claims.tidy(name, uid);
-        is_free.then(|| ask::delete_messages(&[msg_id]))
-    }
-
-    fn set_view(&mut self, chat: &Chat, uid: &str, claims: &mut Claims) -> Option<Command> {
-        let conversations: Vec<_> = chat.of(uid).collect();
-        let (name, _) = *self.rng.choice(&conversations)?;
-        if !claims.tidy(name, uid) {
-            return None;
-        }
-        let (view, flag) = (ask::view(name), self.rng.bool());
-        Some(Command::ConversationSet(match self.rng.u8(0..4) {
-            0 => ConversationSet {
-                pinned: Some(flag),
-                ..view
-            },
-            1 => ConversationSet {
-                archived: Some(flag),
-                ..view
-            },
-            2 => ConversationSet {
-                marked_unread: Some(flag),
-                ..view
-            },
-            _ => ConversationSet {
-                draft: Some(if flag { "what I".into() } else { String::new() }),
-                ..view
-            },
-        }))
-    }
-
-    fn clear(&mut self, chat: &Chat, uid: &str, claims: &mut Claims) -> Option<Command> {
-        let conversations: Vec<_> = chat.of(uid).collect();
-        let (name, conversation) = *self.rng.choice(&conversations)?;
-        // It would make most of what follows invisible.
-        let is_rare = self.rng.u8(0..4) == 0;
-        let is_free = is_rare && may_tidy(conversation, uid) && claims.tidy(name, uid);
-        is_free.then(|| match self.rng.bool() {
-            true => ask::conversation_clear(name),
-            false => ask::conversation_delete(name),
-        })
-    }
-}
-
-fn may_tidy(conversation: &Conversation, uid: &str) -> bool {
-    conversation.witness().is_some_and(|witness| witness != uid)
-}
-
-impl Claims {
-    /// Several may change a user's membership at once, but not while the user does something else there.
-    fn membership(&mut self, conversation: &str, uid: &str) -> bool {
-        let key = key(conversation, uid);
-        let others = [&self.positions, &self.looks, &self.tidied];
-        let is_free = !others.iter().any(|claimed| claimed.contains(&key));
-        if is_free {
-            self.moved.insert(key);
-        }
-        is_free
-    }
-
-    fn position(&mut self, conversation: &str, uid: &str) -> bool {
-        let key = key(conversation, uid);
-        let is_free = !self.moved.contains(&key) && !self.tidied.contains(&key);
-        if is_free {
-            self.positions.insert(key);
-        }
-        is_free
-    }
-
-    fn look(&mut self, conversation: &str, uid: &str) -> bool {
-        let key = key(conversation, uid);
-        let is_free = !self.moved.contains(&key) && !self.tidied.contains(&key);
-        if is_free {
-            self.looks.insert(key);
-        }
-        is_free
-    }
-
-    /// What one changes alone.
-    fn tidy(&mut self, conversation: &str, uid: &str) -> bool {
-        let key = key(conversation, uid);
-        let others = [&self.moved, &self.positions, &self.looks];
-        !others.iter().any(|claimed| claimed.contains(&key)) && self.tidied.insert(key)
-    }
-
-    fn change(&mut self, msg_id: u64) -> bool {
-        let is_reacted = self.reacted.iter().any(|(id, _)| *id == msg_id);
-        !is_reacted && self.changed.insert(msg_id)
-    }
-
-    /// Several may react at once.
-    fn react(&mut self, msg_id: u64, uid: &str) -> bool {
-        !self.changed.contains(&msg_id) && self.reacted.insert((msg_id, uid.to_owned()))
-    }
-}
-
-fn key(conversation: &str, uid: &str) -> (String, String) {
-    (conversation.to_owned(), uid.to_owned())
 }
