@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`chat`] (the reference: conversations, members, what each may see), [`plan`] (what is to happen next,
 //! chosen by a seed), [`handset`] (a device that takes down what it hears and acknowledges), [`lane`] (one actor doing its
-//! part of a burst), [`membership`] (an order in which concurrent changes of a group make sense), [`run`] (bursts, kills and
+//! part of a burst), [`membership`] (an order in which concurrent changes of a group make sense), [`operations`] (what becomes
+//! of messages and of one's view of them), [`run`] (bursts, kills and
 //! quiet points), [`compare`] (what the server tells over HTTP, against the reference).
 //!
 //! Within a burst the actors are really concurrent, and the server chooses the order: the reference takes it from the
@@ -15,7 +16,9 @@ pub mod compare;
 pub mod handset;
 pub mod lane;
 pub mod membership;
+pub mod operations;
 pub mod plan;
 pub mod run;
 
+pub use plan::Feature;
 pub use run::{Options, run};

@@ -164,18 +164,22 @@ impl Feeds {
         let targets = &*targets;
         let (old, mut new): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(is_known);
         // In their order: who has come anew, and is back within the round, is known.
-        let mut here: HashSet<(String, String)> = known.keys().cloned().collect();
+        let mut anew: HashSet<(String, String)> = HashSet::new();
         let is_forgotten: Vec<bool> = targets
             .iter()
             .map(|target| {
                 let device = (target.uid.to_string(), target.device.clone());
-                if !target.is_nameless && !target.is_resumed {
-                    here.insert(device.clone());
+                if target.is_nameless || is_known(&(&target.uid, &target.device)) {
+                    return false;
                 }
-                !target.is_nameless && !here.contains(&device)
+                if !target.is_resumed {
+                    anew.insert(device);
+                    return false;
+                }
+                !anew.contains(&device)
             })
             .collect();
-        new.retain(|(uid, device)| here.contains(&(uid.to_string(), (*device).to_owned())));
+        new.retain(|(uid, device)| anew.contains(&(uid.to_string(), (*device).to_owned())));
         let now = clock::millis(SystemTime::now());
         devices::touch(&tx, &old, now).await?;
         let mut connected: HashMap<&Uid, Vec<&str>> =

@@ -446,7 +446,7 @@ pub async fn profile<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Option<v1:
 mod tests {
     use super::*;
     use crate::store::members::{self, Role, Wishes};
-    use crate::store::{Store, conversations};
+    use crate::store::{Store, conversations, groups};
 
     fn bob() -> Uid {
         "bob".parse().unwrap()
@@ -469,7 +469,7 @@ mod tests {
         for id in 1..=3 {
             let name = format!("g:{id}");
             conversations::add(db, id, &name, 0).await.unwrap();
-            groups::add(db, id, &id.to_string(), "A group")
+            groups::add(db, id, &id.to_string().parse().unwrap(), "A group")
                 .await
                 .unwrap();
             members::add(db, id, 0, 0, [(&bob(), Role::Member)])

@@ -21,15 +21,36 @@ pub struct Conversation {
     /// Where the last burst began; and memberships that ended in it.
     pub quiet_seq: u32,
     pub past: Vec<Past>,
+    /// What messages were before they were changed, by seq.
+    pub earlier: BTreeMap<u32, Vec<Message>>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Member {
     /// Only messages with a greater seq are for the member.
     pub start: u32,
+    /// Of those, only messages with a greater seq are left to be seen, without those that the user has deleted.
+    pub cleared: u32,
+    pub deleted: BTreeSet<u32>,
+    pub view: View,
+    /// Whether the user has changed any of that in the last burst.
+    pub has_tidied: bool,
     pub read: u32,
+    /// Where that was when the last burst began.
+    pub quiet_read: u32,
     /// `last_ack_seq`
     pub acked: Bounds,
+}
+
+/// How a member wants to see the conversation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    pub pinned: bool,
+    pub archived: bool,
+    pub marked_unread: bool,
+    pub draft: String,
+    /// It is not listed until there is a newer message.
+    pub deleted_at: Option<u32>,
 }
 
 /// A membership that has ended.
@@ -95,6 +116,15 @@ impl Member {
 // === impl Chat ===
 
 impl Chat {
+    /// The message of that id: its conversation and its seq.
+    pub fn find(&self, msg_id: u64) -> Option<(&str, u32)> {
+        self.conversations.iter().find_map(|(name, conversation)| {
+            let messages = &conversation.messages;
+            let place = messages.binary_search_by_key(&msg_id, |message| message.msg_id);
+            Some((name.as_str(), place.ok()? as u32 + 1))
+        })
+    }
+
     pub fn of(&self, uid: &str) -> impl Iterator<Item = (&String, &Conversation)> {
         let is_member = move |(_, conversation): &(_, &Conversation)| conversation.has(uid);
         self.conversations.iter().filter(is_member)
@@ -135,6 +165,10 @@ impl Chat {
         for conversation in self.conversations.values_mut() {
             conversation.quiet_seq = conversation.last_seq();
             conversation.past.clear();
+            for member in conversation.members.values_mut() {
+                member.quiet_read = member.read;
+                member.has_tidied = false;
+            }
         }
     }
 }
@@ -159,23 +193,79 @@ impl Conversation {
         self.messages.get(seq as usize..).unwrap_or_default()
     }
 
+    /// Who sees everything: the owner, or the first of two. This one never tidies up.
+    pub fn witness(&self) -> Option<&String> {
+        let first = self.members.keys().next();
+        self.owner.as_ref().or(first)
+    }
+
     /// What a member may see.
-    pub fn visible(&self, uid: &str) -> &[Message] {
-        self.members
-            .get(uid)
-            .map_or(&[], |member| self.after(member.start))
+    pub fn visible(&self, uid: &str) -> Vec<&Message> {
+        let messages = self.messages.iter();
+        messages
+            .filter(|message| self.sees(uid, message.seq))
+            .collect()
+    }
+
+    /// Whether the user sees the message now.
+    pub fn sees(&self, uid: &str, seq: u32) -> bool {
+        self.members.get(uid).is_some_and(|member| {
+            seq > member.start.max(member.cleared) && !member.deleted.contains(&seq)
+        })
     }
 
     /// Messages of others in `(after, to]`.
     pub fn count_of_others(&self, uid: &str, after: u32, to: u32) -> u32 {
         let messages = self.after(after).iter();
-        let of_others = messages.filter(|message| message.seq <= to && message.sender != uid);
+        let is_deleted = |seq| {
+            let member = self.members.get(uid);
+            member.is_some_and(|member| member.deleted.contains(seq))
+        };
+        let of_others = messages.filter(|message| {
+            message.seq <= to && message.sender != uid && !is_deleted(&message.seq)
+        });
         of_others.count() as u32
     }
 
     pub fn unread(&self, uid: &str) -> u32 {
-        let member = self.members.get(uid).copied().unwrap_or_default();
-        self.count_of_others(uid, member.start.max(member.read), u32::MAX)
+        let after = self
+            .members
+            .get(uid)
+            .map_or(0, |member| member.start.max(member.read));
+        self.count_of_others(uid, after, u32::MAX)
+    }
+
+    /// Unread messages that mention the user.
+    pub fn mentions(&self, uid: &str) -> u32 {
+        let after = self.members.get(uid).map_or(0, |member| member.read);
+        let is_meant = |message: &&&Message| {
+            message.seq > after
+                && message.sender != uid
+                && message.gone.is_empty()
+                && message
+                    .mentions
+                    .iter()
+                    .any(|mention| mention == uid || mention == "@all")
+        };
+        self.visible(uid).iter().filter(is_meant).count() as u32
+    }
+
+    /// The message is another one now.
+    pub fn replace(&mut self, message: Message) {
+        let seq = message.seq;
+        if let Some(place) = self.messages.get_mut(seq as usize - 1) {
+            let before = std::mem::replace(place, message);
+            self.earlier.entry(seq).or_default().push(before);
+        }
+    }
+
+    /// Whether a message was like this at some time. Reactions are told in pages only.
+    pub fn was(&self, message: &Message) -> bool {
+        let earlier = self.earlier.get(&message.seq).into_iter().flatten();
+        let versions = earlier.chain(self.at(message.seq));
+        versions
+            .into_iter()
+            .any(|version| is_same_text(version, message))
     }
 
     /// The next place in the sequence gets this message.
@@ -198,7 +288,9 @@ impl Conversation {
         let member = Member {
             start,
             read: start,
+            quiet_read: start,
             acked: Bounds::exactly(start),
+            ..Default::default()
         };
         self.members.insert(uid.to_owned(), member);
     }
@@ -284,6 +376,15 @@ fn is_departure(message: &Message) -> bool {
         if matches!(&*system.r#type, "members_removed" | "member_left"))
 }
 
+/// Whether two messages are the same but for what others think of them.
+pub fn is_same_text(one: &Message, other: &Message) -> bool {
+    let plain = |message: &Message| Message {
+        reactions: Vec::new(),
+        ..message.clone()
+    };
+    plain(one) == plain(other)
+}
+
 /// The name of the conversation of two.
 pub fn direct(one: &str, other: &str) -> String {
     let mut people = [one, other];
@@ -318,7 +419,7 @@ mod tests {
             group.push(message(seq, sender)).unwrap();
         }
         group.enter("cleo", 2);
-        assert_eq!(group.visible("cleo"), [message(3, "ada")]);
+        assert_eq!(group.visible("cleo"), [&message(3, "ada")]);
         let unread = ["ada", "ben", "cleo"].map(|uid| group.unread(uid));
         assert_eq!(unread, [1, 2, 1]);
         assert!(group.push(message(5, "ada")).is_err());

@@ -1,13 +1,13 @@
 //! What the server tells over HTTP, against the reference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use schema::v1::Message;
 use serde_json::Value;
 
-use super::chat::{Chat, Conversation};
+use super::chat::{Chat, Conversation, is_same_text};
 use super::run::World;
 use crate::http::number;
 use crate::{Api, eventually};
@@ -69,42 +69,65 @@ async fn compare_list(uid: &str, api: &Api, chat: &Chat) -> Result<()> {
     for row in &rows {
         by_name.insert(row["conversation"].as_str().unwrap_or_default(), row);
     }
+    let is_listed = |(_, conversation): &(&String, &Conversation)| {
+        let deleted_at = conversation.members[uid].view.deleted_at;
+        deleted_at.is_none_or(|seq| conversation.last_seq() > seq)
+    };
     let listed: Vec<&str> = by_name.keys().copied().collect();
-    let expected: Vec<&str> = chat.of(uid).map(|(name, _)| name.as_str()).collect();
-    ensure!(listed == expected, "{}: not {expected:?}", context());
+    let expected: Vec<_> = chat.of(uid).filter(is_listed).collect();
+    let names: Vec<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+    ensure!(listed == names, "{}: not {names:?}", context());
     let mut total = 0;
-    for (name, conversation) in chat.of(uid) {
-        let (row, member) = (by_name[name.as_str()], &conversation.members[uid]);
-        let is = ["lastSeq", "lastReadSeq", "unread"].map(|field| number(row, field));
-        let unread = conversation.unread(uid);
-        let should_be = [conversation.last_seq(), member.read, unread].map(u64::from);
-        ensure!(
-            is == should_be,
-            "{}: {name} is not at {should_be:?}",
-            context()
-        );
-        total += u64::from(unread);
-        let last: Option<Message> = match &row["lastMessage"] {
-            Value::Null => None,
-            message => Some(serde_json::from_value(message.clone())?),
-        };
-        let newest = conversation.visible(uid).last();
-        ensure!(
-            last.as_ref() == newest,
-            "{}: {name}: not {newest:?}",
-            context()
-        );
+    for (name, conversation) in expected {
+        let row = by_name[name.as_str()];
+        let compared = compare_row(uid, row, conversation);
+        compared.with_context(|| format!("{}: {name}", context()))?;
+        total += u64::from(conversation.unread(uid));
     }
     ensure!(
         number(&answer, "totalUnread") == total,
         "{}: not {total}",
         context()
     );
-    let activity = rows.iter().map(|row| &row["lastMessage"]);
-    let activity = activity.filter(|message| !message.is_null());
-    let activity: Vec<u64> = activity.map(|message| number(message, "msgId")).collect();
-    let is_sorted = activity.is_sorted_by(|a, b| a > b);
+    let activity = rows.iter().filter(|row| !row["lastMessage"].is_null());
+    let activity: Vec<(bool, u64)> = activity
+        .map(|row| {
+            let is_pinned = row["pinnedAt"].is_string();
+            // In which order pinned ones are is left open.
+            let newest = number(&row["lastMessage"], "msgId");
+            (is_pinned, if is_pinned { 0 } else { newest })
+        })
+        .collect();
+    let is_sorted = activity.is_sorted_by(|a, b| a >= b);
     ensure!(is_sorted, "{}: not by latest activity", context());
+    Ok(())
+}
+
+fn compare_row(uid: &str, row: &Value, conversation: &Conversation) -> Result<()> {
+    let member = &conversation.members[uid];
+    let is = ["lastSeq", "lastReadSeq", "unread", "mentions"].map(|field| number(row, field));
+    let (unread, mentions) = (conversation.unread(uid), conversation.mentions(uid));
+    let should_be = [conversation.last_seq(), member.read, unread, mentions].map(u64::from);
+    ensure!(is == should_be, "{row} is not at {should_be:?}");
+    let last: Option<Message> = match &row["lastMessage"] {
+        Value::Null => None,
+        message => Some(serde_json::from_value(message.clone())?),
+    };
+    let visible = conversation.visible(uid);
+    let is_newest = match (&last, visible.last()) {
+        (Some(last), Some(newest)) => is_same_text(last, newest),
+        (last, newest) => last.is_none() && newest.is_none(),
+    };
+    ensure!(is_newest, "{row}: not {:?}", visible.last());
+    let flags = ["archived", "markedUnread"].map(|field| row[field] == true);
+    let draft = row["draft"].as_str().unwrap_or_default();
+    let view = &member.view;
+    ensure!(
+        flags == [view.archived, view.marked_unread]
+            && row["pinnedAt"].is_string() == view.pinned
+            && draft == view.draft,
+        "{row}: not {view:?}"
+    );
     Ok(())
 }
 
@@ -130,7 +153,7 @@ async fn compare_pages(
             break;
         }
     }
-    ensure_equal(&forward, visible)?;
+    ensure_equal(&forward, &visible)?;
     let mut backward: Vec<Message> = Vec::new();
     loop {
         let query = match backward.first() {
@@ -146,14 +169,12 @@ async fn compare_pages(
             break;
         }
     }
-    ensure_equal(&backward, visible)
+    ensure_equal(&backward, &visible)
 }
 
-fn ensure_equal(pages: &[Message], visible: &[Message]) -> Result<()> {
-    let differing = pages
-        .iter()
-        .zip(visible)
-        .find(|(is, should_be)| is != should_be);
+fn ensure_equal(pages: &[Message], visible: &[&Message]) -> Result<()> {
+    let mut pairs = pages.iter().zip(visible);
+    let differing = pairs.find(|(is, should_be)| is != *should_be);
     ensure!(
         differing.is_none() && pages.len() == visible.len(),
         "{} messages instead of {}, and different: {differing:?}",
@@ -183,7 +204,7 @@ async fn compare_members(api: &Api, (name, conversation): (&str, &mut Conversati
     ensure!(uids == expected, "members {uids:?} instead of {expected:?}");
     for row in &rows {
         let uid = uid_of(row);
-        let member = conversation.members[uid];
+        let member = &conversation.members[uid];
         let role = if uid == owner { "owner" } else { "member" };
         ensure!(row["role"] == role, "{row}: not {role}");
         let read = number(row, "lastReadSeq") as u32;
@@ -215,7 +236,8 @@ fn uid_of(row: &Value) -> &str {
 
 /// Who has received and read the newest message of one's own.
 async fn compare_receipts(uid: &str, api: &Api, conversation: &Conversation) -> Result<()> {
-    let mut own = conversation.visible(uid).iter().rev();
+    let visible = conversation.visible(uid);
+    let mut own = visible.iter().rev();
     let Some(message) = own.find(|message| message.sender == uid && message.kind != "system")
     else {
         return Ok(());
@@ -227,31 +249,36 @@ async fn compare_receipts(uid: &str, api: &Api, conversation: &Conversation) -> 
         return Ok(());
     }
     let receipts = answer.expect(200)?;
-    let rows = receipts["members"].as_array().cloned().unwrap_or_default();
-    let (mut delivered_count, mut read_count) = (0, 0);
-    let mut told: Vec<&str> = Vec::new();
-    for row in rows.iter().filter(|row| uid_of(row) != uid) {
-        let member = conversation.members.get(uid_of(row));
-        let member = member.with_context(|| format!("who is {row}?"))?;
-        let [delivered, read] = ["deliveredSeq", "readSeq"].map(|field| number(row, field) as u32);
-        ensure!(read == member.read, "{row}: read up to {}", member.read);
-        let up_to = member.acked.hi.max(member.read);
-        let is_between = (member.acked.lo..=up_to).contains(&delivered);
-        ensure!(is_between, "{row}: {:?}", member.acked);
-        delivered_count += u64::from(delivered >= message.seq);
-        read_count += u64::from(read >= message.seq);
-        told.push(uid_of(row));
-    }
-    told.sort_unstable();
-    let members = conversation.members.iter();
-    let concerned = members.filter(|(other, member)| *other != uid && member.start < message.seq);
-    let concerned: Vec<&String> = concerned.map(|(uid, _)| uid).collect();
-    ensure!(told == concerned, "{receipts}: not {concerned:?}");
-    let counts = ["deliveredCount", "readCount"].map(|field| number(&receipts, field));
+    let uids = |field: &str| -> BTreeSet<&str> {
+        let uids = receipts[field].as_array().into_iter().flatten();
+        uids.filter_map(Value::as_str).collect()
+    };
+    let (read, unread, delivered) = (uids("read"), uids("unread"), uids("delivered"));
+    let counts = ["readCount", "unreadCount", "deliveredCount"];
+    let counts = counts.map(|field| number(&receipts, field) as usize);
     ensure!(
-        counts == [delivered_count, read_count],
-        "{receipts}: not {delivered_count} and {read_count}"
+        counts == [read.len(), unread.len(), delivered.len()],
+        "{receipts}: other counts than uids"
     );
+    let members = conversation.members.iter();
+    for (other, member) in members.filter(|(other, _)| *other != uid) {
+        let was_for = member.start < message.seq;
+        let has_read = was_for && member.read >= message.seq;
+        let told = [&read, &unread].map(|uids| uids.contains(&**other));
+        let should_be = [has_read, was_for && !has_read];
+        ensure!(told == should_be, "{receipts}: {other} is {member:?}");
+        let surely = has_read || was_for && member.acked.lo >= message.seq;
+        let perhaps = surely || was_for && member.acked.hi >= message.seq;
+        let is_delivered = delivered.contains(&**other);
+        ensure!(
+            is_delivered || !surely,
+            "{receipts}: not delivered to {other}, {member:?}"
+        );
+        ensure!(
+            perhaps || !is_delivered,
+            "{receipts}: delivered to {other}, {member:?}"
+        );
+    }
     Ok(())
 }
 

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use schema::Format;
 use schema::v1::event::Event;
 use schema::v1::up::Command;
 use schema::v1::{ConversationState, Message};
 
-use super::chat::{Bounds, Chat, Conversation, Past};
+use super::chat::{Bounds, Conversation};
+use crate::Client;
 use crate::client::{Arrival, Builder};
 use crate::link::Version;
-use crate::{Client, eventually, up};
+
+mod heard;
 
 /// Whom a device belongs to, and how it behaves.
 pub struct Handset {
@@ -48,6 +50,8 @@ struct Line {
     client: Client,
     /// In which burst it was opened.
     since: u32,
+    /// Whether it has been quiet since.
+    is_settled: bool,
     /// Where the device was when it came; a new one starts where its user is, which shows at the next quiet point.
     base: Option<BTreeMap<String, Bounds>>,
     heard: BTreeMap<String, Vec<u32>>,
@@ -55,11 +59,13 @@ struct Line {
     fresh: Vec<Message>,
     unacknowledged: VecDeque<Arrival>,
     states: Vec<ConversationState>,
+    /// What has become of messages, as it was last told.
+    changed: BTreeMap<u64, Message>,
     /// How far the user has read, as this device knows.
     read: BTreeMap<String, u32>,
 }
 
-// === impl Handset: what it does ===
+// === impl Handset ===
 
 impl Handset {
     pub fn new(
@@ -115,11 +121,13 @@ impl Handset {
         self.line = Some(Line {
             client,
             since: burst,
+            is_settled: false,
             base,
             heard: BTreeMap::new(),
             fresh: Vec::new(),
             unacknowledged: VecDeque::new(),
             states: Vec::new(),
+            changed: BTreeMap::new(),
             read: BTreeMap::new(),
         });
         Ok(())
@@ -157,10 +165,16 @@ impl Handset {
             return Ok(());
         };
         for event in line.client.events_so_far() {
-            if let Event::Conversation(state) = event {
-                let read = line.read.entry(state.conversation.clone()).or_default();
-                *read = state.last_read_seq.max(*read);
-                line.states.push(state);
+            match event {
+                Event::Conversation(state) => {
+                    let read = line.read.entry(state.conversation.clone()).or_default();
+                    *read = state.last_read_seq.max(*read);
+                    line.states.push(state);
+                }
+                Event::Changed(message) => {
+                    line.changed.insert(message.msg_id, *message);
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -218,27 +232,36 @@ impl Handset {
         if let Some(Command::Ack(ack)) = command {
             let cursor = self.cursors.entry(ack.conversation.clone()).or_default();
             cursor.may_reach(ack.seq);
+            // While it may be catching up, that may spare it some.
+            if let Some(line) = self.line.as_mut().filter(|line| !line.is_settled)
+                && let Some(base) = &mut line.base
+            {
+                let base = base.entry(ack.conversation.clone()).or_default();
+                base.may_reach(ack.seq);
+            }
         }
     }
 
     /// The command was answered well.
-    pub fn has_given(&mut self, command: Option<&Command>) {
+    pub fn has_given(&mut self, command: Option<&Command>, ok: &schema::v1::Ok) -> Result<()> {
         if let Some(Command::Ack(ack)) = command {
             let cursor = self.cursors.entry(ack.conversation.clone()).or_default();
             cursor.reaches(ack.seq);
+            ensure!(ok.seq >= cursor.lo, "{ok:?}, but it was at {cursor:?}");
         }
+        Ok(())
     }
 
-    /// The answer to an `ack` told where the device is.
+    /// The answer to an `ack` told where the device was.
     pub fn check_position(
         &self,
         (name, conversation): (&str, &Conversation),
-        now: u32,
+        told: u32,
     ) -> Result<()> {
         let position = self.position(name, conversation);
         ensure!(
-            position.contains(now),
-            "{self}: in {name} the server has it at {now}, not {position:?}"
+            told <= position.hi,
+            "{self}: in {name} the server had it at {told}, not {position:?}"
         );
         Ok(())
     }
@@ -251,251 +274,6 @@ impl Handset {
             base.entry(conversation.to_owned())
                 .or_default()
                 .begin_at(start);
-        }
-    }
-}
-
-// === impl Handset: what it should have heard ===
-
-impl Handset {
-    /// Where the device is, as far as is known; it moves over its own messages without hearing them.
-    pub fn position(&self, name: &str, conversation: &Conversation) -> Bounds {
-        let mut position = self.cursors.get(name).copied().unwrap_or_default();
-        let own = conversation.after(position.hi).iter();
-        position.hi += own.take_while(|message| self.is_own(message)).count() as u32;
-        position
-    }
-
-    /// A device that has come for the first time started where its user was.
-    pub fn learn_base(&mut self, chat: &Chat) {
-        if self.is_placed || !self.has_come {
-            return;
-        }
-        self.is_placed = true;
-        let member = |(name, conversation): (&String, &Conversation)| {
-            (name.clone(), conversation.members[&self.uid].acked)
-        };
-        let base: BTreeMap<String, Bounds> = chat.of(&self.uid).map(member).collect();
-        for (name, started) in &base {
-            let cursor = self.cursors.entry(name.clone()).or_default();
-            cursor.may_reach(started.hi);
-            cursor.lo = cursor.lo.max(started.lo);
-        }
-        if let Some(line) = &mut self.line {
-            line.base = Some(base);
-        }
-    }
-
-    /// Waits until everything is here, the bell's last stroke too.
-    pub async fn settle(&mut self, chat: &Chat) -> Result<()> {
-        self.take_what_is_here().await?;
-        while let Some(missing) = self.missing(chat) {
-            let client = self.client()?;
-            let arrival = client.arrival().await.context(missing)?;
-            self.take(arrival).await?;
-            self.take_what_is_here().await?;
-        }
-        Ok(())
-    }
-
-    fn missing(&self, chat: &Chat) -> Option<String> {
-        let line = self.line.as_ref()?;
-        chat.of(&self.uid).find_map(|(name, conversation)| {
-            let base = self.base(line, name, conversation);
-            let newest = conversation.after(base.hi).iter().rev();
-            let newest = newest.into_iter().find(|message| !self.is_own(message))?;
-            let heard = line.heard.get(name).and_then(|heard| heard.last());
-            let is_here = heard.is_some_and(|seq| *seq >= newest.seq);
-            (!is_here).then(|| {
-                let seqs = line.heard.get(name);
-                format!("{self} should hear {newest:?}; from {base:?} on it heard {seqs:?}")
-            })
-        })
-    }
-
-    /// Where the device was when this connection, or this membership, began.
-    fn base(&self, line: &Line, name: &str, conversation: &Conversation) -> Bounds {
-        let start = conversation.members[&self.uid].start;
-        let base = line.base.as_ref().and_then(|base| base.get(name)).copied();
-        let base = base.unwrap_or_default();
-        Bounds {
-            lo: base.lo.max(start),
-            hi: base.hi.max(start),
-        }
-    }
-
-    fn is_own(&self, message: &Message) -> bool {
-        message.sender == self.uid && message.sender_device == self.name
-    }
-
-    /// Waits until the server has written down what the device has acknowledged: PUBACKs are in order, and the last one
-    /// is the bell's.
-    pub async fn until_written_down(&mut self, chat: &Chat, bell: &str) -> Result<()> {
-        if self.line.is_none() || self.habits.qos == 0 || self.habits.late > 0 {
-            return Ok(());
-        }
-        let (what, rung) = (format!("{self}'s PUBACKs count"), chat.last_seq(bell));
-        let client = self.client()?;
-        eventually(&what, async || {
-            // There is no message 0, so that it only asks.
-            Ok(client.tell(up::ack(bell, 0)).await?.seq == rung)
-        })
-        .await?;
-        for (name, conversation) in chat.of(&self.uid) {
-            let start = conversation.members[&self.uid].start;
-            let pubacked = self.pubacked.get(name).filter(|seq| **seq > start);
-            if let (Some(seq), Some(cursor)) = (pubacked, self.cursors.get_mut(name)) {
-                cursor.reaches(*seq);
-            }
-        }
-        Ok(())
-    }
-
-    /// Compares what was heard with what should have been.
-    pub fn check(&mut self, chat: &Chat, burst: u32) -> Result<()> {
-        let told = self.to_string();
-        let Some(line) = &mut self.line else {
-            return Ok(());
-        };
-        let fresh = std::mem::take(&mut line.fresh);
-        for message in fresh {
-            self.check_message(chat, &message).context(told.clone())?;
-        }
-        let Some(line) = &self.line else {
-            return Ok(());
-        };
-        for (name, conversation) in &chat.conversations {
-            let heard = line.heard.get(name).map_or(&[][..], Vec::as_slice);
-            let checked = self.check_heard(line, name, conversation, heard, burst);
-            let context = || format!("{told} in {name} heard {heard:?}");
-            checked.with_context(context)?;
-        }
-        self.check_states(chat).context(told)?;
-        self.tighten(chat);
-        Ok(())
-    }
-
-    fn check_message(&self, chat: &Chat, message: &Message) -> Result<()> {
-        let conversation = chat.conversations.get(&message.conversation);
-        let conversation = conversation.with_context(|| format!("nobody has sent {message:?}"))?;
-        let stored = conversation.at(message.seq);
-        ensure!(
-            stored == Some(message),
-            "heard {message:?}, and the history has {stored:?}"
-        );
-        ensure!(!self.is_own(message), "heard itself: {message:?}");
-        ensure!(
-            conversation.was_for(&self.uid, message.seq),
-            "heard what was not for its user: {message:?}, {:?}, {:?}",
-            conversation.members,
-            conversation.past,
-        );
-        Ok(())
-    }
-
-    fn check_heard(
-        &self,
-        line: &Line,
-        name: &str,
-        conversation: &Conversation,
-        heard: &[u32],
-        burst: u32,
-    ) -> Result<()> {
-        ensure!(heard.is_sorted_by(|a, b| a < b), "not in order, or twice");
-        let eligible = |after: u32, to: u32| -> Vec<u32> {
-            let messages = conversation.after(after).iter();
-            let messages = messages.filter(|m| m.seq <= to && !self.is_own(m));
-            messages.map(|message| message.seq).collect()
-        };
-        for past in &conversation.past {
-            let is_throughout = line.since < burst;
-            if past.uid == self.uid && is_throughout {
-                let Past { start, end, .. } = past;
-                let surely = eligible(conversation.quiet_seq.max(*start), end.lo);
-                let lost = surely.iter().find(|seq| !heard.contains(seq));
-                ensure!(lost.is_none(), "{lost:?} was sent before {past:?} ended");
-            }
-        }
-        let Some(member) = conversation.members.get(&self.uid) else {
-            return Ok(());
-        };
-        let base = self.base(line, name, conversation);
-        let (surely, perhaps) = (eligible(base.hi, u32::MAX), eligible(base.lo, u32::MAX));
-        let first = heard.partition_point(|seq| *seq <= member.start);
-        let heard = &heard[first..];
-        if !heard.ends_with(&surely) {
-            bail!("it was at {base:?}, and so should have heard {surely:?}");
-        }
-        if !perhaps.ends_with(heard) {
-            bail!("it was at {base:?}, and so should have heard no more than {perhaps:?}");
-        }
-        Ok(())
-    }
-
-    /// Every notice of where the user stands tells how it was when it was written.
-    fn check_states(&mut self, chat: &Chat) -> Result<()> {
-        let Some(line) = &mut self.line else {
-            return Ok(());
-        };
-        for state in std::mem::take(&mut line.states) {
-            let Some(conversation) = chat.conversations.get(&state.conversation) else {
-                bail!("a notice of a conversation that is not: {state:?}");
-            };
-            if conversation.is_unsettled(&self.uid) || state.removed {
-                continue;
-            }
-            let Some(member) = conversation.members.get(&self.uid) else {
-                bail!("a notice of a foreign conversation: {state:?}");
-            };
-            let from = state.last_read_seq.max(member.start);
-            let unread = conversation.count_of_others(&self.uid, from, state.last_seq);
-            ensure!(
-                state.unread == unread && state.last_read_seq <= member.read,
-                "{state:?}, but {unread} are unread, and the user has read up to {}",
-                member.read
-            );
-        }
-        Ok(())
-    }
-
-    /// Whether it was online in all of the burst.
-    pub fn was_throughout(&self, burst: u32) -> bool {
-        self.line.as_ref().is_some_and(|line| line.since < burst)
-    }
-
-    /// Waits until the device has been told how far its user has read.
-    pub async fn until_told_of_reading(&mut self, conversation: &str, seq: u32) -> Result<()> {
-        let what = format!("{self} is told that {conversation} is read up to {seq}");
-        eventually(&what, async || {
-            self.take_what_is_here().await?;
-            let line = self.line.as_ref().context("the device is offline")?;
-            Ok(line.read.get(conversation) == Some(&seq))
-        })
-        .await
-    }
-
-    /// What was heard shows where the device was.
-    fn tighten(&mut self, chat: &Chat) {
-        let Some(line) = &mut self.line else {
-            return;
-        };
-        let Some(base) = &mut line.base else {
-            return;
-        };
-        for (name, conversation) in chat.of(&self.uid) {
-            let start = conversation.members[&self.uid].start;
-            let heard = line.heard.get(name).into_iter().flatten();
-            let Some(first) = heard.copied().find(|seq| *seq > start) else {
-                continue;
-            };
-            let base = base.entry(name.clone()).or_default();
-            base.hi = base.hi.min(first - 1).max(base.lo);
-            let cursor = self.cursors.entry(name.clone()).or_default();
-            let pubacked = self.pubacked.get(name).copied().unwrap_or_default();
-            // What it hears in this connection it has not acknowledged before, but it may have said so by a command.
-            if cursor.hi > pubacked.max(first - 1) && cursor.lo < cursor.hi {
-                cursor.hi = cursor.lo.max(pubacked).max(first - 1);
-            }
         }
     }
 }

@@ -147,8 +147,10 @@ async fn say(handset: &mut Handset, ups: &[Up], trace: &Trace) -> Result<Vec<Hea
         trace.answer(&heard);
         all.push(heard);
     }
-    for heard in all.iter().filter(|heard| heard.answer.is_ok()) {
-        handset.has_given(heard.up.command.as_ref());
+    for heard in &all {
+        if let Ok(ok) = &heard.answer {
+            handset.has_given(heard.up.command.as_ref(), ok)?;
+        }
     }
     Ok(all)
 }

@@ -1,6 +1,6 @@
 //! What is to happen next: bursts of things that several actors do at once, chosen by a seed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -8,15 +8,35 @@ use schema::Format;
 use schema::v1::up::Command;
 use schema::v1::{self, Send, To, Up, send, to};
 
+use self::claims::Claims;
 use super::chat::{Chat, direct};
 use super::handset::{Habits, Handset};
 use super::lane::Step;
 use crate::link::Version;
 use crate::up;
 
+mod claims;
+mod features;
+
+/// What is not played by everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// Texts that mention users, and everybody.
+    Mentions,
+    /// Recalls, edits and reactions.
+    Operations,
+    /// Deleting messages for oneself.
+    Deleting,
+    /// Pinning, archiving, drafts, marks.
+    Views,
+    /// Clearing and deleting conversations.
+    Clearing,
+}
+
 /// Chooses.
 pub struct Planner {
     rng: Rng,
+    features: Vec<Feature>,
     uids: Vec<String>,
     said: u32,
     groups: u32,
@@ -38,14 +58,6 @@ pub enum Actor {
     Api(String),
 }
 
-/// Who is asked for what in the burst that is planned, so that the answers can be explained afterwards.
-#[derive(Default)]
-struct Claims {
-    /// Whose membership may change, and whose position.
-    moved: BTreeSet<(String, String)>,
-    positions: BTreeSet<(String, String)>,
-}
-
 /// Groups beside the bell at most, and devices of a user.
 const GROUPS_MAX: u32 = 6;
 pub const DEVICES_MAX: usize = 6;
@@ -59,9 +71,10 @@ impl Burst {
 }
 
 impl Planner {
-    pub fn new(seed: u64, uids: &[String]) -> Self {
+    pub fn new(seed: u64, uids: &[String], features: &[Feature]) -> Self {
         Planner {
             rng: Rng::with_seed(seed),
+            features: features.to_vec(),
             uids: uids.to_vec(),
             said: 0,
             groups: 0,
@@ -183,6 +196,9 @@ impl Planner {
     }
 
     fn ask(&mut self, chat: &Chat, uid: &str, claims: &mut Claims) -> Option<Step> {
+        if !self.features.is_empty() && self.rng.u8(0..4) == 0 {
+            return self.use_feature(chat, uid, claims);
+        }
         match self.rng.u8(0..100) {
             0..50 => {
                 let command = self.send(chat, uid);
@@ -251,6 +267,7 @@ impl Planner {
             _ => send::Content::Text(text),
         };
         Command::Send(Send {
+            mentions: self.mentions(&to),
             to: Some(to),
             content: Some(content),
             client_seq: if self.rng.bool() { self.said.into() } else { 0 },
@@ -323,26 +340,5 @@ impl Planner {
             true => self.say([up::group_remove(gid, &[&other])]),
             false => self.say([up::group_add(gid, &[&other])]),
         })
-    }
-}
-
-impl Claims {
-    /// Several may change a user's membership at once, but not while the user's positions are looked at.
-    fn membership(&mut self, conversation: &str, uid: &str) -> bool {
-        let key = (conversation.to_owned(), uid.to_owned());
-        let is_free = !self.positions.contains(&key);
-        if is_free {
-            self.moved.insert(key);
-        }
-        is_free
-    }
-
-    fn position(&mut self, conversation: &str, uid: &str) -> bool {
-        let key = (conversation.to_owned(), uid.to_owned());
-        let is_free = !self.moved.contains(&key);
-        if is_free {
-            self.positions.insert(key);
-        }
-        is_free
     }
 }

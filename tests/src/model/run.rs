@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use futures_util::future::{join_all, try_join_all};
+use schema::v1::Message;
 use schema::v1::up::Command;
-use schema::v1::{Message, Up, send, to};
 
-use super::chat::{Bounds, Chat, Member, direct};
+use super::chat::{Bounds, Chat, Member};
 use super::handset::Handset;
 use super::lane::{self, Done, Heard, Step, Trace};
-use super::membership::{self, Change};
-use super::plan::{Actor, Burst, Planner};
+use super::plan::{Actor, Burst, Feature, Planner};
+use crate::server::Folder;
 use crate::{Api, Server, up};
+
+mod learn;
 
 /// What a run is.
 #[derive(Clone, Debug)]
@@ -21,6 +23,7 @@ pub struct Options {
     pub steps: usize,
     /// Whether the server is killed now and then.
     pub kills: bool,
+    pub features: Vec<Feature>,
 }
 
 /// The server and the reference.
@@ -32,6 +35,8 @@ pub struct World {
     handsets: Vec<Handset>,
     burst: u32,
     trace: Trace,
+    /// Messages whose text has changed in the last burst: as they are now, and who did it on which device.
+    changed: Vec<(Message, (String, String))>,
 }
 
 const UIDS: [&str; 5] = ["ada", "ben", "cleo", "dov", "eve"];
@@ -47,7 +52,7 @@ const TAIL: usize = 40;
 
 /// Plays so many random steps; a failure tells the seed, the last steps and the difference.
 pub async fn run(options: &Options) -> Result<()> {
-    let mut world = World::new(options.seed).await?;
+    let mut world = World::new(options).await?;
     let played = world.play(options).await;
     let tail = world.trace.tail(TAIL);
     let told = format!("{options:?}, in burst {}, after:\n{tail}\n", world.burst);
@@ -56,17 +61,25 @@ pub async fn run(options: &Options) -> Result<()> {
 }
 
 impl World {
-    async fn new(seed: u64) -> Result<Self> {
-        let server = Server::with_users(&[&UIDS[..], &[RINGER]].concat()).await?;
+    async fn new(options: &Options) -> Result<Self> {
+        let mut folder = Folder::new()?;
+        if options.features.contains(&Feature::Operations) {
+            // However long the run takes.
+            folder = folder
+                .setting("TIDINGS__MESSAGES__RECALL_WITHIN", "1d")
+                .setting("TIDINGS__MESSAGES__EDIT_WITHIN", "1d");
+        }
+        let server = Server::start_in(folder, &[&UIDS[..], &[RINGER]].concat()).await?;
         let uids = UIDS.map(str::to_owned);
         let mut world = World {
             server,
             chat: Chat::default(),
             apis: BTreeMap::new(),
-            planner: Planner::new(seed, &uids),
+            planner: Planner::new(options.seed, &uids, &options.features),
             handsets: Vec::new(),
             burst: 0,
             trace: Trace::default(),
+            changed: Vec::new(),
         };
         for uid in UIDS.iter().chain([&RINGER]) {
             let api = world.server.login(uid).await?;
@@ -176,169 +189,6 @@ impl World {
         run_lanes(handsets, apis, lanes, self.burst, &self.trace).await
     }
 
-    // --- learning ---
-
-    /// Brings the reference to where the answers say that the server is.
-    async fn learn(&mut self, lanes: &[Vec<Heard>]) -> Result<()> {
-        let ring = up::new(up::text(up::group("bell"), "quiet, please"));
-        let rung = self.apis[RINGER].up(&ring).await?;
-        let ring = Heard {
-            uid: RINGER.into(),
-            device: String::new(),
-            up: ring,
-            answer: Ok(rung),
-        };
-        let all = || lanes.iter().flatten().chain([&ring]);
-        self.learn_groups(lanes).await?;
-        for heard in all() {
-            if let (Some(Command::Send(_)), Ok(ok)) = (&heard.up.command, &heard.answer)
-                && ok.conversation.starts_with("u:")
-            {
-                self.chat.make_direct(&ok.conversation);
-            }
-            if let Ok(ok) = &heard.answer {
-                self.planner.remember(&heard.uid, &heard.up, ok);
-            }
-        }
-        self.learn_messages(all()).await?;
-        for heard in all() {
-            self.learn_position(heard)
-                .with_context(|| heard.to_string())?;
-        }
-        ensure_order_of_senders(lanes)
-    }
-
-    async fn learn_groups(&mut self, lanes: &[Vec<Heard>]) -> Result<()> {
-        for heard in lanes.iter().flatten() {
-            if let (Some(Command::GroupCreate(create)), Ok(ok)) = (&heard.up.command, &heard.answer)
-            {
-                self.chat
-                    .make_group(&ok.conversation, &heard.uid, &create.members);
-            }
-        }
-        let touched: BTreeSet<String> = lanes.iter().flatten().filter_map(group_of).collect();
-        for name in touched {
-            let Some(group) = self.chat.conversations.get_mut(&name) else {
-                bail!("a change of {name}, which is no group");
-            };
-            let owner = group.owner.clone().unwrap_or_default();
-            let rows = self.apis[&owner].members(&name[2..]).await?;
-            let uid = |row: &serde_json::Value| row["uid"].as_str().unwrap_or_default().to_owned();
-            let now: BTreeSet<String> = rows.iter().map(uid).collect();
-            let changes: Vec<Vec<&Heard>> = lanes
-                .iter()
-                .map(|lane| {
-                    lane.iter()
-                        .filter(|heard| group_of(heard).as_ref() == Some(&name))
-                })
-                .map(Iterator::collect)
-                .collect();
-            let before: BTreeSet<String> = group.members.keys().cloned().collect();
-            for change in membership::explain(&owner, &before, &changes, &now)? {
-                match change {
-                    Change::Left { uid } => group.leave(&uid),
-                    Change::Entered { uid, start } => {
-                        group.enter(&uid, start);
-                        let devices = self.handsets.iter_mut();
-                        for device in devices.filter(|device| device.uid == uid) {
-                            device.begin(&name, start);
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads what is new, and finds each message that was answered in its place, and no other but the server's own.
-    async fn learn_messages(&mut self, all: impl Iterator<Item = &Heard> + Clone) -> Result<()> {
-        let mut sent: BTreeMap<(&str, u32), &Heard> = BTreeMap::new();
-        for heard in all {
-            if let (Some(Command::Send(_)), Ok(ok)) = (&heard.up.command, &heard.answer) {
-                let twice = sent.insert((&ok.conversation, ok.seq), heard);
-                ensure!(twice.is_none(), "one place for {heard:?} and {twice:?}");
-            }
-        }
-        for (name, conversation) in &mut self.chat.conversations {
-            let first = conversation.members.keys().next();
-            let witness = conversation.owner.as_ref().or(first);
-            let witness = &self.apis[witness.context("a conversation without members")?];
-            for message in history_after(witness, name, conversation.last_seq()).await? {
-                match sent.remove(&(name, message.seq)) {
-                    Some(heard) => ensure_as_sent(&message, heard)?,
-                    None => ensure!(message.kind == "system", "nobody has sent {message:?}"),
-                }
-                conversation.push(message)?;
-            }
-            conversation.narrow_departures();
-        }
-        let lost = sent.into_values().next();
-        ensure!(lost.is_none(), "not in the history: {lost:?}");
-        Ok(())
-    }
-
-    fn learn_position(&mut self, heard: &Heard) -> Result<()> {
-        match &heard.up.command {
-            Some(Command::Send(send)) => self.check_right_to_send(heard, send),
-            Some(Command::Read(read)) => self.learn_read(heard, &read.conversation, read.seq),
-            Some(Command::Ack(ack)) => {
-                let ok = heard.answer.as_ref();
-                let ok = ok.map_err(|code| anyhow::anyhow!("an ack was refused: {code}"))?;
-                let conversation = &self.chat.conversations[&ack.conversation];
-                let mut devices = self.handsets.iter();
-                let device = devices.find(|device| device.name == heard.device);
-                let device = device.context("it was a device")?;
-                ensure!(ok.seq >= ack.seq, "an ack that does not count");
-                device.check_position((&ack.conversation, conversation), ok.seq)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn check_right_to_send(&self, heard: &Heard, send: &schema::v1::Send) -> Result<()> {
-        let name = name_of(&heard.uid, send);
-        let Some(conversation) = self.chat.conversations.get(&name) else {
-            bail!("{name} does not exist, after an answer");
-        };
-        match &heard.answer {
-            Ok(ok) => ensure!(
-                conversation.was_for(&heard.uid, ok.seq),
-                "who is not a member may write"
-            ),
-            Err(code) => {
-                let is_member = conversation.has(&heard.uid);
-                let is_surely_member = is_member && !conversation.is_unsettled(&heard.uid);
-                ensure!(!is_surely_member, "a member may not write: {code}");
-                let codes = ["permission_denied", "not_found"];
-                ensure!(codes.contains(&code.as_str()), "another code expected");
-            }
-        }
-        Ok(())
-    }
-
-    fn learn_read(&mut self, heard: &Heard, name: &str, seq: u32) -> Result<()> {
-        let conversation = self.chat.conversations.get_mut(name);
-        let conversation = conversation.context("a foreign conversation was read")?;
-        let last_seq = conversation.last_seq();
-        let member = conversation.members.get_mut(&heard.uid);
-        let member = member.context("a foreign conversation was read")?;
-        match &heard.answer {
-            Ok(ok) => {
-                ensure!(seq <= ok.seq && ok.seq <= last_seq, "read up to {ok:?}");
-                member.read = member.read.max(seq);
-            }
-            Err(code) => {
-                ensure!(seq > last_seq, "what is there can't be read: {code}");
-                return Ok(());
-            }
-        }
-        let mut devices = self.handsets.iter_mut();
-        if let Some(device) = devices.find(|device| device.name == heard.device) {
-            device.has_read(name, seq);
-        }
-        Ok(())
-    }
-
     // --- quiet ---
 
     /// Waits until all is as it should be, and compares.
@@ -359,6 +209,7 @@ impl World {
         }
         note_positions(chat, &self.handsets, Member::reaches);
         self.check_notices(lanes).await?;
+        self.check_changes_told().await?;
         self.compare_some().await
     }
 
@@ -366,24 +217,43 @@ impl World {
     async fn check_notices(&mut self, lanes: &[Vec<Heard>]) -> Result<()> {
         let mut read: BTreeSet<(&str, &str)> = BTreeSet::new();
         for heard in lanes.iter().flatten() {
-            let (Some(Command::Read(asked)), Ok(ok)) = (&heard.up.command, &heard.answer) else {
-                continue;
-            };
-            // One that changed nothing is told to nobody.
-            if ok.seq == asked.seq {
+            if let (Some(Command::Read(asked)), Ok(_)) = (&heard.up.command, &heard.answer) {
                 read.insert((&heard.uid, &asked.conversation));
             }
         }
         for (uid, name) in read {
-            let conversation = &self.chat.conversations[name];
-            let member = &conversation.members[uid];
-            let was_told =
-                |device: &&mut Handset| device.uid == uid && device.was_throughout(self.burst);
-            if member.read <= member.start {
+            let member = &self.chat.conversations[name].members[uid];
+            // A read that changes nothing is told to nobody.
+            if member.read == member.quiet_read {
                 continue;
             }
-            for device in self.handsets.iter_mut().filter(was_told) {
-                device.until_told_of_reading(name, member.read).await?;
+            for device in self.handsets.iter_mut().filter(|device| device.uid == uid) {
+                if device.was_throughout(self.burst) {
+                    device.until_told_of_reading(name, member.read).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// Whoever is online and sees a message is told of what becomes of it, but for the device that did it.
+    async fn check_changes_told(&mut self) -> Result<()> {
+        for (message, by) in &self.changed {
+            let conversation = &self.chat.conversations[&message.conversation];
+            let devices = self.handsets.iter_mut().filter(|device| {
+                let is_new = device.uid == by.0 && device.name == by.1;
+                let member = conversation.members.get(&device.uid);
+                let is_quiet = member.is_some_and(|member| !member.has_tidied)
+                    && !conversation.is_unsettled(&device.uid);
+                !is_new
+                    && is_quiet
+                    && conversation.sees(&device.uid, message.seq)
+                    && device.was_throughout(self.burst)
+            });
+            for device in devices {
+                device.until_told_of_change(message).await?;
             }
         }
         Ok(())
@@ -430,93 +300,4 @@ fn unbroken(done: Done) -> Result<Vec<Heard>> {
         Some(failure) => Err(failure),
         None => Ok(done.heard),
     }
-}
-
-/// The group whose members the command is about.
-fn group_of(heard: &Heard) -> Option<String> {
-    let gid = match heard.up.command.as_ref()? {
-        Command::GroupAdd(add) => &add.gid,
-        Command::GroupRemove(remove) => &remove.gid,
-        Command::GroupLeave(leave) => &leave.gid,
-        _ => return None,
-    };
-    Some(format!("g:{gid}"))
-}
-
-/// The conversation that a user sends to.
-fn name_of(uid: &str, send: &schema::v1::Send) -> String {
-    match send.to.as_ref().and_then(|to| to.to.as_ref()) {
-        Some(to::To::User(other)) => direct(uid, other),
-        Some(to::To::Group(gid)) => format!("g:{gid}"),
-        Some(to::To::Conversation(name)) => name.clone(),
-        None => String::new(),
-    }
-}
-
-async fn history_after(api: &Api, name: &str, after: u32) -> Result<Vec<Message>> {
-    let mut all: Vec<Message> = Vec::new();
-    loop {
-        let after = all.last().map_or(after, |message| message.seq);
-        let page = api
-            .page(name, &format!("after_seq={after}&limit=500"))
-            .await?;
-        let is_empty = page.messages.is_empty();
-        all.extend(page.messages);
-        if !page.more || is_empty {
-            return Ok(all);
-        }
-    }
-}
-
-/// The message is what was sent and answered.
-fn ensure_as_sent(message: &Message, heard: &Heard) -> Result<()> {
-    use schema::v1::message::Content;
-    let Heard {
-        uid,
-        device,
-        up: Up {
-            client_msg_id,
-            command,
-        },
-        answer,
-    } = heard;
-    let (Some(Command::Send(send)), Ok(ok)) = (command, answer) else {
-        bail!("{heard:?} is no message");
-    };
-    let (kind, content) = match &send.content {
-        Some(send::Content::Text(text)) => ("text", Content::Text(text.clone())),
-        Some(send::Content::Body(body)) => ("custom", Content::Body(body.clone())),
-        other => bail!("no content of the model's: {other:?}"),
-    };
-    let expected = Message {
-        msg_id: ok.msg_id,
-        conversation: name_of(uid, send),
-        seq: ok.seq,
-        sender: uid.clone(),
-        sender_device: device.clone(),
-        client_msg_id: client_msg_id.clone(),
-        client_seq: send.client_seq,
-        kind: kind.into(),
-        content: Some(content),
-        reply_to: send.reply_to,
-        mentions: send.mentions.clone(),
-        sent_at: ok.sent_at,
-        ..Default::default()
-    };
-    ensure!(*message == expected, "{message:?} was sent as {expected:?}");
-    Ok(())
-}
-
-/// What one device says in a conversation keeps its order.
-fn ensure_order_of_senders(lanes: &[Vec<Heard>]) -> Result<()> {
-    for lane in lanes {
-        let mut last: BTreeMap<&str, u32> = BTreeMap::new();
-        for heard in lane {
-            if let (Some(Command::Send(_)), Ok(ok)) = (&heard.up.command, &heard.answer) {
-                let before = last.insert(&ok.conversation, ok.seq);
-                ensure!(before < Some(ok.seq), "out of order: {heard}");
-            }
-        }
-    }
-    Ok(())
 }
