@@ -2,7 +2,7 @@
 //!
 //! `TIDINGS_MODEL_SEED` plays one seed instead of those here, with kills where it is odd; `TIDINGS_MODEL_STEPS` sets the
 //! steps of each run, `TIDINGS_MODEL_RUNS` plays so many seeds from that one on, and `TIDINGS_MODEL_FEATURES`
-//! names what is played beside sending, reading, coming and going: `Operations,Views`, or `all`.
+//! names what is played beside sending, reading, coming and going, instead of all: `Operations,Views`.
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
@@ -14,9 +14,7 @@ use tidings_tests::{Server, eventually, up};
 use crate::support::msg_ids;
 
 const STEPS: usize = 150;
-/// What is played by default: what the server can do.
-const FEATURES: &[Feature] = &[];
-const ALL_FEATURES: &[Feature] = &[
+const FEATURES: &[Feature] = &[
     Feature::Mentions,
     Feature::Operations,
     Feature::Deleting,
@@ -41,9 +39,9 @@ async fn the_server_agrees_with_the_model() -> Result<()> {
     let runs = setting("TIDINGS_MODEL_RUNS")?.unwrap_or(default);
     let first = first.unwrap_or(2);
     let features = match std::env::var("TIDINGS_MODEL_FEATURES") {
-        Ok(names) => ALL_FEATURES
+        Ok(names) => FEATURES
             .iter()
-            .filter(|feature| names == "all" || names.contains(&format!("{feature:?}")))
+            .filter(|feature| names.contains(&format!("{feature:?}")))
             .copied()
             .collect(),
         Err(_) => FEATURES.to_vec(),

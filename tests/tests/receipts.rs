@@ -132,13 +132,14 @@ async fn a_group_tells_who_has_read() -> Result<()> {
     alice.tell(up::group_add("team", &["dave"])).await?;
     let mut dave = server.client("dave").online().await?;
     let second = alice.say(up::group("team"), "second").await?;
-    dave.message().await?;
-    bob.messages(2).await?;
+    // The message between them tells that dave has come.
+    dave.messages(2).await?;
+    bob.messages(3).await?;
     bob.tell(up::read("g:team", 1)).await?;
-    let expected = [("bob", (2, 1)), ("carol", (2, 0)), ("dave", (2, 1))];
+    let expected = [("bob", (3, 1)), ("carol", (3, 0)), ("dave", (3, 1))];
     until_told(&mut alice, &expected).await?;
 
-    let row = |uid: &str, read: u32| (uid.to_owned(), 2, read);
+    let row = |uid: &str, read: u32| (uid.to_owned(), 3, read);
     let of_first = asked(&mut alice, first.msg_id).await?;
     assert_eq!(of_first, [row("bob", 1), row("carol", 0)]);
     let of_second = asked(&mut alice, second.msg_id).await?;
@@ -153,10 +154,10 @@ async fn a_group_tells_who_has_read() -> Result<()> {
 
     // Only who has written what was reached hears of it.
     let third = bob.say(up::group("team"), "third").await?;
-    carol.messages(3).await?;
+    carol.messages(4).await?;
     carol.tell(up::read("g:team", third.seq)).await?;
-    until_told(&mut bob, &[("carol", (3, 3))]).await?;
-    until_told(&mut alice, &[("carol", (3, 3))]).await?;
+    until_told(&mut bob, &[("carol", (4, 4))]).await?;
+    until_told(&mut alice, &[("carol", (4, 4))]).await?;
     let heard = dave.events_so_far();
     assert!(
         !heard.iter().any(|event| receipts_of(event).is_some()),

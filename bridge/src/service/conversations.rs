@@ -83,6 +83,16 @@ impl Changes {
     }
 }
 
+impl Command {
+    /// Whether the first answer counts when it is asked again: the second time it would take away what came between.
+    pub(super) fn keeps_answer(&self) -> bool {
+        match self {
+            Command::Clear(_) | Command::Delete(_) => true,
+            Command::Set(..) => false,
+        }
+    }
+}
+
 /// Checks what is asked.
 ///
 /// # Errors

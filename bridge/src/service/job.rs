@@ -68,6 +68,7 @@ impl Job {
     pub(super) fn key(&self) -> Option<Key<'_>> {
         let keeps_answer = match &self.command {
             Command::Group(command) => command.keeps_answer(),
+            Command::Conversation(command) => command.keeps_answer(),
             Command::Send(_)
             | Command::Schedule(_)
             | Command::Grant(_)
@@ -76,7 +77,6 @@ impl Job {
             // They say how it shall be, so that the second time changes nothing.
             Command::Ack(..)
             | Command::Read(..)
-            | Command::Conversation(_)
             | Command::User(_)
             | Command::Changes(_)
             | Command::Erase(_)

@@ -243,12 +243,7 @@ async fn compare_receipts(uid: &str, api: &Api, conversation: &Conversation) -> 
         return Ok(());
     };
     let path = format!("/v1/messages/{}/receipts", message.msg_id);
-    let answer = api.get(&path).await?;
-    if answer.status == 404 {
-        // Until the route is there.
-        return Ok(());
-    }
-    let receipts = answer.expect(200)?;
+    let receipts = api.get(&path).await?.expect(200)?;
     let uids = |field: &str| -> BTreeSet<&str> {
         let uids = receipts[field].as_array().into_iter().flatten();
         uids.filter_map(Value::as_str).collect()

@@ -28,6 +28,8 @@ pub struct Handset {
     /// Whether it has been online, and so is known to the server; and whether it is known here where it began.
     has_come: bool,
     is_placed: bool,
+    /// The server was killed after the device had come and gone, before it was seen whether the server knew it.
+    may_be_known: bool,
     /// Where the server has the device in each conversation.
     cursors: BTreeMap<String, Bounds>,
     /// The newest message that it has sent a PUBACK for.
@@ -83,6 +85,7 @@ impl Handset {
             line: None,
             has_come: false,
             is_placed: false,
+            may_be_known: false,
             cursors: BTreeMap::new(),
             pubacked: BTreeMap::new(),
         }

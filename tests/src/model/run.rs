@@ -148,6 +148,7 @@ impl World {
         self.server.restart().await?;
         // Who was about to come or to leave does so in what is left of the lane.
         for handset in &mut self.handsets {
+            handset.may_be_unknown();
             if handset.is_online() {
                 handset.drop_connection().await;
                 handset.connect(self.burst).await?;
@@ -194,6 +195,9 @@ impl World {
     /// Waits until all is as it should be, and compares.
     async fn be_quiet(&mut self, lanes: &[Vec<Heard>]) -> Result<()> {
         let chat = &mut self.chat;
+        for handset in self.handsets.iter_mut().filter(|device| device.is_online()) {
+            handset.take_what_is_here().await?;
+        }
         // What devices have acknowledged in this burst may count by now, whenever that was; surely it counts later.
         note_positions(chat, &self.handsets, Member::may_reach);
         for handset in &mut self.handsets {

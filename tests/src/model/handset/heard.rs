@@ -29,8 +29,13 @@ impl Handset {
             return;
         }
         self.is_placed = true;
+        let may_be_known = self.may_be_known;
         let member = |(name, conversation): (&String, &Conversation)| {
-            (name.clone(), conversation.members[&self.uid].acked)
+            let mut started = conversation.members[&self.uid].acked;
+            if may_be_known {
+                started.lo = 0;
+            }
+            (name.clone(), started)
         };
         let base: BTreeMap<String, Bounds> = chat.of(&self.uid).map(member).collect();
         for (name, started) in &base {
@@ -40,6 +45,15 @@ impl Handset {
         }
         if let Some(line) = &mut self.line {
             line.base = Some(base);
+        }
+    }
+
+    /// The server was killed: a device that has come for the first time and left again may be unknown to it, and new when
+    /// it comes the next time.
+    pub fn may_be_unknown(&mut self) {
+        if self.has_come && !self.is_placed && !self.is_online() {
+            self.has_come = false;
+            self.may_be_known = true;
         }
     }
 
