@@ -8,6 +8,7 @@ use sea_orm_migration::sea_orm::DbBackend;
 /// - `{id}`: a 64-bit integer. On SQLite `INTEGER`, so that a primary key is the rowid itself.
 /// - `{key(n)}`: text of up to n characters, compared byte by byte (uids are case-sensitive).
 /// - `{blob}`: bytes of any length.
+/// - `{text}`: text of any length.
 /// - `{clustered}`: rows live in the primary key. SQLite only; MySQL always does it, PostgreSQL never.
 pub(crate) async fn ddl(manager: &SchemaManager<'_>, sql: &str) -> Result<(), DbErr> {
     let connection = manager.get_connection();
@@ -27,15 +28,16 @@ pub(crate) async fn ddl(manager: &SchemaManager<'_>, sql: &str) -> Result<(), Db
 }
 
 fn translate(backend: DbBackend, sql: &str) -> String {
-    let (id, key_suffix, blob, clustered) = match backend {
-        DbBackend::Sqlite => ("INTEGER", "", "BLOB", "WITHOUT ROWID"),
-        DbBackend::Postgres => ("BIGINT", " COLLATE \"C\"", "BYTEA", ""),
-        DbBackend::MySql => ("BIGINT", " COLLATE utf8mb4_bin", "LONGBLOB", ""),
+    let (id, key_suffix, blob, text, clustered) = match backend {
+        DbBackend::Sqlite => ("INTEGER", "", "BLOB", "TEXT", "WITHOUT ROWID"),
+        DbBackend::Postgres => ("BIGINT", " COLLATE \"C\"", "BYTEA", "TEXT", ""),
+        DbBackend::MySql => ("BIGINT", " COLLATE utf8mb4_bin", "LONGBLOB", "LONGTEXT", ""),
         other => unreachable!("no driver for {other:?} is compiled in"),
     };
     sql.replace("{id}", id)
         .replace("{key(", "VARCHAR(")
         .replace(")}", &format!("){key_suffix}"))
         .replace("{blob}", blob)
+        .replace("{text}", text)
         .replace("{clustered}", clustered)
 }

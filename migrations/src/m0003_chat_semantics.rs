@@ -83,7 +83,7 @@ const UP: &str = "
     ALTER TABLE members ADD COLUMN archived BOOLEAN NOT NULL DEFAULT FALSE;
     ALTER TABLE members ADD COLUMN marked_unread BOOLEAN NOT NULL DEFAULT FALSE;
     -- null: none
-    ALTER TABLE members ADD COLUMN draft TEXT;
+    ALTER TABLE members ADD COLUMN draft {text};
     -- what the member is called in the group
     ALTER TABLE members ADD COLUMN nickname VARCHAR(255) NOT NULL DEFAULT '';
     -- may not send to the group until then

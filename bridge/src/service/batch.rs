@@ -80,7 +80,11 @@ impl First<'_> {
             First::Now(index) => match &outcomes[index] {
                 Outcome::Stored(place) => Settled::ok(place.ok()),
                 Outcome::Settled(settled) => Settled {
-                    result: settled.result.clone(),
+                    result: settled
+                        .result
+                        .as_ref()
+                        .map(operations::kept)
+                        .map_err(Clone::clone),
                     deliveries: Vec::new(),
                     precondition: None,
                 },
@@ -302,8 +306,10 @@ impl Executor {
         placed: impl Iterator<Item = (&'a Job, &'a Send, &'a Place)> + Clone,
     ) -> Result<(), store::Error> {
         let mut sent: HashMap<(i64, &Uid), u32> = HashMap::new();
-        let mut flagged = Vec::new();
+        let (mut flagged, mut unheard) = (Vec::new(), Vec::new());
         for (job, send, place) in placed.clone() {
+            let deaf = place.hidden_from.as_ref();
+            unheard.extend(deaf.map(|uid| (place.conversation.id, uid, place.seq)));
             flagged.extend(job.flagged.as_deref().map(|words| (place.msg_id.0, words)));
             for uid in std::iter::once(&job.caller.uid).chain(&place.hidden_from) {
                 *sent.entry((place.conversation.id, uid)).or_default() += 1;
@@ -318,6 +324,9 @@ impl Executor {
         note_special(tx, placed).await?;
         if !flagged.is_empty() {
             flags::set(tx, flagged).await?;
+        }
+        for (id, uid, seq) in unheard {
+            members::keep_deleted(tx, id, uid, seq).await?;
         }
         let sent = sent.iter().map(|((id, uid), more)| (*id, *uid, *more));
         members::count_sent(tx, sent).await
@@ -428,6 +437,26 @@ impl Executor {
             }
         }
         Ok(())
+    }
+
+    /// The conversation of that name, if there is one.
+    pub(super) async fn conversation(
+        &mut self,
+        tx: &Transaction,
+        id: &ConversationId,
+    ) -> Result<Option<Arc<Conversation>>, store::Error> {
+        let name = id.to_string();
+        if self.catalog.get(&name).is_none() {
+            let pairs: Vec<(&Uid, &Uid)> = pair(id).into_iter().collect();
+            let rules = direct_rules::load(tx, &pairs).await?;
+            let rules = pair(id).and_then(|pair| rules.get(&pair).copied());
+            for found in conversations::lookup(tx, &[&name]).await? {
+                let conversation = Conversation::from(found);
+                let rules = rules.unwrap_or_default();
+                self.catalog.stage(conversation.with_rules(rules));
+            }
+        }
+        Ok(self.catalog.get(&name).cloned())
     }
 
     async fn make_direct(

@@ -128,6 +128,11 @@ pub(super) fn not_yet() -> Refused {
 }
 
 fn check_client_msg_id(id: &str) -> Result<(), Refused> {
+    if id.starts_with(schedule::CLIENT_MSG_ID) {
+        return Err(Refused::invalid(
+            "client_msg_ids like this one are the server's",
+        ));
+    }
     if id.chars().count() > CLIENT_MSG_ID_MAX || id.contains('\0') {
         return Err(Refused::invalid(
             "client_msg_id has more than 64 characters, or a NUL",

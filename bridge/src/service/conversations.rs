@@ -84,11 +84,12 @@ impl Changes {
 }
 
 impl Command {
-    /// Whether the first answer counts when it is asked again: the second time it would take away what came between.
+    /// Whether the first answer counts when it is asked again: the second time it would take away, or set back, what
+    /// came between. Drafts come often, and with their text in the answer.
     pub(super) fn keeps_answer(&self) -> bool {
         match self {
             Command::Clear(_) | Command::Delete(_) => true,
-            Command::Set(..) => false,
+            Command::Set(_, changes) => changes.draft.is_none(),
         }
     }
 }

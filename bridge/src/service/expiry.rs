@@ -19,7 +19,7 @@ use crate::store::operations::{Gone, Place, audience, blank, next_expiry, note_c
 use crate::store::{self, Store, Transaction, views};
 
 /// Messages that disappear in one transaction.
-const AT_ONCE: u32 = 256;
+const AT_ONCE: u32 = 64;
 /// People who hear of them before the next.
 const AUDIENCE_MAX: usize = 16 * 1024;
 

@@ -124,6 +124,13 @@ fn copied(
         let reason = "there is nothing left of a message";
         return Err(Refused::new(Code::Conflict, reason));
     }
+    if originals
+        .iter()
+        .any(|original| original.expires_at.is_some())
+    {
+        let reason = "what disappears is not forwarded";
+        return Err(Refused::new(Code::Conflict, reason));
+    }
     if originals.iter().any(|original| original.kind == SYSTEM) {
         let reason = "what the server says is not forwarded";
         return Err(Refused::new(Code::Conflict, reason));

@@ -10,6 +10,7 @@ use schema::{ConversationId, MsgId, Uid, v1};
 use super::Limits;
 use super::batch::Executor;
 use super::command;
+use super::conversations;
 use super::job::{Caller, Delivery, Settled};
 use super::refused::Refused;
 use super::schedule;
@@ -138,7 +139,7 @@ impl Executor {
                 msg_id,
                 emoji,
                 remove,
-            } => react(tx, caller, *msg_id, (emoji, *remove), session).await,
+            } => react(self, tx, caller, *msg_id, (emoji, *remove), session).await,
             Command::Delete(msg_ids) => delete(tx, caller, msg_ids, session).await,
             Command::CancelScheduled(id) => self.cancel_scheduled(tx, caller, *id, session).await,
             Command::Expire => self.expire(tx).await,
@@ -188,6 +189,9 @@ impl Executor {
             let reason = "the message can't be edited by you, or no longer";
             return Err(Refused::new(Code::PermissionDenied, reason).into());
         }
+        if !self.is_heard(tx, caller, before, Asks::ToWrite).await? {
+            return Ok(Settled::ok(ok(seen.message)));
+        }
         let after = edited(before, edit)?;
         if after.content == before.content && after.mentions == before.mentions {
             return Ok(Settled::ok(ok(seen.message)));
@@ -215,6 +219,32 @@ impl Executor {
         }
         changed(tx, caller, edit.msg_id, session).await
     }
+
+    /// Whether what the caller does to a message reaches the others. Of somebody whom the other one has blocked silently
+    /// nothing comes, and nothing is said.
+    async fn is_heard(
+        &mut self,
+        tx: &Transaction,
+        caller: &Caller,
+        message: &v1::Message,
+        asks: Asks,
+    ) -> Result<bool, Failed> {
+        let id = command::conversation(&message.conversation)?;
+        let Some(conversation) = self.conversation(tx, &id).await? else {
+            return Ok(true);
+        };
+        if let (Asks::ToWrite, Some(group)) = (asks, &conversation.group) {
+            group.check_send(&caller.uid, SystemTime::now)?;
+        }
+        Ok(conversation.deaf_to(&caller.uid)?.is_none())
+    }
+}
+
+/// What the caller wants of a conversation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    ToWrite,
+    ToReact,
 }
 
 /// The message with its new text.
@@ -270,6 +300,7 @@ async fn manages(tx: &Transaction, seen: &Seen, is_own: bool) -> Result<bool, st
 }
 
 async fn react(
+    executor: &mut Executor,
     tx: &Transaction,
     caller: &Caller,
     msg_id: u64,
@@ -278,6 +309,13 @@ async fn react(
 ) -> Result<Settled, Failed> {
     let seen = lock_and_see(tx, caller, msg_id).await?;
     let place = there(&seen)?;
+    let message = &seen.message;
+    if !executor
+        .is_heard(tx, caller, message, Asks::ToReact)
+        .await?
+    {
+        return Ok(Settled::ok(ok(seen.message)));
+    }
     let emojis = operations::emojis(tx, &caller.uid, msg_id).await?;
     let is_there = emojis.iter().any(|(known, mine)| *mine && known == emoji);
     if is_there != remove {
@@ -352,13 +390,11 @@ async fn delete(
         conversation: name.clone(),
         msg_ids: msg_ids.to_vec(),
     });
-    Ok(Settled {
-        deliveries: vec![Delivery::event(event, [uid], session)],
-        ..Settled::ok(v1::Ok {
-            conversation: name.clone(),
-            ..Default::default()
-        })
-    })
+    let after = conversations::standing(tx, caller, name).await?;
+    let mut settled = conversations::moved(caller, &after, session);
+    let deleted = Delivery::event(event, [uid], session);
+    settled.deliveries.insert(0, deleted);
+    Ok(settled)
 }
 
 /// A message that the caller can see, and nobody changes meanwhile.

@@ -5,13 +5,13 @@
 //! Three tasks share the work, so that the database is seldom without any: while a round is executed, `intake` takes the
 //! next frames apart and `announcer` says what the round before has come to.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
-use schema::MsgId;
 use schema::link::{ToEdge, from_edge};
+use schema::{MsgId, Uid};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -51,8 +51,12 @@ const HTTP_FIRST: usize = 64;
 const RETAINED_MAX: usize = 512;
 /// How often answers that are no longer kept, and retained messages that have run out, are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
-/// Catch-ups and questions that read at the same time; more wait.
+/// Catch-ups that read at the same time; more wait.
 const READERS: usize = 16;
+/// Questions that read at the same time: fewer than there are connections, so that others get at the database, too.
+const QUESTION_READERS: usize = 3;
+/// Questions of a user that may be under way; past that they are refused.
+const QUESTIONS_OF_USER_MAX: usize = 32;
 /// Questions that may wait for their answer; past that they are refused.
 const QUESTIONS_MAX: usize = 256;
 
@@ -65,10 +69,11 @@ pub(super) struct Pipeline {
     presence: Presence,
     feeds: Feeds,
     steps: mpsc::Receiver<Step>,
-    /// Bounds how many catch-ups and questions read at the same time.
-    readers: Arc<Semaphore>,
-    /// Bounds how many questions wait for their answer.
+    /// Bounds how many questions wait for their answer, and how many of them read at the same time.
     questions: Arc<Semaphore>,
+    question_readers: Arc<Semaphore>,
+    /// Questions under way, by who has asked them.
+    asking: HashMap<Uid, usize>,
     context: questions::Context,
     answered: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     /// What others have to tell users, beside any command.
@@ -79,8 +84,8 @@ pub(super) struct Pipeline {
     moves: mpsc::Sender<Moves>,
 }
 
-/// A question's door and `client_msg_id`, and its answer.
-type Answer = (Door, String, Settled);
+/// Who has asked a question, its door and `client_msg_id`, and its answer.
+type Answer = (Uid, Door, String, Settled);
 
 /// Nobody hears any more what rounds have come to.
 #[derive(Debug)]
@@ -127,7 +132,7 @@ impl Pipeline {
         let readers = Arc::new(Semaphore::new(READERS));
         let (feeds, steps) = Feeds::new(
             executor.store().clone(),
-            readers.clone(),
+            readers,
             executor.limits.catch_up_max,
             executor.limits.devices_max,
             is_stalled.clone(),
@@ -146,8 +151,9 @@ impl Pipeline {
             presence,
             feeds,
             steps,
-            readers,
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            question_readers: Arc::new(Semaphore::new(QUESTION_READERS)),
+            asking: HashMap::new(),
             context,
             answered: mpsc::channel(QUESTIONS_MAX),
             events,
@@ -180,7 +186,7 @@ impl Pipeline {
                 Some(frame) = frames.recv() => self.take_frame(frame, &mut round),
                 Some(job) = jobs.recv() => self.take_job(job, &mut round),
                 Some(step) = self.steps.recv() => round.steps.push(step),
-                Some(answered) = self.answered.1.recv() => tell_answered(answered, &mut round.items),
+                Some(answered) = self.answered.1.recv() => self.tell_answered(answered, &mut round.items),
                 Some(event) = self.events.recv() => round.items.push(event.into_item()),
                 () = sleep_until(notes_due.min()) => {}
                 _ = prune.tick() => self.prune().await,
@@ -230,7 +236,7 @@ impl Pipeline {
             round.steps.push(step);
         }
         while let Ok(answered) = self.answered.1.try_recv() {
-            tell_answered(answered, &mut round.items);
+            self.tell_answered(answered, &mut round.items);
         }
         while let Ok(event) = self.events.try_recv() {
             round.items.push(event.into_item());
@@ -288,12 +294,20 @@ impl Pipeline {
         let Command::Ask(question) = command else {
             unreachable!("everything else has been taken")
         };
+        let asking = self.asking.entry(caller.uid.clone()).or_default();
+        if *asking >= QUESTIONS_OF_USER_MAX {
+            let refused = Refused::new(Code::RateLimited, "too many questions at once");
+            answer((door, client_msg_id, Err(refused)), &mut round.items);
+            return;
+        }
+        *asking += 1;
         let Ok(slot) = self.questions.clone().try_acquire_owned() else {
+            self.has_answer(&caller.uid);
             let refused = Refused::new(Code::Unavailable, "too many questions are waiting");
             answer((door, client_msg_id, Err(refused)), &mut round.items);
             return;
         };
-        let (context, readers) = (self.context.clone(), self.readers.clone());
+        let (context, readers) = (self.context.clone(), self.question_readers.clone());
         let answered = self.answered.0.clone();
         tokio::spawn(async move {
             // The semaphore is never closed; a permit less would do no harm.
@@ -305,12 +319,28 @@ impl Pipeline {
                     let reason = "this can't be read now";
                     Refused::new(Code::Unavailable, reason).into()
                 });
-            let answer = (door, client_msg_id, settled);
+            let answer = (caller.uid, door, client_msg_id, settled);
             if answered.send(answer).await.is_err() {
                 warn!("a question was answered after the service had ended");
             }
             drop(slot);
         });
+    }
+
+    /// The answer to a question, and then what others hear of it.
+    fn tell_answered(&mut self, (uid, door, id, settled): Answer, items: &mut Vec<ToEdge>) {
+        self.has_answer(&uid);
+        answer((door, id, settled.result), items);
+        items.extend(settled.deliveries.into_iter().map(Delivery::into_item));
+    }
+
+    fn has_answer(&mut self, uid: &Uid) {
+        if let Some(asking) = self.asking.get_mut(uid) {
+            *asking -= 1;
+            if *asking == 0 {
+                self.asking.remove(uid);
+            }
+        }
     }
 
     /// Drops what is no longer kept. That it fails once does no harm.
@@ -514,12 +544,6 @@ struct Done {
     effects: Effects,
     /// Topics whose retained message could not be stored.
     unstored: HashSet<String>,
-}
-
-/// The answer to a question, and then what others hear of it.
-fn tell_answered((door, client_msg_id, settled): Answer, items: &mut Vec<ToEdge>) {
-    answer((door, client_msg_id, settled.result), items);
-    items.extend(settled.deliveries.into_iter().map(Delivery::into_item));
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

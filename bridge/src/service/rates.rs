@@ -218,7 +218,7 @@ fn expensive(command: &Command) -> Option<Expensive> {
         | Command::GroupDissolve(_) => Some(Expensive::Groups),
         Command::ContactRequest(_) => Some(Expensive::Contacts),
         Command::GetUsers(asked) if !asked.query.is_empty() => Some(Expensive::Users),
-        Command::GetChanges(asked) if asked.since == 0 => Some(Expensive::Changes),
+        Command::GetChanges(_) => Some(Expensive::Changes),
         Command::Send(send) if matches!(send.content, Some(Content::Forward(_))) => {
             Some(Expensive::Forwards)
         }

@@ -13,6 +13,7 @@ use schema::{Uid, v1};
 
 use super::refused::Refused;
 use crate::store::devices::Cursor;
+use crate::store::looks;
 use crate::store::receipts::{self, Position};
 use crate::store::{self, Store};
 
@@ -54,7 +55,14 @@ pub(super) async fn of_message(
     };
     let seq = sent.seq;
     let mut members = receipts::audience(db, sent.conversation_id, seq, caller).await?;
+    let is_direct = sent.conversation.starts_with("u:");
     for member in &mut members {
+        if is_direct && looks::is_blocked(db, caller, &member.uid).await? {
+            // The same whichever message is asked about, so that nobody learns since when he is not heard.
+            let heard = receipts::newest_heard(db, sent.conversation_id, caller).await?;
+            member.acked = member.acked.min(heard);
+            member.read = member.read.min(heard);
+        }
         if sent.hidden_from.as_deref() == Some(member.uid.as_str()) {
             // Later messages move the positions of one who never got this one.
             member.acked = member.acked.min(seq - 1);

@@ -24,6 +24,8 @@ use crate::code::Code;
 use crate::store::scheduled::{self, Scheduled};
 use crate::store::{self, Store, Transaction, conversations};
 
+/// What the `client_msg_id` of a scheduled message begins with, when it is sent. No client may use such ones.
+pub(super) const CLIENT_MSG_ID: &str = "scheduled:";
 /// The longest time ahead.
 const AHEAD_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Messages of a user that wait, and their bytes together: all of them are one answer.
@@ -80,7 +82,7 @@ impl Executor {
             id,
             uid: caller.uid.to_string(),
             device: caller.device.clone(),
-            client_msg_id: format!("scheduled:{id}"),
+            client_msg_id: format!("{CLIENT_MSG_ID}{id}"),
             send_at: new.at,
             send: new.asked.clone(),
         };

@@ -11,13 +11,13 @@ use schema::{Timestamp, Uid, v1};
 use super::appearance::{Appearance, Status};
 use super::batch::Executor;
 use super::command;
-use super::job::{Caller, Settled};
+use super::job::{Caller, Delivery, Settled};
 use super::presence::Presence;
 use super::refused::Refused;
 use super::single::Failed;
 use crate::clock;
 use crate::store::looks::{self, Look};
-use crate::store::{self, Store, Transaction, devices};
+use crate::store::{self, Store, Transaction, devices, views};
 
 /// Longest text, in characters.
 const TEXT_MAX: usize = 128;
@@ -87,16 +87,24 @@ impl Executor {
             let reason = "a state is a connected device's: over HTTP there is none";
             return Err(Refused::invalid(reason).into());
         }
+        let mut deliveries = Vec::new();
         if let Some(text) = &set.text
             && looks::set_text(tx, &caller.uid, text).await?
         {
             self.effects.restyled.push(caller.uid.clone());
+            if let Some(profile) = views::profile(tx, &caller.uid).await? {
+                let event = v1::event::Event::Profile(profile);
+                deliveries.push(Delivery::event(event, [&caller.uid], session));
+            }
         }
         if let Some(status) = set.status {
             let status = (caller.uid.clone(), session, status);
             self.effects.statuses.push(status);
         }
-        Ok(Settled::ok(v1::Ok::default()))
+        Ok(Settled {
+            deliveries,
+            ..Settled::ok(v1::Ok::default())
+        })
     }
 }
 

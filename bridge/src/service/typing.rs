@@ -87,8 +87,8 @@ pub(super) async fn tell(
         let refused = Refused::not_found("there is no such conversation");
         return Ok(refused.into());
     };
-    let is_first = writers.note(&key, typing.stopped, Instant::now());
-    if others.is_empty() || !is_first {
+    // Where nobody hears it nothing has to be remembered.
+    if others.is_empty() || !writers.note(&key, typing.stopped, Instant::now()) {
         return Ok(ok);
     }
     let event = v1::event::Event::Typing(v1::TypingNotice {

@@ -4,6 +4,8 @@
 use schema::{Timestamp, Uid, v1};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
+use super::groups::pins;
+use super::views::PINS_MAX;
 use super::{Error, sql};
 
 /// Things of a kind that get their versions at once; the others get theirs the next time.
@@ -107,31 +109,32 @@ pub async fn number<C: ConnectionTrait>(
     if numbered.version == version {
         return Ok(numbered);
     }
-    let columns = ["uid", "other", "version", "revision"];
-    let set = "version = v.version, synced = v.revision";
+    // MySQL takes a value's name for a column where both are one.
+    let columns = ["uid", "other", "number", "revision"];
+    let set = "version = v.number, synced = v.revision";
     let on = "contacts.uid = v.uid AND contacts.other = v.other";
     sql::update_rows(db, "contacts", &columns, set, on, contacts).await?;
-    let columns = ["conversation_id", "uid", "version", "revision"];
+    let columns = ["conversation_id", "uid", "number", "revision"];
     let on = "members.conversation_id = v.conversation_id AND members.uid = v.uid";
     for (set, rows) in [
         (
-            "group_version = v.version, group_synced = v.revision",
+            "group_version = v.number, group_synced = v.revision",
             &mut groups,
         ),
         (
-            "version = v.version, synced = v.revision",
+            "version = v.number, synced = v.revision",
             &mut conversations,
         ),
     ] {
         sql::update_rows(db, "members", &columns, set, on, std::mem::take(rows)).await?;
     }
-    let columns = ["uid", "name", "version"];
+    let columns = ["uid", "name", "number"];
     let on = "departures.uid = v.uid AND departures.name = v.name";
     sql::update_rows(
         db,
         "departures",
         &columns,
-        "version = v.version",
+        "version = v.number",
         on,
         departures,
     )
@@ -331,7 +334,11 @@ pub async fn groups<C: ConnectionTrait>(
             (SELECT COUNT(*) FROM members m WHERE m.conversation_id = c.id) AS member_count
         FROM chat_groups g JOIN conversations c ON c.id = g.conversation_id WHERE g.conversation_id {in}";
     let rows = sql::query_rows(db, text, rows).await?;
-    Ok(rows.iter().map(group).collect::<Result<_, _>>()?)
+    let mut groups: Vec<(i64, v1::Group)> = rows.iter().map(group).collect::<Result<_, _>>()?;
+    for (id, group) in &mut groups {
+        group.pinned = pins::list(db, *id, PINS_MAX).await?;
+    }
+    Ok(groups)
 }
 
 fn group(row: &QueryResult) -> Result<(i64, v1::Group), DbErr> {

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use schema::Uid;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
-use super::members::Role;
+use super::members::{self, Role};
 use super::{Error, devices, sql, users};
 use crate::clock;
 
@@ -143,11 +143,7 @@ pub async fn pass_ownership_on<C: ConnectionTrait>(
         return Ok(None);
     };
     let heir = users::uid(&row)?;
-    let text =
-        "UPDATE members SET role = ?, changes = changes + 1 WHERE conversation_id = ? AND uid = ?";
-    let role = Role::Owner.as_str().into();
-    let values = [role, conversation_id.into(), heir.as_str().into()];
-    sql::execute(db, text, values).await?;
+    members::set_role(db, conversation_id, &heir, Role::Owner).await?;
     Ok(Some(heir))
 }
 

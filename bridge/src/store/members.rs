@@ -343,6 +343,28 @@ pub async fn count_sent<'a, C: ConnectionTrait>(
     Ok(())
 }
 
+/// A conversation that the user has deleted stays so, though it has a message that is hidden from the user.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn keep_deleted<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+    seq: u32,
+) -> Result<(), Error> {
+    let text = "UPDATE members SET deleted_seq = ? WHERE conversation_id = ? AND uid = ? AND deleted_seq = ?";
+    let seq = seq.cast_signed();
+    let values = [
+        seq.into(),
+        conversation_id.into(),
+        uid.as_str().into(),
+        (seq - 1).into(),
+    ];
+    sql::execute(db, text, values).await?;
+    Ok(())
+}
+
 /// Moves the read position forward, counting what the user sent up to there, or what is not there for him. What is read is
 /// no longer marked as unread.
 ///

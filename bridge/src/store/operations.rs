@@ -30,7 +30,7 @@ impl Gone {
         }
     }
 
-    fn state(self) -> i32 {
+    pub(super) fn state(self) -> i32 {
         match self {
             Gone::Recalled => 1,
             Gone::Expired => 2,
@@ -148,8 +148,8 @@ pub async fn blank<C: ConnectionTrait>(
         pins.push([place.conversation_id.into(), msg_id.into()]);
         push_mentions(&mut mentions, *place, mentioned);
     }
-    let set = format!("state = {}, content = v.content", gone.state());
-    let (columns, on) = (["msg_id", "content"], "messages.msg_id = v.msg_id");
+    let set = format!("state = {}, content = v.blank", gone.state());
+    let (columns, on) = (["msg_id", "blank"], "messages.msg_id = v.msg_id");
     sql::update_rows(db, "messages", &columns, &set, on, contents).await?;
     for table in ["revisions", "reactions", "expiring"] {
         let mut ids = sql::Rows::new(1);
@@ -249,12 +249,12 @@ pub async fn replace_mentions<C: ConnectionTrait>(
     messages::add_mentions(db, rows).await
 }
 
-/// What a message said before, newest first, without the current one.
+/// What a message said before, newest first, without the current one; the newest 32.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
 pub async fn revisions<C: ConnectionTrait>(db: &C, msg_id: u64) -> Result<Vec<Revision>, Error> {
-    let text = "SELECT content, at FROM revisions WHERE msg_id = ? ORDER BY number DESC";
+    let text = "SELECT content, at FROM revisions WHERE msg_id = ? ORDER BY number DESC LIMIT 32";
     let mut revisions = Vec::new();
     for row in sql::query(db, text, [msg_id.cast_signed().into()]).await? {
         revisions.push(Revision {

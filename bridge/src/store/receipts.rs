@@ -70,6 +70,26 @@ pub async fn sent<C: ConnectionTrait>(
     Ok(row.map(sent).transpose()?)
 }
 
+/// The newest of the user's messages there that the others get; 0: none.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn newest_heard<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+) -> Result<u32, Error> {
+    let text =
+        "SELECT seq FROM messages WHERE conversation_id = ? AND sender = ? AND hidden_from IS NULL
+        ORDER BY seq DESC LIMIT 1";
+    let values = [conversation_id.into(), uid.as_str().into()];
+    let row = sql::query_one(db, text, values).await?;
+    Ok(row
+        .map(|row| seq(&row, "seq"))
+        .transpose()?
+        .unwrap_or_default())
+}
+
 /// Everybody for whom the conversation's message `seq` was, but its sender, by uid.
 ///
 /// # Errors

@@ -175,6 +175,11 @@ pub async fn update_rows<C: ConnectionTrait>(
     on: &str,
     rows: Rows,
 ) -> Result<(), DbErr> {
+    let mut assigned = set.split(", ").filter_map(|part| part.split_once(" = "));
+    debug_assert!(
+        !assigned.any(|(column, _)| columns.contains(&column.trim())),
+        "MySQL can't tell a value from the column that is set: {set}"
+    );
     let is_mysql = connection.get_database_backend() == DbBackend::MySql;
     for (list, values) in rows.chunks() {
         let text = if is_mysql {

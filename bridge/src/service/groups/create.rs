@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use schema::{ConversationId, Gid, Uid, v1};
 
 use super::group::{Change, Group, no_such_group};
+use super::members::who_comes;
 use super::{Command, name};
 use crate::code::Code;
 use crate::service::Limits;
@@ -59,6 +60,7 @@ impl Executor {
         create: &Create,
     ) -> Result<Settled, Failed> {
         check_existence(tx, &create.members).await?;
+        let members = who_comes(tx, caller, &create.members).await?;
         let gid = match &create.gid {
             Some(gid) => gid.clone(),
             None => new_gid(self.ids.next(SystemTime::now()).0),
@@ -70,7 +72,7 @@ impl Executor {
         let conversation = ConversationId::Group(gid.clone()).to_string();
         let id = self.make_conversation(tx, &conversation).await?;
         groups::add(tx, id, &gid, &create.name).await?;
-        let others = create.members.iter().map(|uid| (uid, Role::Member));
+        let others = members.iter().map(|uid| (uid, Role::Member));
         let everybody = std::iter::once((caller, Role::Owner)).chain(others);
         members::add(tx, id, 0, 0, everybody).await?;
         let group = Group::lock(tx, &gid, id).await?;

@@ -180,9 +180,12 @@ impl Executor {
                 ..Default::default()
             }));
         }
-        let everybody = group.uids().chain(&change.gone);
         let event = v1::event::Event::Group(now.clone());
-        let mut deliveries = vec![Delivery::event(event, everybody, 0)];
+        let mut deliveries = vec![Delivery::event(event, group.uids(), 0)];
+        if !change.gone.is_empty() {
+            let event = v1::event::Event::Group(for_those_gone(&now, &change.gone));
+            deliveries.push(Delivery::event(event, &change.gone, 0));
+        }
         for message in messages {
             deliveries.push(Delivery::message(group.id, &message, group.uids(), 0));
         }
@@ -190,6 +193,23 @@ impl Executor {
             deliveries,
             ..group_settled(now)
         })
+    }
+}
+
+/// What those hear of a group who are no longer in it: only that.
+fn for_those_gone(group: &v1::Group, gone: &[Uid]) -> v1::Group {
+    let gone = gone.iter().take(MEMBERS_TOLD);
+    v1::Group {
+        gid: group.gid.clone(),
+        conversation: group.conversation.clone(),
+        partial: true,
+        members: gone
+            .map(|uid| v1::GroupMember {
+                uid: uid.to_string(),
+                ..Default::default()
+            })
+            .collect(),
+        ..Default::default()
     }
 }
 

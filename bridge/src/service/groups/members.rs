@@ -6,6 +6,7 @@ use super::group::{Change, Group, conflict, unchanged};
 use super::{Command, rules, text};
 use crate::service::batch::Executor;
 use crate::service::command::{gid, too_many_members, uid};
+use crate::service::direct_rules;
 use crate::service::job::Settled;
 use crate::service::refused::Refused;
 use crate::service::single::{Failed, check_existence};
@@ -26,6 +27,26 @@ pub(super) fn check_nickname(asked: v1::GroupNickname) -> Result<Command, Refuse
     Ok(Command::Nickname(gid(&asked.gid)?, user, nickname))
 }
 
+/// Those of the users who come where the caller takes them along. Whoever takes no messages from the caller is not taken
+/// into a group either; of somebody who has blocked the caller silently nothing is said.
+pub(super) async fn who_comes(
+    tx: &Transaction,
+    caller: &Uid,
+    uids: &[Uid],
+) -> Result<Vec<Uid>, Failed> {
+    let pair = |uid| (caller.min(uid), caller.max(uid));
+    let pairs: Vec<(&Uid, &Uid)> = uids.iter().map(pair).collect();
+    let rules = direct_rules::load(tx, &pairs).await?;
+    let mut coming = Vec::with_capacity(uids.len());
+    for uid in uids {
+        let ruling = rules.get(&pair(uid)).copied().unwrap_or_default();
+        if ruling.deaf_to(caller, pair(uid))?.is_none() {
+            coming.push(uid.clone());
+        }
+    }
+    Ok(coming)
+}
+
 impl Executor {
     pub(super) async fn add_members(
         &mut self,
@@ -39,6 +60,7 @@ impl Executor {
         check_existence(tx, uids).await?;
         let is_new = |uid: &&Uid| group.role(uid).is_none();
         let new: Vec<Uid> = uids.iter().filter(is_new).cloned().collect();
+        let new = who_comes(tx, caller, &new).await?;
         if new.is_empty() {
             return unchanged(tx, &group).await;
         }

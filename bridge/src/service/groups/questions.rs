@@ -15,12 +15,7 @@ pub(in crate::service) async fn group(
     caller: &Uid,
     gid: &Gid,
 ) -> Result<Settled, store::Error> {
-    let group = views::group(store.reader(), gid).await?;
-    let is_in = |group: &v1::Group| {
-        let mut uids = group.members.iter().map(|member| member.uid.as_str());
-        uids.any(|uid| uid == caller.as_str())
-    };
-    Ok(match group.filter(is_in) {
+    Ok(match views::group_of(store.reader(), caller, gid).await? {
         Some(group) => group_settled(group),
         None => no_such_group().into(),
     })

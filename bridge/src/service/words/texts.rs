@@ -8,6 +8,7 @@ pub(super) fn of(command: &mut Command) -> Vec<&mut String> {
     match command {
         Command::Send(send) => send.content.as_mut().map(of_content).unwrap_or_default(),
         Command::Edit(edit) => vec![&mut edit.text],
+        Command::React(react) => vec![&mut react.emoji],
         Command::GroupCreate(create) => vec![&mut create.name],
         Command::GroupSet(set) => set.name.iter_mut().chain(&mut set.announcement).collect(),
         Command::GroupNickname(nickname) => vec![&mut nickname.nickname],

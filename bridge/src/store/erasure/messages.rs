@@ -29,21 +29,23 @@ pub async fn blank_messages<C: ConnectionTrait>(
     uid: &Uid,
     after: i64,
 ) -> Result<Option<i64>, Error> {
-    let rows = unblanked(db, uid, after).await?;
+    let rows = some_messages(db, uid, after).await?;
     let mut ids = sql::Rows::new(1);
     let mut messages = Vec::with_capacity(rows.len());
     let mut last = after;
+    if rows.is_empty() {
+        return Ok(None);
+    }
     for (row, has_client_id) in &rows {
-        let place = place(row)?;
+        let (place, state): (Place, i32) = (place(row)?, row.try_get("", "state")?);
         let id = place.msg_id.cast_signed();
-        ids.push([id.into()]);
-        messages.push((place, mentioned(row)?));
         if !has_client_id {
             last = id;
         }
-    }
-    if messages.is_empty() {
-        return Ok(None);
+        if *has_client_id || state != Gone::Deleted.state() {
+            ids.push([id.into()]);
+            messages.push((place, mentioned(row)?));
+        }
     }
     let blanked = messages
         .iter()
@@ -61,22 +63,23 @@ pub async fn blank_messages<C: ConnectionTrait>(
     Ok(Some(last))
 }
 
-/// Some messages of the user that are not blanked: those with a client's id, by which they are found; then others, after
-/// `after`. Tells which.
-async fn unblanked<C: ConnectionTrait>(
+/// Some messages of the user: those with a client's id, by which what is not blanked is found; then others, after `after`.
+/// Tells which.
+async fn some_messages<C: ConnectionTrait>(
     db: &C,
     uid: &Uid,
     after: i64,
 ) -> Result<Vec<(QueryResult, bool)>, DbErr> {
-    let select = "SELECT msg_id, conversation_id, seq, content FROM messages WHERE sender = ?";
+    let select =
+        "SELECT msg_id, conversation_id, seq, state, content FROM messages WHERE sender = ?";
     let text = format!("{select} AND client_msg_id > '' ORDER BY client_msg_id LIMIT {STEP}");
     let rows = sql::query(db, &text, [uid.as_str().into()]).await?;
     if !rows.is_empty() {
         return Ok(rows.into_iter().map(|row| (row, true)).collect());
     }
-    let text = format!(
-        "{select} AND client_msg_id IS NULL AND msg_id > ? AND state <> 3 ORDER BY msg_id LIMIT {STEP}"
-    );
+    // Blanked ones among them, so that a step is short wherever it begins.
+    let text =
+        format!("{select} AND client_msg_id IS NULL AND msg_id > ? ORDER BY msg_id LIMIT {STEP}");
     let rows = sql::query(db, &text, [uid.as_str().into(), after.into()]).await?;
     Ok(rows.into_iter().map(|row| (row, false)).collect())
 }

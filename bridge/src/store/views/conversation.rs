@@ -11,7 +11,7 @@ use crate::store::members::Wishes;
 use crate::store::{Error, sql};
 
 /// How far below a conversation's newest message its latest one that the user may see is looked for.
-const LOOK_BACK: u32 = 64;
+const LOOK_BACK: u32 = 1024;
 
 /// Where a member stands in a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,15 +164,18 @@ pub async fn conversations<C: ConnectionTrait>(
     Ok(ordered)
 }
 
+/// Mentions are counted among so many of the newest messages, so that a count is soon made.
+const MENTIONS_WITHIN: u32 = 10_000;
+
 /// What [`membership_of`] reads, of the conversation `c` and its member `m`.
 fn membership_columns() -> String {
     format!(
         "c.id, c.name, c.last_seq, c.changes, m.role, m.visible_seq, m.last_read_seq, m.sent, m.sent_read,
         m.pinned_at, m.muted_until, m.archived, m.marked_unread, m.draft, m.deleted_seq, (
-            SELECT COUNT(DISTINCT n.seq) FROM mentions n
-            JOIN messages x ON x.conversation_id = n.conversation_id AND x.seq = n.seq
+            SELECT COUNT(DISTINCT n.seq) FROM mentions n CROSS JOIN messages x
             WHERE n.conversation_id = c.id AND n.uid IN (m.uid, '@all')
-                AND n.seq > m.last_read_seq AND n.seq > m.visible_seq
+                AND n.seq > m.last_read_seq AND n.seq > m.visible_seq AND n.seq > c.last_seq - {MENTIONS_WITHIN}
+                AND x.conversation_id = n.conversation_id AND x.seq = n.seq
                 AND x.sender <> m.uid AND x.state = 0 AND {}) AS mentions",
         visible_to("m.uid")
     )

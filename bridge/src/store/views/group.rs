@@ -120,6 +120,11 @@ pub async fn group_of<C: ConnectionTrait>(
     uid: &Uid,
     gid: &Gid,
 ) -> Result<Option<v1::Group>, Error> {
+    // First, so that others don't even learn how long it takes.
+    let name = ConversationId::Group(gid.clone()).to_string();
+    let Some(membership) = membership(db, uid, &name).await? else {
+        return Ok(None);
+    };
     let Some(mut group) = group(db, gid).await? else {
         return Ok(None);
     };
@@ -127,9 +132,7 @@ pub async fn group_of<C: ConnectionTrait>(
     let Some(own) = members.find(|member| member.uid == uid.as_str()) else {
         return Ok(None);
     };
-    if let Some(membership) = membership(db, uid, &group.conversation).await? {
-        own.last_read_seq = membership.last_read_seq;
-    }
+    own.last_read_seq = membership.last_read_seq;
     Ok(Some(group))
 }
 
