@@ -95,11 +95,11 @@ mod tests {
     #[tokio::test]
     async fn only_a_peer_that_takes_nothing_is_given_up() {
         let (near, mut far) = tokio::io::duplex(16);
-        let mut near = WriteLimit::new(near, Duration::from_millis(100));
+        let mut near = WriteLimit::new(near, Duration::from_secs(1));
         let reader = tokio::spawn(async move {
             // Slower than the limit altogether, but never for long.
             for _ in 0..6 {
-                tokio::time::sleep(Duration::from_millis(30)).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
                 far.read_exact(&mut [0; 16]).await.unwrap();
             }
             far
