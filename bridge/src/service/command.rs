@@ -122,11 +122,6 @@ pub fn check(caller: &Uid, up: v1::Up, limits: &Limits) -> Result<Command, Refus
     }
 }
 
-/// What is promised and not there yet.
-pub(super) fn not_yet() -> Refused {
-    Refused::new(Code::Unavailable, "this command is not there yet")
-}
-
 fn check_client_msg_id(id: &str) -> Result<(), Refused> {
     if id.starts_with(schedule::CLIENT_MSG_ID) {
         return Err(Refused::invalid(

@@ -88,7 +88,7 @@ pub(super) fn check(caller: &Uid, asked: v1::up::Command) -> Result<command::Com
             (asked.user, Change::Block(block))
         }
         Asked::ContactUnblock(asked) => (asked.user, Change::Block(Block::No)),
-        _ => return Err(command::not_yet()),
+        _ => unreachable!("only these are handed over"),
     };
     let other = command::uid(&user)?;
     if other == *caller {

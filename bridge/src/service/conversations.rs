@@ -104,7 +104,7 @@ pub(super) fn check(asked: v1::up::Command, limits: &Limits) -> Result<command::
         Asked::ConversationSet(set) => check_set(set, limits)?,
         Asked::ConversationClear(clear) => Command::Clear(conversation(&clear.conversation)?),
         Asked::ConversationDelete(delete) => Command::Delete(conversation(&delete.conversation)?),
-        _ => return Err(command::not_yet()),
+        _ => unreachable!("only these are handed over"),
     };
     Ok(command::Command::Conversation(command))
 }

@@ -99,7 +99,7 @@ pub(super) fn check(
         Asked::GroupJoin(asked) => joining::check_join(asked)?,
         Asked::GroupAnswer(asked) => joining::check_answer(&asked)?,
         Asked::GroupPin(asked) => pins::check(&asked)?,
-        _ => return Err(command::not_yet()),
+        _ => unreachable!("only these are handed over"),
     };
     Ok(command::Command::Group(command))
 }
