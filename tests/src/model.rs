@@ -4,7 +4,7 @@
 //! Reading order: [`chat`] (the reference: conversations, members, what each may see), [`plan`] (what is to happen next,
 //! chosen by a seed), [`handset`] (a device that takes down what it hears and acknowledges), [`lane`] (one actor doing its
 //! part of a burst), [`membership`] (an order in which concurrent changes of a group make sense), [`operations`] (what becomes
-//! of messages and of one's view of them), [`run`] (bursts, kills and
+//! of messages and of one's view of them), [`mod@run`] (bursts, kills and
 //! quiet points), [`compare`] (what the server tells over HTTP, against the reference).
 //!
 //! Within a burst the actors are really concurrent, and the server chooses the order: the reference takes it from the
