@@ -1,7 +1,7 @@
 //! What people look at: conversations, pages of history, groups, contacts, users. Reads only.
 //!
-//! Whoever reads messages for a user goes through [`message`], which says nothing of what is gone, and asks for
-//! [`visible_to`], so that nobody gets what is not his to see.
+//! Whoever reads messages for a user goes through `message`, which says nothing of what is gone, and asks for
+//! `visible_to`, so that nobody gets what is not his to see.
 
 mod changed;
 mod contact;
