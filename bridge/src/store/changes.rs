@@ -1,11 +1,11 @@
 //! What has changed for a user, by version. Versions are given when somebody asks; see the migration
 //! `m0003_chat_semantics`. Each thing has a version of its own, so that a page can end between any two.
 
-use schema::{Timestamp, Uid, v1};
+use schema::{Uid, v1};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
-use super::groups::pins;
-use super::views::PINS_MAX;
+use super::groups::{SETTINGS, pins};
+use super::views::{PINS_MAX, described};
 use super::{Error, sql};
 
 /// Things of a kind that get their versions at once; the others get theirs the next time.
@@ -329,11 +329,12 @@ pub async fn groups<C: ConnectionTrait>(
     for id in ids {
         rows.push([(*id).into()]);
     }
-    let text = "SELECT c.id, c.name AS conversation, c.created_at, g.gid, g.name, g.avatar, g.announcement, g.join_by,
-            g.invite_by, g.post_by, g.pin_by, g.history_visible, g.muted, g.dissolved_at,
+    let text = format!(
+        "SELECT c.id, c.name AS conversation, c.created_at, g.gid, {SETTINGS}, g.dissolved_at,
             (SELECT COUNT(*) FROM members m WHERE m.conversation_id = c.id) AS member_count
-        FROM chat_groups g JOIN conversations c ON c.id = g.conversation_id WHERE g.conversation_id {in}";
-    let rows = sql::query_rows(db, text, rows).await?;
+        FROM chat_groups g JOIN conversations c ON c.id = g.conversation_id WHERE g.conversation_id {{in}}"
+    );
+    let rows = sql::query_rows(db, &text, rows).await?;
     let mut groups: Vec<(i64, v1::Group)> = rows.iter().map(group).collect::<Result<_, _>>()?;
     for (id, group) in &mut groups {
         group.pinned = pins::list(db, *id, PINS_MAX).await?;
@@ -342,26 +343,13 @@ pub async fn groups<C: ConnectionTrait>(
 }
 
 fn group(row: &QueryResult) -> Result<(i64, v1::Group), DbErr> {
-    let announcement: Option<String> = row.try_get("", "announcement")?;
     let dissolved_at: Option<i64> = row.try_get("", "dissolved_at")?;
-    let member_count: i64 = row.try_get("", "member_count")?;
     let group = v1::Group {
         gid: row.try_get("", "gid")?,
-        name: row.try_get("", "name")?,
         conversation: row.try_get("", "conversation")?,
-        created_at: Some(Timestamp::from_millis(row.try_get("", "created_at")?)),
-        avatar: row.try_get("", "avatar")?,
-        announcement: announcement.unwrap_or_default(),
-        join: row.try_get("", "join_by")?,
-        invite: row.try_get("", "invite_by")?,
-        post: row.try_get("", "post_by")?,
-        pin: row.try_get("", "pin_by")?,
-        history_visible: row.try_get("", "history_visible")?,
-        muted: row.try_get("", "muted")?,
-        member_count: u32::try_from(member_count).unwrap_or_default(),
         partial: true,
         dissolved: dissolved_at.is_some(),
-        ..Default::default()
+        ..described(row)?
     };
     Ok((row.try_get("", "id")?, group))
 }

@@ -20,6 +20,7 @@ pub use contact::{ContactPage, Which, contacts};
 pub use conversation::{Conversation, Membership, conversations, departed, membership};
 pub use conversation_list::{Asked, Listed, PageKey, list, unread_total};
 pub use found::{Place, Room, rooms, visible};
+pub(super) use group::described;
 pub use group::{MEMBERS_TOLD, PINS_MAX, group, group_about, group_of};
 pub use history::{Page, Range, history, messages_by_id};
 pub use media::{MEDIA_KINDS, media};

@@ -60,12 +60,21 @@ async fn head<C: ConnectionTrait>(db: &C, gid: &Gid) -> Result<Option<(i64, v1::
         return Ok(None);
     };
     let id: i64 = row.try_get("", "conversation_id")?;
-    let member_count: i64 = row.try_get("", "member_count")?;
-    let settings = groups::settings_of(&row)?;
     let group = v1::Group {
         gid: gid.to_string(),
-        name: settings.name,
         conversation: ConversationId::Group(gid.clone()).to_string(),
+        pinned: pins::list(db, id, PINS_MAX).await?,
+        ..described(&row)?
+    };
+    Ok(Some((id, group)))
+}
+
+/// What a group is, in a row with the columns [`groups::SETTINGS`], `created_at` and `member_count`.
+pub(in crate::store) fn described(row: &QueryResult) -> Result<v1::Group, DbErr> {
+    let member_count: i64 = row.try_get("", "member_count")?;
+    let settings = groups::settings_of(row)?;
+    Ok(v1::Group {
+        name: settings.name,
         created_at: Some(Timestamp::from_millis(row.try_get("", "created_at")?)),
         avatar: settings.avatar,
         announcement: settings.announcement,
@@ -76,10 +85,8 @@ async fn head<C: ConnectionTrait>(db: &C, gid: &Gid) -> Result<Option<(i64, v1::
         history_visible: settings.history_visible,
         muted: settings.muted,
         member_count: u32::try_from(member_count).unwrap_or_default(),
-        pinned: pins::list(db, id, PINS_MAX).await?,
         ..Default::default()
-    };
-    Ok(Some((id, group)))
+    })
 }
 
 const MEMBER_COLUMNS: &str = "m.uid, m.role, m.last_ack_msgid, m.last_ack_seq, m.last_read_seq, m.nickname, m.silenced_until,
