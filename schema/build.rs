@@ -12,7 +12,11 @@ use prost::Message as _;
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=build");
-    let files = ["tidings/v1/tidings.proto", "tidings/link/v1/link.proto"];
+    let files = [
+        "tidings/v1/tidings.proto",
+        "tidings/link/v1/link.proto",
+        "tidings/bus/v1/bus.proto",
+    ];
     let descriptors = protox::compile(files, ["proto"]).map_err(Error::other)?;
 
     prost_build::Config::new()

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`v1`] (what clients send and get, generated from `proto/tidings/v1`),
 //! [`wire`] (its two encodings), [`openapi`] (one of them described), [`topic`] (which topics carry it), [`id`] (the names in it),
-//! [`link`] (what edge and bridge say to each other).
+//! [`link`] (what edge and bridge say to each other), [`bus`] (what nodes say to each other).
 //!
 //! Invariant: only this crate knows how the messages look as bytes.
 
@@ -24,12 +24,25 @@ pub mod openapi {
     pub const SCHEMAS: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));
 }
 
-/// Frames between the edge and the bridge; explained in `proto/tidings/link/v1/link.proto`.
+/// As nested as the packages are, since what one takes from the other is named by that.
 #[allow(clippy::all, missing_docs)]
-pub mod link {
-    include!(concat!(env!("OUT_DIR"), "/tidings.link.v1.rs"));
+mod generated {
+    pub mod link {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/tidings.link.v1.rs"));
+        }
+    }
+    pub mod bus {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/tidings.bus.v1.rs"));
+        }
+    }
 }
 
+/// What nodes tell each other; explained in `proto/tidings/bus/v1/bus.proto`.
+pub use generated::bus::v1 as bus;
+/// Frames between the edge and the bridge; explained in `proto/tidings/link/v1/link.proto`.
+pub use generated::link::v1 as link;
 pub use id::{ConversationId, Gid, MsgId, Uid};
 pub use timestamp::Timestamp;
 pub use topic::Topic;

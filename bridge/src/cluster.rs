@@ -1,0 +1,64 @@
+//! Several nodes on one database: what they tell each other beside it.
+//!
+//! The database is the truth, and what goes over the [`Bus`] only a hint: a node that misses some of it has its sessions catch
+//! up from the database, and asks the others for what is only in their memory. So the bus promises nothing but to say when
+//! something may have been missed ([`Heard::Missed`]).
+
+use schema::bus::{Notice, notice};
+use tokio::sync::mpsc;
+
+/// Notices that may wait to be sent; what is more is dropped, and the others hear that they have missed something.
+const OUTGOING: usize = 64 * 1024;
+
+/// What came over the bus.
+#[derive(Debug)]
+pub enum Heard {
+    /// Another node tells something.
+    Notice {
+        /// The node's number.
+        node: u32,
+        /// What it tells.
+        notice: notice::Notice,
+    },
+    /// Something that others have told may not have arrived.
+    Missed,
+    /// A node is gone: its sessions are no longer there.
+    Left {
+        /// The node's number.
+        node: u32,
+    },
+}
+
+/// Tells the other nodes of a cluster. Cheap to clone; where there is no cluster, it does nothing.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    outgoing: Option<mpsc::Sender<Notice>>,
+}
+
+impl Bus {
+    /// Of a node that has no others.
+    #[must_use]
+    pub fn alone() -> (Self, mpsc::Receiver<Heard>) {
+        // Nothing is heard, and its sender is gone; whoever receives must bear that.
+        let (_, heard) = mpsc::channel(1);
+        (Bus { outgoing: None }, heard)
+    }
+
+    /// Whether there are no other nodes to be told.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.outgoing.is_none()
+    }
+
+    /// Tells the other nodes, in the order of the calls; never waits.
+    pub fn tell(&self, notice: notice::Notice) {
+        let Some(outgoing) = &self.outgoing else {
+            return;
+        };
+        let notice = Notice {
+            notice: Some(notice),
+        };
+        // One that finds no room is missed by the others, who see that by the number of the next frame.
+        let _ = outgoing.try_send(notice);
+    }
+}
