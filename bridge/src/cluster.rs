@@ -7,9 +7,6 @@
 use schema::bus::{Notice, notice};
 use tokio::sync::mpsc;
 
-/// Notices that may wait to be sent; what is more is dropped, and the others hear that they have missed something.
-const OUTGOING: usize = 64 * 1024;
-
 /// What came over the bus.
 #[derive(Debug)]
 pub enum Heard {
