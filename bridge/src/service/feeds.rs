@@ -12,7 +12,7 @@ use schema::Uid;
 use schema::link::{Drained, Missed, Subscribed, ToEdge};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::announce::{catch_up_item, end_item, live_item};
 use super::catch_up::{self, Backlog, Progress, Reached, Step, Target};
@@ -108,25 +108,15 @@ impl Feeds {
         if targets.is_empty() {
             return;
         }
-        for target in targets.iter().filter(|target| !target.is_nameless) {
-            let device = (target.uid.clone(), target.device.clone());
-            self.receiving.insert(target.session, device);
-        }
-        let is_stalled = self.is_stalled.clone();
-        let mut patience = Patience::new(&is_stalled);
-        let behind = loop {
-            match self.register(&mut targets).await {
-                Ok(behind) => break behind,
-                Err(error @ store::Error::Internal(_)) => {
-                    // One of them is to blame. Their clients come back, each with a round of its own.
-                    error!(error = %store::chain(&error), "subscriptions can't be served");
-                    items.extend(targets.iter().map(end_item));
-                    return;
-                }
-                Err(error) => patience.wait_after(&error).await,
+        let behind = match self.register(&mut targets).await {
+            Ok(behind) => behind,
+            Err(error) => {
+                // One of them is to blame. Their clients come back, each with a round of its own.
+                error!(error = %store::chain(&error), "subscriptions can't be served");
+                items.extend(targets.iter().map(end_item));
+                return;
             }
         };
-        patience.end();
         for (target, behind) in targets.into_iter().zip(behind) {
             match behind {
                 // Its device has had to make room: what it alone has missed is no longer known.
@@ -137,9 +127,45 @@ impl Feeds {
         }
     }
 
+    /// Makes the devices of sessions that have subscribed known, for commands of theirs that are executed before they
+    /// [start](Self::start).
+    pub(super) async fn introduce(&mut self, subscribed: &[Target]) {
+        // A resumed session must not make a device known that has been forgotten.
+        let fresh = subscribed.iter().filter(|target| !target.is_resumed);
+        let mut fresh: Vec<Target> = fresh.cloned().collect();
+        if let Err(error) = self.register(&mut fresh).await {
+            // Starting them meets the same.
+            warn!(error = %store::chain(&error), "devices can't be made known");
+        }
+    }
+
+    /// Registers the targets, however long the database is away.
+    async fn register(
+        &mut self,
+        targets: &mut [Target],
+    ) -> Result<Vec<Option<Vec<Behind>>>, store::Error> {
+        for target in targets.iter().filter(|target| !target.is_nameless) {
+            let device = (target.uid.clone(), target.device.clone());
+            self.receiving.insert(target.session, device);
+        }
+        let is_stalled = self.is_stalled.clone();
+        let mut patience = Patience::new(&is_stalled);
+        loop {
+            match self.try_register(targets).await {
+                Err(error) if !matches!(error, store::Error::Internal(_)) => {
+                    patience.wait_after(&error).await;
+                }
+                outcome => {
+                    patience.end();
+                    return outcome;
+                }
+            }
+        }
+    }
+
     /// Makes new devices known, notes that the others are here, and looks up what they have set; returns where each
     /// target is behind, `None` for one that can't go on where it was.
-    async fn register(
+    async fn try_register(
         &self,
         targets: &mut [Target],
     ) -> Result<Vec<Option<Vec<Behind>>>, store::Error> {

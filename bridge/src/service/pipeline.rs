@@ -34,6 +34,7 @@ use super::receipts::Moves;
 use super::refused::Refused;
 use super::retains::Retains;
 use super::typing::Writers;
+use super::users;
 use crate::clock;
 use crate::code::Code;
 use crate::store;
@@ -399,6 +400,12 @@ impl Pipeline {
                 .any(|job| matches!(job.command, Command::Ack(..)));
         let mut notes = self.due_notes(is_asked);
         notes.retained = retains.take_messages();
+        // A client has its SUBACK before the round with its subscription.
+        let asks_for_device =
+            |job: &Job| matches!(job.command, Command::User(users::Command::Device(_)));
+        if !subscribed.is_empty() && jobs.iter().any(asks_for_device) {
+            self.feeds.introduce(&subscribed).await;
+        }
         let done = self.execute(&jobs, notes).await;
         if !jobs.is_empty() {
             self.commits.send_modify(|commits| *commits += 1);
