@@ -54,6 +54,14 @@ pub async fn serve(settings: Settings, is_demo: bool) -> anyhow::Result<()> {
             error = server.failed() => break Err(error),
         }
     };
+    if let (Ok(()), Some(over)) = (&outcome, settings.shutdown.drain) {
+        info!(?over, "moving sessions to other servers");
+        tokio::select! {
+            () = server.broker.move_off(over) => {}
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    }
     info!("stopping");
     let limit = settings.shutdown.timeout;
     match tokio::time::timeout(limit, server.stop(limit)).await {
@@ -322,6 +330,11 @@ pub fn broker_options(settings: &Settings) -> broker::Options {
             bytes_per_user_max: topics.retained_bytes_per_user_max,
         },
         sys_interval: topics.sys_interval,
+        elsewhere: broker::Elsewhere {
+            reference: Some(settings.shutdown.server_reference.clone())
+                .filter(|reference| !reference.is_empty()),
+            is_for_good: settings.shutdown.moved,
+        },
     }
 }
 

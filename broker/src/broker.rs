@@ -21,6 +21,7 @@ use crate::edge::Edge;
 use crate::identity::Authenticate;
 use crate::link::{BridgeLink, LinkClosed, RouterHealth, start_router};
 use crate::listener::{self, Slots};
+use crate::moving::Moving;
 use crate::net::{Entrance, Pass, Tls};
 use crate::options::Options;
 use crate::parking::Parking;
@@ -98,6 +99,12 @@ impl BrokerHandle {
         &self.edge.router_health
     }
 
+    /// Whether sessions are asked to go elsewhere, and nobody is let in.
+    #[must_use]
+    pub fn is_moving_off(&self) -> bool {
+        self.edge.moving.has_begun()
+    }
+
     /// How the edge is now, and what it has counted.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -161,6 +168,7 @@ impl Broker {
             entrance: Entrance::new(&options.network),
             slots: Slots::new(&options),
             router_health: watch.health(),
+            moving: Moving::new(&options.elsewhere),
             options,
             authenticate,
         });
@@ -239,12 +247,17 @@ impl Broker {
         }
     }
 
+    /// Lets nobody in any more, and asks all sessions to go elsewhere, spread evenly over that time. All else goes on as before.
+    pub async fn move_off(&self, over: Duration) {
+        self.edge.moving.run(&self.edge.registry, over).await;
+    }
+
     /// Stops accepting and reading, lets the clients have the answers to what they have sent, tells them, waits until their
     /// connections are closed and the bridge has heard of it all, but no longer than `limit`.
     pub async fn stop(&self, limit: Duration) {
         self.stop.cancel();
         self.connections.close();
-        self.edge.registry.drain_all();
+        self.edge.registry.drain_all(Closed::ServerShutdown);
         // The last ones are told without waiting for their answers: they have no PUBACK, and will send again.
         let (answering, closing) = (limit / 2, limit / 4);
         if timeout(answering, self.connections.wait()).await.is_err() {

@@ -50,6 +50,9 @@ pub enum Closed {
     /// What the session needs can't be read from the database.
     #[error("the session can't be served")]
     Unserved,
+    /// The server is about to stop, and has told the client so with this reason.
+    #[error("moved to another server")]
+    Moved(ReasonCode),
     /// The server stops.
     #[error("the server is shutting down")]
     ServerShutdown,
@@ -76,6 +79,7 @@ impl Closed {
             Closed::TokenExpired => "token_expired",
             Closed::Kicked => "kicked",
             Closed::Unserved => "unserved",
+            Closed::Moved(_) => "moved",
             Closed::ServerShutdown => "server_shutdown",
         }
     }
@@ -93,7 +97,7 @@ impl Closed {
             Closed::Kicked => Some(ReasonCode::NotAuthorized),
             Closed::ReceiveMaximumExceeded => Some(ReasonCode::ReceiveMaximumExceeded),
             Closed::QueueFull => Some(ReasonCode::QuotaExceeded),
-            Closed::TooFast(reason) => Some(reason),
+            Closed::TooFast(reason) | Closed::Moved(reason) => Some(reason),
             Closed::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
             Closed::TakenOver => Some(ReasonCode::SessionTakenOver),
             Closed::TokenExpired => Some(ReasonCode::MaximumConnectTime),

@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::closed::Closed;
-use crate::codec::{ConnAck, Disconnect, Packet, PacketType, ReasonCode, Version, decode};
+use crate::codec::{
+    ConnAck, Disconnect, DisconnectProperties, Packet, PacketType, ReasonCode, Version, decode,
+};
 use crate::edge::Edge;
 use crate::outbox::Outbox;
 use crate::peer::Peer;
@@ -214,6 +216,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if edge.authenticate.is_revoked(&identity) {
             handle.outbox.close(Closed::Kicked);
         }
+        if let Some(reason) = edge.moving.refusal() {
+            handle.outbox.drain(Closed::Moved(reason));
+        }
         if stop.is_cancelled() {
             handle.outbox.close(Closed::ServerShutdown);
         }
@@ -260,7 +265,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         edge.stats.closed(self.handle.door, reason);
         if let (Version::V5, Some(reason)) = (self.version, reason.reason()) {
             let mut goodbye = BytesMut::new();
-            Packet::Disconnect(Disconnect::new(reason)).encode(self.version, &mut goodbye);
+            let server_reference = edge.moving.reference(reason);
+            let properties = server_reference.map(|reference| {
+                Box::new(DisconnectProperties {
+                    server_reference: Some(reference),
+                    ..Default::default()
+                })
+            });
+            let disconnect = Packet::Disconnect(Disconnect { reason, properties });
+            disconnect.encode(self.version, &mut goodbye);
             edge.stats.sent(&goodbye);
             self.out.unsplit(goodbye);
         }
@@ -273,7 +286,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Moves whatever can move without waiting; then writes, or else waits for something to happen.
     async fn step(&mut self, edge: &Edge, mut timer: Pin<&mut Sleep>) -> Result<(), Closed> {
         // First, so that nothing is done any more for a session that has ended.
-        let is_draining = self.handle.outbox.check()?;
+        let leaving = self.handle.outbox.check()?;
+        let is_draining = leaving.is_some();
         let is_open =
             !is_draining && self.throttle.settle(&edge.stats)? && self.take_packets(edge)?;
         // After the packets, since a PUBACK makes room for the next delivery.
@@ -288,8 +302,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             return self.check_deadline(is_open);
         }
-        if is_draining && self.session.is_settled() {
-            return Err(Closed::ServerShutdown);
+        if let Some(reason) = leaving
+            && self.session.is_settled()
+        {
+            return Err(reason);
         }
         let slowed_until = self.throttle.until().filter(|_| !is_draining);
         let is_blocked = !is_open && slowed_until.is_none() && !is_draining;

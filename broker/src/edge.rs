@@ -11,6 +11,7 @@ use crate::codec::Will;
 use crate::identity::Authenticate;
 use crate::link::{LinkClosed, RouterHealth};
 use crate::listener::Slots;
+use crate::moving::Moving;
 use crate::net::Entrance;
 use crate::options::Options;
 use crate::parking::{Parked, Parking};
@@ -39,6 +40,7 @@ pub(crate) struct Edge {
     pub(crate) entrance: Entrance,
     /// Limit of all connections together.
     pub(crate) slots: Slots,
+    pub(crate) moving: Moving,
 }
 
 impl Edge {

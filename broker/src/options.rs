@@ -51,6 +51,17 @@ pub struct Options {
     pub retained: RetainedOptions,
     /// How often `$SYS/#` is published; `None`: never.
     pub sys_interval: Option<Duration>,
+    /// Where clients are sent when the server is to stop.
+    pub elsewhere: Elsewhere,
+}
+
+/// Where clients are sent by a server that moves them off. MQTT 5 only (4.11): others are just disconnected.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere {
+    /// The server to use; `None`: the client knows, or comes back to the same address.
+    pub reference: Option<String>,
+    /// Whether they should stay there.
+    pub is_for_good: bool,
 }
 
 /// Limits per address, and who stands in front of us. By default there are none.
@@ -127,6 +138,7 @@ impl Options {
                 bytes_per_user_max: 1 << 20,
             },
             sys_interval: None,
+            elsewhere: Elsewhere::default(),
         }
     }
 }

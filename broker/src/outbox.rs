@@ -73,8 +73,8 @@ pub(crate) struct State {
     pub(crate) deliveries: VecDeque<Delivery>,
     pub(crate) feed: Feed,
     pub(crate) closed: Option<Closed>,
-    /// The server stops: the session ends once it has nothing more to say.
-    pub(crate) is_draining: bool,
+    /// The session ends for this reason once it has nothing more to say.
+    pub(crate) leaving: Option<Closed>,
     /// QoS of the subscription: decides what a full queue means.
     pub(crate) qos: Qos,
     bytes: usize,
@@ -123,7 +123,7 @@ impl Outbox {
                 deliveries: VecDeque::new(),
                 feed: Feed::Off,
                 closed: None,
-                is_draining: false,
+                leaving: None,
                 qos: Qos::AtMostOnce,
                 bytes: 0,
             }),
@@ -143,13 +143,13 @@ impl Outbox {
         self.state.lock()
     }
 
-    /// Whether the connection was asked to read no more.
+    /// Why the connection was asked to read no more, if it was.
     ///
     /// # Errors
     /// The reason for which it was asked to end.
-    pub(crate) fn check(&self) -> Result<bool, Closed> {
+    pub(crate) fn check(&self) -> Result<Option<Closed>, Closed> {
         let state = self.state.lock();
-        state.closed.map_or(Ok(state.is_draining), Err)
+        state.closed.map_or(Ok(state.leaving), Err)
     }
 
     /// Makes the connection look at what is waiting.
@@ -158,8 +158,8 @@ impl Outbox {
     }
 
     /// Asks the connection to read no more, to say what it has to say, and to end.
-    pub(crate) fn drain(&self) {
-        self.state.lock().is_draining = true;
+    pub(crate) fn drain(&self, reason: Closed) {
+        self.state.lock().leaving.get_or_insert(reason);
         self.wake.notify_one();
     }
 

@@ -197,10 +197,23 @@ impl Registry {
     }
 
     /// Asks all sessions to end when they have said what they have to say.
-    pub(crate) fn drain_all(&self) {
+    pub(crate) fn drain_all(&self, reason: Closed) {
         for handle in self.read().by_id.values() {
-            handle.outbox.drain();
+            handle.outbox.drain(reason);
         }
+    }
+
+    /// The same for some of them.
+    pub(crate) fn drain(&self, ids: &[u64], reason: Closed) {
+        let sessions = self.read();
+        for handle in ids.iter().filter_map(|id| sessions.by_id(*id)) {
+            handle.outbox.drain(reason);
+        }
+    }
+
+    /// All sessions.
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        self.read().by_id.keys().copied().collect()
     }
 
     /// Ends all sessions.

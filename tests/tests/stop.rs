@@ -1,16 +1,17 @@
 //! SIGTERM: clients are told, what was acknowledged is kept, and the end comes in time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tidings_tests::device::End;
 use tidings_tests::link::Version::{V4, V5};
+use tidings_tests::raw::{CONNACK, Raw};
 use tidings_tests::server::Folder;
 use tidings_tests::tunnel::Through;
 use tidings_tests::wire::Publish;
-use tidings_tests::{Server, up};
+use tidings_tests::{Server, eventually, up};
 
-use crate::support::text_of;
+use crate::support::{connect_packet, text_of};
 
 /// Far below `shutdown.timeout`: nobody here is slow.
 const SOON: Duration = Duration::from_secs(8);
@@ -149,4 +150,67 @@ async fn who_does_not_read_is_not_waited_for() -> Result<()> {
     assert_eq!(lamp.closed().await?, End::Disconnect(0x8B));
     server.restart().await?;
     server.finish().await
+}
+
+/// Before the end, sessions are asked to go elsewhere a few at a time, and nobody new is let in; what goes on meanwhile is
+/// answered as always.
+#[tokio::test]
+async fn sessions_are_moved_off() -> Result<()> {
+    const DEVICES: usize = 20;
+    const DISCONNECT: u8 = 0xE0;
+    const PLACE: &[u8] = b"elsewhere:1883";
+    for (moved, reason) in [("false", 0x9C), ("true", 0x9D)] {
+        let folder = Folder::new()?
+            .setting("TIDINGS__SHUTDOWN__DRAIN", "3s")
+            .setting("TIDINGS__SHUTDOWN__SERVER_REFERENCE", "elsewhere:1883")
+            .setting("TIDINGS__SHUTDOWN__MOVED", moved);
+        let mut server = Server::start_in(folder, &["alice"]).await?;
+        let mut old = server.device("alice").id("old").connect().await?;
+        let mut raw = Raw::open(server.mqtt()).await?;
+        raw.send(&connect_packet(V5, "raw")).await?;
+        raw.expect(CONNACK).await?;
+        let mut devices = Vec::new();
+        for number in 0..DEVICES {
+            let device = server.device("alice").v5().id(&number.to_string());
+            devices.push(device.connect().await?);
+        }
+        let api = server.login("alice").await?;
+        server.signal("TERM").await?;
+        eventually("it is not ready", async || {
+            Ok(api.get("/readyz").await?.status == 503)
+        })
+        .await?;
+        let mut late = Raw::open(server.mqtt()).await?;
+        late.send(&connect_packet(V5, "late")).await?;
+        let refused = late.expect(CONNACK).await?;
+        assert_eq!(refused[1], reason);
+        assert!(refused.ends_with(PLACE), "{refused:02x?}");
+
+        let mut leaving = tokio::task::JoinSet::new();
+        for mut device in devices {
+            leaving.spawn(async move {
+                // Until it is asked to go, the session works.
+                while device.publish("dev/alice/x", "still here", 1).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                (device.closed().await, Instant::now())
+            });
+        }
+        let mut left_at = Vec::new();
+        while let Some(left) = leaving.join_next().await {
+            let (end, at) = left?;
+            assert_eq!(end?, End::Disconnect(reason));
+            left_at.push(at);
+        }
+        let spread = left_at[DEVICES - 1] - left_at[0];
+        assert!(spread > Duration::from_secs(1), "{spread:?}");
+        let told = raw.expect(DISCONNECT).await?;
+        assert_eq!(told[0], reason);
+        assert!(told.ends_with(PLACE), "{told:02x?}");
+        assert_eq!(old.closed().await?, End::Closed);
+        server.wait().await?;
+        server.restart().await?;
+        server.finish().await?;
+    }
+    Ok(())
 }

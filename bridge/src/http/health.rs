@@ -65,6 +65,9 @@ fn report(fine: &'static str, obstacle: Option<&'static str>) -> (StatusCode, Js
 }
 
 async fn obstacle(api: &Api) -> Option<&'static str> {
+    if api.broker.is_moving_off() {
+        return Some("sessions are moved to other servers");
+    }
     if api.service.is_stalled() {
         return Some("commands are not being carried out");
     }

@@ -477,6 +477,12 @@ pub struct WordsOptions {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShutdownOptions {
+    /// `None`: sessions aren't moved off.
+    #[serde(deserialize_with = "units::duration_or_none")]
+    pub drain: Option<Duration>,
+    /// Empty: none.
+    pub server_reference: String,
+    pub moved: bool,
     #[serde(deserialize_with = "units::duration")]
     pub timeout: Duration,
 }

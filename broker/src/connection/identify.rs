@@ -78,7 +78,7 @@ where
 
 /// Decides whether a client may come in, and with what.
 async fn admit(mut connect: Connect, peer: &Peer, edge: &Edge) -> Result<Identified, ReasonCode> {
-    if let Some(reason) = peer.refusal {
+    if let Some(reason) = peer.refusal.or_else(|| edge.moving.refusal()) {
         return Err(reason);
     }
     check_connect(&connect)?;
@@ -206,9 +206,16 @@ where
 {
     edge.stats.refused(reason);
     let mut out = BytesMut::new();
+    let properties = edge.moving.reference(reason).map(|reference| {
+        Box::new(ConnAckProperties {
+            server_reference: Some(reference),
+            ..Default::default()
+        })
+    });
     let connack = ConnAck {
+        session_present: false,
         reason,
-        ..Default::default()
+        properties,
     };
     Packet::ConnAck(Box::new(connack)).encode(version, &mut out);
     edge.stats.sent(&out);
