@@ -4,8 +4,9 @@
 //! [`up`] and [`ask`] (what a device can say), [`http`] (the same person over HTTP), [`link`] (one MQTT connection, 3.1.1 and 5
 //! alike), [`raw`] (a socket for literal bytes), [`device`] (one that uses plain topics, every packet by hand: [`wire`]),
 //! [`tunnel`] (through [`tls`] and [`websocket`], for all of the above), [`disk`] (one that can be filled),
-//! [`database`] (one that can be locked), [`mosquitto`] (`mosquitto_pub` and `mosquitto_sub` as processes), [`wait`]
-//! (waiting for a condition). The tests are in `tests/`, one topic per file.
+//! [`database`] (one that can be locked), [`postgres`], [`mariadb`] and [`redis`] (servers that others wrote),
+//! [`mosquitto`] (`mosquitto_pub` and `mosquitto_sub` as processes), [`wait`] (waiting for a condition). The tests are in
+//! `tests/`, one topic per file.
 //!
 //! Invariants: nothing here uses the server's crates except `schema`, so a test sees what a stranger's client sees;
 //! nothing uses a fixed port, or waits for a while instead of a condition; whatever waits gives up after [`PATIENCE`],
@@ -13,14 +14,18 @@
 
 pub mod ask;
 pub mod client;
+mod daemon;
 pub mod database;
 pub mod device;
 pub mod disk;
 pub mod http;
 pub mod link;
+pub mod mariadb;
 pub mod model;
 pub mod mosquitto;
+pub mod postgres;
 pub mod raw;
+pub mod redis;
 pub mod server;
 pub mod stream;
 pub mod tls;

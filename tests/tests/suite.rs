@@ -9,6 +9,7 @@ mod chat;
 mod contact_presence;
 mod contacts;
 mod conversations;
+mod daemons;
 mod devices;
 mod durability;
 mod erasure;

@@ -1,0 +1,138 @@
+//! A MariaDB server for tests, from Debian's package, beside whatever runs on this machine already.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use tokio::process::Command;
+
+use crate::daemon::{self, Daemon, Home};
+use crate::wait::eventually;
+
+/// What differs from one server to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Whether commits wait for the disk: only where the database itself is killed.
+    pub durable: bool,
+    /// Settings for the command line, such as `max_connections=20`.
+    pub settings: Vec<String>,
+}
+
+/// A server; ended and removed with its value.
+pub struct MariaDb {
+    /// `None` while it is down. Before `home`, which it needs.
+    daemon: Option<Daemon>,
+    home: Home,
+    options: Options,
+}
+
+impl MariaDb {
+    /// A new one, without databases.
+    pub async fn start(options: Options) -> Result<Self> {
+        let home = Home::new("mariadb", "mysql")?;
+        let mut install = home.command(daemon::find_program("mariadb-install-db", &[])?);
+        // Fast, since the server has the last word on what is durable.
+        install
+            .args(["--no-defaults", "--skip-test-db"])
+            .arg(home.option("--datadir", "data"))
+            .arg("--auth-root-authentication-method=normal")
+            .args([
+                "--innodb-flush-log-at-trx-commit=0",
+                "--innodb-flush-method=nosync",
+            ]);
+        daemon::output(install).await?;
+        let mut mariadb = MariaDb {
+            daemon: None,
+            home,
+            options,
+        };
+        mariadb.restart().await?;
+        Ok(mariadb)
+    }
+
+    /// Starts it after [`MariaDb::stop`] or [`MariaDb::kill`], or stops and starts it.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop().await?;
+        let mut command = self.home.command(daemon::find_program("mariadbd", &[])?);
+        command
+            // First, or the machine's own settings would count.
+            .arg("--no-defaults")
+            .arg("--bind-address=127.0.0.1")
+            .arg(self.home.option("--datadir", "data"))
+            .arg(format!("--port={}", self.home.port))
+            .arg(self.home.option("--socket", "socket"))
+            .arg(self.home.option("--pid-file", "pid"))
+            .args(["--max-connections=500", "--skip-name-resolve"]);
+        if !self.options.durable {
+            command
+                .args([
+                    "--innodb-flush-log-at-trx-commit=0",
+                    "--innodb-doublewrite=0",
+                ])
+                .arg("--innodb-flush-method=nosync");
+        }
+        for setting in &self.options.settings {
+            command.arg(format!("--{setting}"));
+        }
+        self.daemon = Some(self.home.start("mariadbd", command).await?);
+        eventually("MariaDB is ready", async || {
+            Ok(self.sql("mysql", "SELECT 1").await.is_ok())
+        })
+        .await
+        .with_context(|| self.home.log())
+    }
+
+    /// Ends it as its service does.
+    pub async fn stop(&mut self) -> Result<()> {
+        match self.daemon.take() {
+            Some(daemon) => daemon.stop(Signal::TERM).await,
+            None => Ok(()),
+        }
+    }
+
+    /// kill -9.
+    pub async fn kill(&mut self) -> Result<()> {
+        let daemon = self.daemon.take().context("MariaDB is down")?;
+        daemon.kill().await
+    }
+
+    /// Where a database of it is.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!("mysql://root@127.0.0.1:{}/{database}", self.home.port)
+    }
+
+    /// Its port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.home.port
+    }
+
+    /// Its data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
+    /// What it has written to its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.home.log()
+    }
+
+    /// Executes statements and returns the rows: a line each, columns separated by tabs.
+    pub async fn sql(&self, database: &str, statements: &str) -> Result<String> {
+        let mut client = Command::new(daemon::find_program("mariadb", &[])?);
+        client
+            .args(["--no-defaults", "--host=127.0.0.1", "--user=root"])
+            .arg(format!("--port={}", self.home.port))
+            .args([
+                "--batch",
+                "--skip-column-names",
+                "--default-character-set=utf8mb4",
+            ])
+            .args(["--execute", statements, database])
+            .kill_on_drop(true);
+        daemon::output(client).await
+    }
+}

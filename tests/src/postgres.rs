@@ -1,0 +1,164 @@
+//! A PostgreSQL server for tests, from Debian's package, beside whatever runs on this machine already.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use tokio::process::Command;
+
+use crate::daemon::{self, Daemon, Home};
+use crate::wait::eventually;
+
+/// The superuser, who needs no password from this machine.
+const SUPERUSER: &str = "postgres";
+
+/// What differs from one server to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Whether commits wait for the disk: only where the database itself is killed.
+    pub durable: bool,
+    /// Settings for the command line, such as `max_connections=20`.
+    pub settings: Vec<String>,
+}
+
+/// A server; ended and removed with its value.
+pub struct Postgres {
+    /// `None` while it is down. Before `home`, which it needs.
+    daemon: Option<Daemon>,
+    home: Home,
+    options: Options,
+}
+
+impl Postgres {
+    /// A new one, with the database `postgres` only.
+    pub async fn start(options: Options) -> Result<Self> {
+        let home = Home::new("postgres", "postgres")?;
+        let mut initdb = home.command(program("initdb")?);
+        initdb
+            .args(["--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"])
+            .args(["--no-sync", "--username", SUPERUSER, "-D", "data"]);
+        daemon::output(initdb).await?;
+        Self::start_in(home, options).await
+    }
+
+    /// Another one that follows this one (a streaming replica); [`Postgres::promote`] makes it go on alone.
+    pub async fn standby(&self, options: Options) -> Result<Self> {
+        let home = Home::new("postgres", "postgres")?;
+        let mut copy = home.command(program("pg_basebackup")?);
+        copy.args(["-D", "data", "--write-recovery-conf", "--no-sync"])
+            .args(["--checkpoint=fast", "-d", &self.url("postgres")]);
+        daemon::output(copy).await?;
+        Self::start_in(home, options).await
+    }
+
+    async fn start_in(home: Home, options: Options) -> Result<Self> {
+        let mut postgres = Postgres {
+            daemon: None,
+            home,
+            options,
+        };
+        postgres.restart().await?;
+        Ok(postgres)
+    }
+
+    /// Starts it after [`Postgres::stop`] or [`Postgres::kill`], or stops and starts it.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop().await?;
+        let mut command = self.home.command(program("postgres")?);
+        command.args(["-D", "data"]);
+        let durable = if self.options.durable { "on" } else { "off" };
+        let port = self.home.port;
+        let own = [
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("port={port}"),
+            "unix_socket_directories=".to_owned(),
+            "max_connections=500".to_owned(),
+            format!("fsync={durable}"),
+            format!("full_page_writes={durable}"),
+        ];
+        for setting in own.iter().chain(&self.options.settings) {
+            command.args(["-c", setting]);
+        }
+        self.daemon = Some(self.home.start("postgres", command).await?);
+        // It takes connections before it is ready.
+        eventually("PostgreSQL is ready", async || {
+            Ok(self.sql("postgres", "SELECT 1").await.is_ok())
+        })
+        .await
+        .with_context(|| self.home.log())
+    }
+
+    /// Ends it as its service does, without waiting for clients (fast shutdown).
+    pub async fn stop(&mut self) -> Result<()> {
+        match self.daemon.take() {
+            Some(daemon) => daemon.stop(Signal::INT).await,
+            None => Ok(()),
+        }
+    }
+
+    /// kill -9.
+    pub async fn kill(&mut self) -> Result<()> {
+        let daemon = self.daemon.take().context("PostgreSQL is down")?;
+        daemon.kill().await
+    }
+
+    /// Makes a standby a server of its own.
+    pub async fn promote(&self) -> Result<()> {
+        let promoted = self.sql("postgres", "SELECT pg_promote()").await?;
+        anyhow::ensure!(promoted == "t\n", "not promoted: {promoted}");
+        Ok(())
+    }
+
+    /// Where a database of it is.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!(
+            "postgres://{SUPERUSER}@127.0.0.1:{}/{database}",
+            self.home.port
+        )
+    }
+
+    /// Its port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.home.port
+    }
+
+    /// Its data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
+    /// What it has written to its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.home.log()
+    }
+
+    /// Executes statements and returns the rows: a line each, columns separated by tabs.
+    pub async fn sql(&self, database: &str, statements: &str) -> Result<String> {
+        execute(&self.url(database), statements).await
+    }
+}
+
+/// Executes statements in the database at `url`, and returns the rows as [`Postgres::sql`] does.
+pub(crate) async fn execute(url: &str, statements: &str) -> Result<String> {
+    let mut psql = Command::new(program("psql")?);
+    psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
+        .args(["--field-separator=\t", "--set=ON_ERROR_STOP=1"])
+        .args(["--command", statements, url])
+        .kill_on_drop(true);
+    daemon::output(psql).await
+}
+
+/// Debian keeps the server's programs in a folder for each version.
+fn program(name: &str) -> Result<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let versions = versions.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut folders: Vec<PathBuf> = versions.map(|path| path.join("bin")).collect();
+    folders.sort();
+    folders.reverse();
+    daemon::find_program(name, &folders)
+}
