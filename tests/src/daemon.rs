@@ -227,7 +227,7 @@ impl Owner {
 }
 
 /// One on which nobody listens now.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     let mut tries = std::iter::repeat_with(|| fastrand::u16(PORTS)).take(1000);
     let port = tries.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
     port.context("no port is free")

@@ -95,8 +95,13 @@ impl Api {
 
     /// The same through a tunnel.
     pub fn through(&self, tunnel: &Tunnel) -> Self {
+        self.at(tunnel.address())
+    }
+
+    /// The same user at another server, or another way to this one.
+    pub fn at(&self, address: SocketAddr) -> Self {
         Api {
-            base: format!("http://{}", tunnel.address()),
+            base: format!("http://{address}"),
             ..self.clone()
         }
     }

@@ -4,16 +4,18 @@
 //! [`up`] and [`ask`] (what a device can say), [`http`] (the same person over HTTP), [`link`] (one MQTT connection, 3.1.1 and 5
 //! alike), [`raw`] (a socket for literal bytes), [`device`] (one that uses plain topics, every packet by hand: [`wire`]),
 //! [`tunnel`] (through [`tls`] and [`websocket`], for all of the above), [`disk`] (one that can be filled),
-//! [`database`] (one that can be locked), [`postgres`], [`mariadb`] and [`redis`] (servers that others wrote),
-//! [`mosquitto`] (`mosquitto_pub` and `mosquitto_sub` as processes), [`wait`] (waiting for a condition). The tests are in
-//! `tests/`, one topic per file.
+//! [`database`] (one that can be locked), [`postgres`], [`mariadb`] and [`redis`] (servers that others wrote), [`cluster`] (several
+//! nodes on these, with [`proxy`] on each wire and [`balancer`] before them), [`mosquitto`] (`mosquitto_pub` and
+//! `mosquitto_sub` as processes), [`wait`] (waiting for a condition). The tests are in `tests/`, one topic per file.
 //!
 //! Invariants: nothing here uses the server's crates except `schema`, so a test sees what a stranger's client sees;
 //! nothing uses a fixed port, or waits for a while instead of a condition; whatever waits gives up after [`PATIENCE`],
 //! with an error that says what it waited for.
 
 pub mod ask;
+pub mod balancer;
 pub mod client;
+pub mod cluster;
 mod daemon;
 pub mod database;
 pub mod device;
@@ -24,6 +26,7 @@ pub mod mariadb;
 pub mod model;
 pub mod mosquitto;
 pub mod postgres;
+pub mod proxy;
 pub mod raw;
 pub mod redis;
 pub mod server;
@@ -36,6 +39,7 @@ pub mod websocket;
 pub mod wire;
 
 pub use client::Client;
+pub use cluster::Cluster;
 pub use device::Device;
 pub use http::Api;
 pub use server::Server;

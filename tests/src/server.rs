@@ -16,6 +16,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::client::Builder;
+use crate::daemon::free_port;
 use crate::database::{self, DatabaseLock};
 use crate::device;
 use crate::disk::SmallDisk;
@@ -44,6 +45,8 @@ pub struct Folder {
     settings: Vec<(String, String)>,
     /// Who signed the server's certificate, when it has one.
     authority: Option<Authority>,
+    /// Where the server listens from its first start on, for those that are not given any port.
+    ports: Listeners,
 }
 
 /// The kinds of port that a server may have, as its `listening` lines name them, with their settings.
@@ -343,7 +346,17 @@ impl Folder {
             root,
             settings: Vec::new(),
             authority: None,
+            ports: Listeners::new(),
         })
+    }
+
+    /// Its server's ports are such that no outgoing connection takes them while it is down.
+    pub fn with_own_ports(mut self) -> Result<Self> {
+        for (door, _) in &DOORS[..2] {
+            let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+            self.ports.insert((*door).to_owned(), address);
+        }
+        Ok(self)
     }
 
     /// One whose server also listens for MQTT and HTTP over TLS, with a certificate for 127.0.0.1 and localhost.
@@ -398,13 +411,14 @@ impl Folder {
         self.root.path().join("tidings.toml")
     }
 
-    /// Which ports a server here has, at first any.
+    /// Which ports a server here has at first: any, if it has none of its own.
     fn doors(&self) -> Listeners {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let count = if self.authority.is_some() { 4 } else { 2 };
         let doors = DOORS[..count].iter();
         doors
             .map(|(door, _)| ((*door).to_owned(), any_port))
+            .chain(self.ports.clone())
             .collect()
     }
 

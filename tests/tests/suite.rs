@@ -6,6 +6,7 @@ mod batches;
 mod blocks;
 mod changes;
 mod chat;
+mod cluster_harness;
 mod contact_presence;
 mod contacts;
 mod conversations;
