@@ -7,6 +7,33 @@
 use schema::bus::{Notice, notice};
 use tokio::sync::mpsc;
 
+use crate::redis::Redis;
+
+/// The other nodes, and what is shared with them beside the database.
+#[derive(Debug)]
+pub struct Peers {
+    /// Tells them something.
+    pub bus: Bus,
+    /// What they tell.
+    pub heard: mpsc::Receiver<Heard>,
+    /// `None`: there are none.
+    pub redis: Option<Redis>,
+}
+
+impl Peers {
+    /// Of a node that has no others.
+    #[must_use]
+    pub fn none() -> Self {
+        // Nothing is heard, and its sender is gone; whoever receives must bear that.
+        let (_, heard) = mpsc::channel(1);
+        Peers {
+            bus: Bus { outgoing: None },
+            heard,
+            redis: None,
+        }
+    }
+}
+
 /// What came over the bus.
 #[derive(Debug)]
 pub enum Heard {
@@ -33,14 +60,6 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Of a node that has no others.
-    #[must_use]
-    pub fn alone() -> (Self, mpsc::Receiver<Heard>) {
-        // Nothing is heard, and its sender is gone; whoever receives must bear that.
-        let (_, heard) = mpsc::channel(1);
-        (Bus { outgoing: None }, heard)
-    }
-
     /// Whether there are no other nodes to be told.
     #[must_use]
     pub fn is_alone(&self) -> bool {

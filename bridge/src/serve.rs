@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::auth::{self, Auth, AuthError, Kick, Sessions};
+use crate::cluster::Peers;
 use crate::http::{self, Api};
+use crate::redis::{self, Redis};
 use crate::service::rates::Rates;
 use crate::service::words::Words;
 use crate::service::{self, Service};
@@ -82,7 +84,8 @@ pub(crate) struct Server {
     words: Words,
     /// Learns of logins that other processes have ended.
     follower: JoinHandle<()>,
-    /// Look whether certificates and the list of words were replaced; they end with this.
+    /// Look whether certificates and the list of words were replaced, and keep the connection to Redis; they end with
+    /// this.
     _watchers: JoinSet<()>,
 }
 
@@ -105,13 +108,14 @@ impl Server {
         let kick = kick(sessions.clone());
         let auth = Auth::open(store.clone(), settings, kick).await?;
         let accounts = Arc::new(Accounts(auth.clone()));
+        let (peers, keeper) = peers(settings)?;
         let limits = limits(settings);
         let words = limits.words.clone();
         words.reload().context("words.file can't be used")?;
         let (mut broker, link) = Broker::start(broker_options(settings), rules, accounts)?;
         sessions.get_or_init(|| broker.handle());
         let (service, running) = tokio::select! {
-            started = Service::start(store.clone(), link, limits) => started?,
+            started = Service::start(store.clone(), link, limits, peers) => started?,
             error = broker.failed() => return Err(error.into()),
         };
         broker.ready().await?;
@@ -146,6 +150,9 @@ impl Server {
         let followed = certificates.iter().cloned().map(Tls::follow_files);
         let mut watchers: JoinSet<()> = followed.collect();
         watchers.spawn(words.clone().follow_file());
+        if let Some(keeper) = keeper {
+            watchers.spawn(keeper.run());
+        }
         Ok(Server {
             broker,
             service: running,
@@ -283,6 +290,19 @@ fn announce(addresses: &Addresses, is_demo: bool) {
         let hint = demo::hint(mqtt.first().copied(), http.first().copied());
         println!("{hint}");
     }
+}
+
+/// The other nodes, as the settings have it, and who keeps the connection to Redis.
+fn peers(settings: &Settings) -> anyhow::Result<(Peers, Option<redis::Keeper>)> {
+    if !settings.redis.is_set() {
+        return Ok((Peers::none(), None));
+    }
+    let (redis, keeper) = Redis::new(&settings.redis).context("redis.url can't be used")?;
+    let peers = Peers {
+        redis: Some(redis),
+        ..Peers::none()
+    };
+    Ok((peers, Some(keeper)))
 }
 
 /// What the settings say of the edge.

@@ -6,7 +6,7 @@
 //! waits for its time), `catalog` (who is where, in memory), `cursors` (what devices have acknowledged), `retains` (what
 //! is kept of plain topics), [`presence`] (who is connected), [`appearance`] and `watchers` (what others see of that),
 //! `receipts` (what those who have written hear of readers), `feeds` and `catch_up` (from subscribing to live delivery:
-//! what a device missed), `briefing` (what the edge has to know first), `indexer` (makes messages findable), `gate` with
+//! what a device missed), `briefing` (what the edge has to know first), `heard` (what other nodes tell), `indexer` (makes messages findable), `gate` with
 //! [`rates`] and [`words`] (what commands may come in at all), [`erasure`] (what a deleted account leaves).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
@@ -22,7 +22,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::Peers;
 use crate::code::Code;
+use crate::redis::Redis;
 use crate::store::{self, Store, messages};
 
 pub mod appearance;
@@ -65,6 +67,7 @@ mod effects;
 mod expiry;
 mod feeds;
 mod gate;
+mod heard;
 mod ids;
 mod indexer;
 mod intake;
@@ -162,6 +165,7 @@ pub struct Service {
     behind: Behind,
     /// Told when an account was deleted.
     erasures: Arc<Notify>,
+    redis: Option<Redis>,
 }
 
 /// Why the service can't go on.
@@ -210,7 +214,7 @@ impl Running {
 }
 
 impl Service {
-    /// Starts the pipeline on a database and a link, whose edge is told first what it has to know.
+    /// Starts the pipeline on a database, among its peers, and on a link, whose edge is told first what it has to know.
     ///
     /// # Errors
     /// [`Error::Store`] when the database can't be read, [`Error::Link`] when the edge is gone.
@@ -218,6 +222,7 @@ impl Service {
         store: Store,
         mut link: BridgeLink,
         limits: Limits,
+        peers: Peers,
     ) -> Result<(Self, Running), Error> {
         let newest = messages::newest_id(store.reader()).await?;
         let mut tasks = JoinSet::new();
@@ -269,6 +274,7 @@ impl Service {
             notices,
             moves,
             is_stalled.clone(),
+            (peers.bus, peers.heard),
         );
         let behind = Behind::default();
         if limits.search {
@@ -316,6 +322,7 @@ impl Service {
             presence,
             behind,
             erasures,
+            redis: peers.redis,
         };
         Ok((service, Running { tasks, stop }))
     }
@@ -374,6 +381,12 @@ impl Service {
     #[must_use]
     pub fn words(&self) -> &Words {
         &self.limits.words
+    }
+
+    /// What nodes share beside the database; `None`: there are no others.
+    #[must_use]
+    pub fn redis(&self) -> Option<&Redis> {
+        self.redis.as_ref()
     }
 
     /// Has the data of accounts that were deleted just now erased without delay.

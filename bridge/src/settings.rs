@@ -59,7 +59,6 @@ pub struct Settings {
     pub https: HttpsOptions,
     pub topics: TopicsOptions,
     pub database: DatabaseOptions,
-    #[serde(default)]
     pub redis: RedisOptions,
     pub messages: MessagesOptions,
     pub groups: GroupsOptions,
@@ -175,7 +174,6 @@ impl Settings {
 
     /// What no single key can tell.
     fn validate(&self) -> Result<(), Error> {
-        self.check_later_releases()?;
         let checks = [
             (
                 self.mqtt.listen.is_empty()
@@ -193,6 +191,7 @@ impl Settings {
         tracing_subscriber::EnvFilter::try_new(self.log_filter())
             .map_err(|error| Error::Invalid(format!("log is not a filter: {error}")))?;
         refuse_first(&self.database.checks())?;
+        refuse_first(&self.redis.checks(&self.database_url()))?;
         refuse_first(&self.network.checks())?;
         refuse_first(&self.mqtt.checks())?;
         refuse_first(&self.mqtts.checks())?;
@@ -203,15 +202,6 @@ impl Settings {
         refuse_first(&self.devices.checks())?;
         refuse_first(&self.auth.checks())?;
         refuse_first(&self.rates.checks())
-    }
-
-    /// A name that is fixed already; ignoring it would leave an operator without Redis who thinks to have it.
-    fn check_later_releases(&self) -> Result<(), Error> {
-        if !self.redis.url.is_empty() {
-            let reason = "redis.url is set, but this version does not support it yet";
-            return Err(Error::Invalid(reason.to_owned()));
-        }
-        Ok(())
     }
 }
 

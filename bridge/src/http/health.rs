@@ -27,6 +27,9 @@ pub(super) struct Health {
     /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// What is done without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded: Option<&'static str>,
 }
 
 /// Whether the process is alive.
@@ -40,28 +43,38 @@ pub(super) struct Health {
 pub(super) async fn alive(State(api): State<Api>) -> (StatusCode, Json<Health>) {
     let obstacle =
         (!api.broker.router_health().is_healthy()).then_some("the router does not answer");
-    report("ok", obstacle)
+    report("ok", obstacle, None)
 }
 
 /// Whether commands can be carried out now.
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
-        (status = 200, description = "They can.", body = Health),
+        (status = 200, description = "They can; perhaps `degraded`.", body = Health),
         (status = 503, description = "They can't; `reason` says why.", body = Health),
     )
 )]
 pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, Json<Health>) {
-    report("ready", obstacle(&api).await)
+    let redis_is_away = api.service.redis().is_some_and(|redis| !redis.is_there());
+    let degraded = redis_is_away.then_some("Redis is away");
+    report("ready", obstacle(&api).await, degraded)
 }
 
-fn report(fine: &'static str, obstacle: Option<&'static str>) -> (StatusCode, Json<Health>) {
+fn report(
+    fine: &'static str,
+    obstacle: Option<&'static str>,
+    degraded: Option<&'static str>,
+) -> (StatusCode, Json<Health>) {
     let (code, status) = match obstacle {
         None => (StatusCode::OK, fine),
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
-    let reason = obstacle;
-    (code, Json(Health { status, reason }))
+    let health = Health {
+        status,
+        reason: obstacle,
+        degraded,
+    };
+    (code, Json(health))
 }
 
 async fn obstacle(api: &Api) -> Option<&'static str> {
@@ -132,15 +145,22 @@ mod tests {
 
     #[test]
     fn an_obstacle_is_told_with_its_status() {
-        for (obstacle, status, text) in [
-            (None, 200, serde_json::json!({"status": "ok"})),
+        for (obstacle, degraded, status, text) in [
+            (None, None, 200, serde_json::json!({"status": "ok"})),
+            (
+                None,
+                Some("a shoe is missing"),
+                200,
+                serde_json::json!({"status": "ok", "degraded": "a shoe is missing"}),
+            ),
             (
                 Some("wet paint"),
+                None,
                 503,
                 serde_json::json!({"status": "unavailable", "reason": "wet paint"}),
             ),
         ] {
-            let (code, Json(health)) = report("ok", obstacle);
+            let (code, Json(health)) = report("ok", obstacle, degraded);
             assert_eq!(code.as_u16(), status);
             assert_eq!(serde_json::to_value(health).unwrap(), text);
         }

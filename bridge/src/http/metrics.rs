@@ -24,6 +24,7 @@ use super::bearer::Bearer;
 use super::problem::{Problem, ProblemBody};
 use super::remote::Remote;
 use crate::code::Code;
+use crate::redis::{self, Redis};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -54,6 +55,7 @@ pub(super) async fn show(
         search_behind: api.service.search_behind(),
         rate_limited: labelled(api.service.rates().refused()),
         words_found: labelled(api.service.words().counts()),
+        redis: api.service.redis().map(Redis::figures),
         process: Process::now(),
     };
     let text = text(figures).map_err(|error| {
@@ -83,6 +85,8 @@ struct Figures {
     rate_limited: Vec<(String, u64)>,
     /// By action.
     words_found: Vec<(String, u64)>,
+    /// `None`: the node is alone.
+    redis: Option<redis::Figures>,
     process: Process,
 }
 
@@ -135,7 +139,8 @@ impl Collector for Figures {
         clients(&mut page, &self.edge)?;
         traffic(&mut page, &self.edge)?;
         kept(&mut page, &self.edge)?;
-        inside(&mut page, self)
+        inside(&mut page, self)?;
+        self.redis.map_or(Ok(()), |redis| shared(&mut page, redis))
     }
 }
 
@@ -320,6 +325,24 @@ fn inside(page: &mut Page, figures: &Figures) -> fmt::Result {
     Ok(())
 }
 
+fn shared(page: &mut Page, redis: redis::Figures) -> fmt::Result {
+    page.one(
+        "tidings_redis_available",
+        "1 if Redis answers, 0 while this node does without it.",
+        ConstGauge::new(u64::from(redis.is_there)),
+    )?;
+    page.one(
+        "tidings_redis_failures",
+        "Commands to Redis that failed or took too long.",
+        ConstCounter::new(redis.failures),
+    )?;
+    page.one(
+        "tidings_redis_openings",
+        "Times that this node has stopped asking Redis.",
+        ConstCounter::new(redis.openings),
+    )
+}
+
 /// Takes one metric after another. Counters get their `_total` from the encoder.
 struct Page<'a>(DescriptorEncoder<'a>);
 
@@ -399,6 +422,11 @@ mod tests {
             search_behind: Duration::from_millis(2500),
             rate_limited: labelled([("expensive", 5)]),
             words_found: labelled([("mask", 6)]),
+            redis: Some(redis::Figures {
+                is_there: false,
+                failures: 7,
+                openings: 1,
+            }),
             process: Process {
                 resident_bytes: Some(4096),
                 open_fds: None,
@@ -422,6 +450,9 @@ mod tests {
             "tidings_search_behind_seconds 2.5",
             "tidings_commands_rate_limited_total{limit=\"expensive\"} 5",
             "tidings_words_found_total{action=\"mask\"} 6",
+            "tidings_redis_available 0",
+            "tidings_redis_failures_total 7",
+            "tidings_redis_openings_total 1",
             "tidings_uptime_seconds 1.5",
             "process_resident_memory_bytes 4096",
             "# EOF",

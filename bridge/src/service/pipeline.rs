@@ -36,6 +36,7 @@ use super::retains::Retains;
 use super::typing::Writers;
 use super::users;
 use crate::clock;
+use crate::cluster::{Bus, Heard};
 use crate::code::Code;
 use crate::store;
 use crate::store::{answers, devices, looks, retained};
@@ -83,6 +84,11 @@ pub(super) struct Pipeline {
     commits: watch::Sender<u64>,
     /// Who has moved, for those who have written.
     moves: mpsc::Sender<Moves>,
+    /// Tells other nodes.
+    #[expect(dead_code, reason = "what is told comes with each kind of notice")]
+    pub(super) bus: Bus,
+    /// What they tell.
+    heard: mpsc::Receiver<Heard>,
 }
 
 /// Who has asked a question, its door and `client_msg_id`, and its answer.
@@ -129,6 +135,7 @@ impl Pipeline {
         events: mpsc::Receiver<Delivery>,
         moves: mpsc::Sender<Moves>,
         is_stalled: Arc<AtomicBool>,
+        (bus, heard): (Bus, mpsc::Receiver<Heard>),
     ) -> Self {
         let readers = Arc::new(Semaphore::new(READERS));
         let (feeds, steps) = Feeds::new(
@@ -160,6 +167,8 @@ impl Pipeline {
             events,
             commits: watch::Sender::default(),
             moves,
+            bus,
+            heard,
         }
     }
 
@@ -189,6 +198,7 @@ impl Pipeline {
                 Some(step) = self.steps.recv() => round.steps.push(step),
                 Some(answered) = self.answered.1.recv() => self.tell_answered(answered, &mut round.items),
                 Some(event) = self.events.recv() => round.items.push(event.into_item()),
+                Some(heard) = self.heard.recv() => self.take_heard(heard, &mut round),
                 () = sleep_until(notes_due.min()) => {}
                 _ = prune.tick() => self.prune().await,
                 () = stop.cancelled() => break,
@@ -241,6 +251,9 @@ impl Pipeline {
         }
         while let Ok(event) = self.events.try_recv() {
             round.items.push(event.into_item());
+        }
+        while let Ok(heard) = self.heard.try_recv() {
+            self.take_heard(heard, round);
         }
     }
 

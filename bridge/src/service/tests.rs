@@ -90,7 +90,16 @@ impl Fixture {
         let (announcements, rounds) = mpsc::channel(16);
         let (_, events) = mpsc::channel(1);
         let (moves, _) = mpsc::channel(1);
-        let pipeline = Pipeline::new(executor, announcements, presence, events, moves, is_stalled);
+        let peers = Peers::none();
+        let pipeline = Pipeline::new(
+            executor,
+            announcements,
+            presence,
+            events,
+            moves,
+            is_stalled,
+            (peers.bus, peers.heard),
+        );
         (pipeline, rounds)
     }
 
@@ -151,7 +160,7 @@ async fn grants_are_checked_stored_and_taken_back() {
     let fixture = Fixture::new().await;
     let (broker, link) = fixture.broker();
     let limits = limits(&fixture.settings);
-    let (service, running) = Service::start(fixture.store.clone(), link, limits)
+    let (service, running) = Service::start(fixture.store.clone(), link, limits, Peers::none())
         .await
         .unwrap();
     let longest = "x".repeat(70);

@@ -293,11 +293,45 @@ impl DatabaseOptions {
     }
 }
 
-/// For a later release; refused when set.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RedisOptions {
-    pub url: String,
+    /// May hold a password. Empty: the node is alone.
+    pub url: Secret,
+    pub prefix: String,
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+}
+
+impl RedisOptions {
+    /// Whether there is one.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        !self.url.expose().is_empty()
+    }
+
+    pub(super) fn checks(&self, database_url: &str) -> [Check; 4] {
+        let url = self.url.expose();
+        let known = ["redis://", "rediss://"];
+        [
+            (
+                self.is_set() && !known.iter().any(|scheme| url.starts_with(scheme)),
+                "redis.url begins neither with redis:// nor with rediss://",
+            ),
+            (
+                self.is_set() && database_url.starts_with("sqlite:"),
+                "redis.url is for several nodes, which need a database.url that they share: PostgreSQL or MySQL, not SQLite",
+            ),
+            (
+                self.prefix.is_empty() || self.prefix.contains(['{', '}']),
+                "redis.prefix is empty or has a brace, which would decide where Redis Cluster keeps what",
+            ),
+            (
+                self.timeout.is_zero(),
+                "redis.timeout is zero: Redis could never answer in time",
+            ),
+        ]
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

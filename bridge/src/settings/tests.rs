@@ -131,7 +131,10 @@ fn what_makes_no_sense_is_refused_with_its_name() {
         ("TIDINGS__AUTH__JWT_KEY", "short", "auth.jwt_key"),
         ("TIDINGS__DATABASE__URL", "oracle://x", "database.url"),
         ("TIDINGS__MQTTS__LISTEN", "0.0.0.0:8883", "mqtts.listen"),
-        ("TIDINGS__REDIS__URL", "redis://x", "redis.url"),
+        ("TIDINGS__REDIS__URL", "localhost:6379", "redis.url begins"),
+        ("TIDINGS__REDIS__URL", "redis://x", "not SQLite"),
+        ("TIDINGS__REDIS__PREFIX", "a{b}", "redis.prefix"),
+        ("TIDINGS__REDIS__TIMEOUT", "0s", "redis.timeout"),
         ("TIDINGS__LOG", "info,,=?", "log"),
     ] {
         let error = load(&[(name, value)]).expect_err(name);
@@ -143,6 +146,12 @@ fn what_makes_no_sense_is_refused_with_its_name() {
 #[test]
 fn secrets_are_not_shown() {
     let key = "0123456789abcdef0123456789abcdef";
-    let settings = load(&[("TIDINGS__AUTH__JWT_KEY", key)]).unwrap();
+    let (database, redis) = (format!("mysql://u:{key}@h/d"), format!("redis://:{key}@h"));
+    let settings = load(&[
+        ("TIDINGS__AUTH__JWT_KEY", key),
+        ("TIDINGS__DATABASE__URL", &database),
+        ("TIDINGS__REDIS__URL", &redis),
+    ])
+    .unwrap();
     assert!(!format!("{settings:?}").contains(key));
 }

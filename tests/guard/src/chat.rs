@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use anyhow::{Context as _, ensure};
+use bridge::cluster::Peers;
 use bridge::serve::limits;
 use bridge::service::{Caller, Running, Service};
 use bridge::settings::Settings;
@@ -58,7 +59,7 @@ impl Chat {
         settings.rates.sends_per_user = 0;
         settings.rates.sends_per_conversation = 0;
         let limits = limits(&settings);
-        let (service, running) = Service::start(store, link, limits).await?;
+        let (service, running) = Service::start(store, link, limits, Peers::none()).await?;
         let mut chat = Chat {
             service,
             pairs,
