@@ -77,6 +77,7 @@ mod packed;
 mod parcels;
 mod patience;
 mod pipeline;
+mod places;
 mod receipts;
 mod retains;
 mod single;

@@ -68,6 +68,9 @@ pub enum Error {
     /// A unique key exists already.
     #[error("the row exists already")]
     Exists(#[source] DbErr),
+    /// What was known of a row beforehand is no longer so: the same call may succeed with what is so now.
+    #[error("what was known of a row is no longer so")]
+    Stale,
     /// A defect of ours or of the database.
     #[error("the database refused a statement")]
     Internal(#[source] DbErr),
@@ -225,6 +228,12 @@ impl Store {
             .iter()
             .map(|migration| format!("{} {}", migration.status(), migration.name()));
         Ok(lines.collect())
+    }
+
+    /// Whether other nodes may write to it at the same time. SQLite's file is one process's.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.write.get_database_backend() != DbBackend::Sqlite
     }
 
     /// Reads outside any transaction.

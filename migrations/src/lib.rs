@@ -11,6 +11,7 @@ mod m0001_chat;
 mod m0002_plain_topics;
 mod m0003_chat_semantics;
 mod m0004_search;
+mod m0005_cluster;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_plain_topics::Migration),
             Box::new(m0003_chat_semantics::Migration),
             Box::new(m0004_search::Migration),
+            Box::new(m0005_cluster::Migration),
         ]
     }
 }

@@ -155,7 +155,9 @@ impl From<store::Error> for Problem {
                 tracing::warn!(error = %chain(&error), "a request found no database");
                 Problem::new(Code::Unavailable, "the database is unavailable")
             }
-            store::Error::Exists(_) | store::Error::Internal(_) => Problem::internal(&error),
+            store::Error::Exists(_) | store::Error::Stale | store::Error::Internal(_) => {
+                Problem::internal(&error)
+            }
         }
     }
 }

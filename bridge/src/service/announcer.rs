@@ -117,7 +117,7 @@ fn tell_stored(job: Job, place: &Place, items: &mut Vec<ToEdge>) {
     let conversation = &place.conversation;
     let hears = |uid: &&Uid| place.hidden_from.as_ref() != Some(uid);
     let to = conversation.members().iter().filter(hears);
-    let delivery = Delivery::message(conversation.id, &message, to, session);
+    let delivery = Delivery::message(conversation.id, &message, place.previous, to, session);
     items.push(delivery.into_item());
 }
 

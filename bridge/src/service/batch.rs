@@ -24,6 +24,7 @@ use super::ids::MsgIds;
 use super::job::{Job, Key, Outcome, Place, Settled, stored_ok};
 use super::notes::Notes;
 use super::operations;
+use super::places::Wish;
 use super::refused::Refused;
 use super::send::{LookedUp, Send, new_message, note_special};
 use crate::clock;
@@ -35,6 +36,9 @@ use crate::store::{
 
 /// In how many more transactions repeated messages are looked for after the last one that was met.
 const WARY_RUNS: u32 = 64;
+
+/// How often a transaction is begun anew, without waiting, since it was decided by what was no longer so.
+const STALE_MAX: u32 = 8;
 
 /// What executing needs, and keeps between transactions.
 #[derive(Debug)]
@@ -99,7 +103,7 @@ impl Executor {
         Executor {
             store,
             catalog,
-            ids: MsgIds::after(newest, 0),
+            ids: MsgIds::new(newest, 0),
             limits,
             effects: Effects::default(),
             alarms: Alarms::default(),
@@ -121,12 +125,15 @@ impl Executor {
         notes: &Notes,
     ) -> Result<Vec<Outcome>, store::Error> {
         self.wary = self.wary.saturating_sub(1);
-        let mut outcomes = self.attempt(jobs, notes).await;
-        if matches!(outcomes, Err(store::Error::Exists(_))) && self.wary == 0 {
-            self.wary = WARY_RUNS;
-            outcomes = self.attempt(jobs, notes).await;
+        let mut stale = 0;
+        loop {
+            match self.attempt(jobs, notes).await {
+                Err(store::Error::Exists(_)) if self.wary == 0 => self.wary = WARY_RUNS,
+                // What was forgotten for it is read again.
+                Err(store::Error::Stale) if stale < STALE_MAX => stale += 1,
+                outcomes => return outcomes,
+            }
         }
-        outcomes
     }
 
     async fn attempt(&mut self, jobs: &[Job], notes: &Notes) -> Result<Vec<Outcome>, store::Error> {
@@ -265,21 +272,16 @@ impl Executor {
         let at = outcomes.len();
         let mut admitted = self.admit(sends, &mut looked_up, answers, at);
         self.answer_repeated(tx, sends, &mut admitted).await?;
-        let mut more: HashMap<i64, u32> = HashMap::new();
-        for admitted in &admitted {
-            if let Admitted::New(writable) = admitted {
-                *more.entry(writable.conversation.id).or_default() += 1;
-            }
-        }
-        let mut last_seqs = conversations::advance(tx, more).await?;
+        let wishes: Vec<Wish> = admitted.iter().filter_map(Admitted::wish).collect();
+        let mut taken = self.take_places(tx, &wishes).await?.into_iter();
         for (index, admitted) in admitted.into_iter().enumerate() {
             let outcome = match admitted {
                 Admitted::New(writable) => {
-                    let last_seq = last_seqs.entry(writable.conversation.id).or_default();
-                    *last_seq += 1;
+                    let taken = taken.next().expect("there is a place for each wish");
                     Outcome::Stored(Place {
-                        seq: *last_seq,
-                        msg_id: self.ids.next(SystemTime::now()),
+                        seq: taken.seq,
+                        msg_id: taken.msg_id,
+                        previous: taken.previous,
                         conversation: writable.conversation,
                         hidden_from: writable.hidden_from,
                         copied: looked_up.copied.remove(&index),
@@ -410,9 +412,18 @@ impl Executor {
         }
         let names: Vec<&str> = missing.keys().copied().collect();
         let pairs: Vec<(&Uid, &Uid)> = missing.values().filter_map(|id| pair(id)).collect();
+        // The revision is read before the rules: if they change in between, it is another one when a place is taken.
+        let mut found = conversations::lookup(tx, &names).await?;
+        let new = new_pairs(&missing, &found);
+        if self.store.is_shared() && !new.is_empty() {
+            // Nobody else makes the conversation, or changes what the two may write to each other, from here on.
+            users::lock(tx, new.iter().flat_map(|(_, (one, other))| [*one, *other])).await?;
+            let new: Vec<&str> = new.iter().map(|(name, _)| *name).collect();
+            found.extend(conversations::lookup(tx, &new).await?);
+        }
         let rules = direct_rules::load(tx, &pairs).await?;
         let rules_of = |id| pair(id).and_then(|pair| rules.get(&pair).copied());
-        for found in conversations::lookup(tx, &names).await? {
+        for found in found {
             let id = missing.remove(found.name.as_str());
             let rules = id.and_then(rules_of).unwrap_or_default();
             let conversation = Conversation::from(found).with_rules(rules);
@@ -447,10 +458,11 @@ impl Executor {
     ) -> Result<Option<Arc<Conversation>>, store::Error> {
         let name = id.to_string();
         if self.catalog.get(&name).is_none() {
+            let found = conversations::lookup(tx, &[&name]).await?;
             let pairs: Vec<(&Uid, &Uid)> = pair(id).into_iter().collect();
             let rules = direct_rules::load(tx, &pairs).await?;
             let rules = pair(id).and_then(|pair| rules.get(&pair).copied());
-            for found in conversations::lookup(tx, &[&name]).await? {
+            for found in found {
                 let conversation = Conversation::from(found);
                 let rules = rules.unwrap_or_default();
                 self.catalog.stage(conversation.with_rules(rules));
@@ -538,6 +550,19 @@ enum Admitted<'a> {
     Refused(Refused),
 }
 
+impl Admitted<'_> {
+    /// The place that it needs.
+    fn wish(&self) -> Option<Wish> {
+        match self {
+            Admitted::New(writable) => Some(Wish {
+                conversation_id: writable.conversation.id,
+                revision: Some(writable.conversation.revision),
+            }),
+            Admitted::Repeated(_) | Admitted::Stored(_) | Admitted::Refused(_) => None,
+        }
+    }
+}
+
 /// The message that a command was about, with the words for which administrators are to see it.
 fn flagged<'a>(ok: &v1::Ok, words: &'a str) -> Option<(u64, &'a str)> {
     let msg_id = match &ok.answer {
@@ -545,6 +570,17 @@ fn flagged<'a>(ok: &v1::Ok, words: &'a str) -> Option<(u64, &'a str)> {
         _ => ok.msg_id,
     };
     (msg_id > 0).then_some((msg_id, words))
+}
+
+/// Those of the conversations of two that were not found, by name, with their users.
+fn new_pairs<'a>(
+    wanted: &HashMap<&'a str, &'a ConversationId>,
+    found: &[conversations::Found],
+) -> Vec<(&'a str, (&'a Uid, &'a Uid))> {
+    let found: HashSet<&str> = found.iter().map(|found| found.name.as_str()).collect();
+    let new = wanted.iter().filter(|(name, _)| !found.contains(*name));
+    new.filter_map(|(name, id)| Some((*name, pair(id)?)))
+        .collect()
 }
 
 /// The two users of a conversation of two.

@@ -23,6 +23,8 @@ pub struct Conversation {
     direct: DirectRules,
     /// Of a group: who may send.
     pub group: Option<GroupRules>,
+    /// The number of its last change, as the database has it: with another one there, this is no longer how it stands.
+    pub revision: i64,
 }
 
 impl Conversation {
@@ -36,6 +38,7 @@ impl Conversation {
             members,
             direct: DirectRules::default(),
             group: None,
+            revision: 0,
         }
     }
 
@@ -85,6 +88,7 @@ impl From<Found> for Conversation {
     fn from(found: Found) -> Self {
         Conversation {
             group: found.group.map(GroupRules::from),
+            revision: found.revision,
             ..Conversation::new(found.id, found.name, found.members)
         }
     }
@@ -146,6 +150,20 @@ impl Catalog {
     /// Forgets a conversation of which the transaction has changed the members, or what they may.
     pub fn stage_change(&mut self, name: &str) {
         self.staged.insert(name.to_owned(), None);
+    }
+
+    /// Forgets conversations that are no longer as they are known here, whatever becomes of the transaction.
+    pub fn forget(&mut self, ids: &[i64]) {
+        let is_stale = |conversation: &Arc<Conversation>| ids.contains(&conversation.id);
+        let is_kept = |known: &Option<Arc<Conversation>>| !known.as_ref().is_some_and(is_stale);
+        self.staged.retain(|_, staged| is_kept(staged));
+        self.committed.retain(|_, known| {
+            let is_stale = is_stale(known);
+            if is_stale {
+                self.weight -= known.members.len();
+            }
+            !is_stale
+        });
     }
 
     /// The transaction was committed.

@@ -14,7 +14,7 @@ use super::single::Failed;
 use super::users::short_text;
 use crate::code::Code;
 use crate::store::contacts::{self, Block, Contact, State};
-use crate::store::{Transaction, views};
+use crate::store::{Transaction, conversations, users, views};
 
 /// Longest text of a request, remark and name of a group of contacts, in characters.
 const TEXT_MAX: usize = 256;
@@ -126,7 +126,7 @@ impl Executor {
         session: u64,
     ) -> Result<Settled, Failed> {
         let (uid, other) = (&caller.uid, &command.other);
-        contacts::lock(tx, uid, other).await?;
+        users::lock(tx, [uid, other]).await?;
         let (caller_seen, other_seen) = both(tx, uid, other).await?;
         if other_seen.deleted && command.change.needs_other() {
             return Err(no_such_user(other).into());
@@ -152,7 +152,9 @@ impl Executor {
         if after != before {
             // What they may write to each other.
             let conversation = ConversationId::direct(uid.clone(), other.clone());
-            self.catalog.stage_change(&conversation.to_string());
+            let name = conversation.to_string();
+            conversations::revise(tx, std::slice::from_ref(&name)).await?;
+            self.catalog.stage_change(&name);
         }
         Ok(Settled {
             deliveries,

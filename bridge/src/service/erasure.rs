@@ -104,7 +104,7 @@ impl Executor {
         // Under the lock that gives places: nothing comes in between a message and its delivery.
         conversations::lock(tx, &[id]).await?;
         members::remove(tx, id, uid).await?;
-        erasure::note_change(tx, id).await?;
+        conversations::count_change(tx, id).await?;
         self.catalog.stage_change(&place.name);
         let mut settled = more(place.name.clone());
         if let Ok(ConversationId::Group(_)) = place.name.parse() {

@@ -102,6 +102,9 @@ pub(super) struct Place {
     pub(super) conversation: Arc<Conversation>,
     pub(super) seq: u32,
     pub(super) msg_id: MsgId,
+    /// The id of the message before it in its conversation; 0: it is the first, or nobody is to be told
+    /// ([`Before::last_msg_id`](crate::store::conversations::Before::last_msg_id)).
+    pub(super) previous: u64,
     /// The member who does not get it.
     pub(super) hidden_from: Option<Uid>,
     /// The content, where the send only says whose it is.
@@ -199,6 +202,9 @@ pub(super) struct Delivery {
     pub(super) payload: Bytes,
     /// Set for messages.
     pub(super) position: Option<Position>,
+    /// Of a message: as in [`Place::previous`].
+    #[expect(dead_code, reason = "what other nodes hear of it is not said yet")]
+    pub(super) previous: u64,
 }
 
 impl Delivery {
@@ -206,6 +212,7 @@ impl Delivery {
     pub(super) fn message<'a>(
         conversation_id: i64,
         message: &v1::Message,
+        previous: u64,
         to: impl IntoIterator<Item = &'a Uid>,
         except_session: u64,
     ) -> Self {
@@ -214,6 +221,7 @@ impl Delivery {
             except_session,
             payload: schema::wire::encode_message(message),
             position: Some(position(conversation_id, message)),
+            previous,
         }
     }
 
@@ -229,6 +237,7 @@ impl Delivery {
             except_session,
             payload: schema::wire::encode_down(v1::down::Content::Event(event)),
             position: None,
+            previous: 0,
         }
     }
 

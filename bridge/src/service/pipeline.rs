@@ -510,7 +510,9 @@ impl Pipeline {
                 }
                 Err(error @ store::Error::Unavailable(_)) => patience.wait_after(&error).await,
                 // Another node was faster with the same client_msg_id or conversation; it is found the next time.
-                Err(error @ store::Error::Exists(_)) if conflicts < CONFLICTS_MAX => {
+                Err(error @ (store::Error::Exists(_) | store::Error::Stale))
+                    if conflicts < CONFLICTS_MAX =>
+                {
                     conflicts += 1;
                     patience.wait_after(&error).await;
                 }

@@ -1,13 +1,11 @@
 //! Messages that nobody wrote: what happened in a conversation, at its place between the others.
 
-use std::collections::HashMap;
-use std::time::SystemTime;
-
 use schema::{Uid, v1};
 
 use super::batch::Executor;
+use super::places::Wish;
 use crate::content;
-use crate::store::{self, Transaction, conversations, members, messages};
+use crate::store::{self, Transaction, members, messages};
 
 /// What their content is.
 pub(super) const KIND: &str = "system";
@@ -29,23 +27,23 @@ pub(super) fn happened<'a>(what: &str, users: impl IntoIterator<Item = &'a Uid>)
 
 impl Executor {
     /// Gives what `actor` has done its places in a conversation. For the actor it is not unread, as if it had been sent.
+    /// Returns each message with the id of the one before it.
     pub(super) async fn add_system_messages(
         &mut self,
         tx: &Transaction,
         (conversation_id, name): (i64, &str),
         actor: &Uid,
         happened: Vec<v1::System>,
-    ) -> Result<Vec<v1::Message>, store::Error> {
+    ) -> Result<Vec<(v1::Message, u64)>, store::Error> {
         let count = u32::try_from(happened.len()).unwrap_or_default();
         if count == 0 {
             return Ok(Vec::new());
         }
-        let more = HashMap::from([(conversation_id, count)]);
-        let last_seqs = conversations::advance(tx, more).await?;
-        let last_seq = last_seqs.get(&conversation_id).copied().unwrap_or_default();
+        let places: Vec<Wish> = happened.iter().map(|_| Wish::of(conversation_id)).collect();
+        let places = self.take_places(tx, &places).await?;
         let mut added = Vec::with_capacity(happened.len());
-        for (seq, system) in (last_seq + 1..).zip(happened) {
-            let msg_id = self.ids.next(SystemTime::now());
+        for (taken, system) in places.into_iter().zip(happened) {
+            let (msg_id, seq) = (taken.msg_id, taken.seq);
             let content = v1::message::Content::System(Box::new(system));
             let stored = content::encode(&content, 0, &[]);
             let message = messages::New {
@@ -62,7 +60,7 @@ impl Executor {
                 content: &stored,
             };
             messages::add(tx, [message]).await?;
-            added.push(v1::Message {
+            let message = v1::Message {
                 msg_id: msg_id.0,
                 conversation: name.to_owned(),
                 seq,
@@ -71,7 +69,8 @@ impl Executor {
                 content: Some(content),
                 sent_at: Some(msg_id.timestamp()),
                 ..Default::default()
-            });
+            };
+            added.push((message, taken.previous));
         }
         members::count_sent(tx, [(conversation_id, actor, count)]).await?;
         Ok(added)

@@ -129,7 +129,9 @@ impl Executor {
             users::set_settings(tx, uid, receipts, strangers, &after.presence).await?;
         }
         if after.strangers != before.strangers {
-            for name in conversations::direct_names(tx, uid).await? {
+            let names = conversations::direct_names(tx, uid).await?;
+            conversations::revise(tx, &names).await?;
+            for name in names {
                 self.catalog.stage_change(&name);
             }
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use prost::Message as _;
 use schema::{Uid, v1};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
 use super::{Error, sql};
 
@@ -124,18 +124,6 @@ impl Contact {
 
 /// The columns that [`from_row`] reads, under the alias `k`.
 pub(super) const COLUMNS: &str = "k.state, k.remark, k.labels, k.text, k.blocked";
-
-/// Keeps other nodes from changing what two users have to do with each other, to the end of the transaction.
-///
-/// # Errors
-/// [`Error`] when the database can't answer.
-pub async fn lock<C: ConnectionTrait>(db: &C, one: &Uid, other: &Uid) -> Result<(), Error> {
-    if db.get_database_backend() != DbBackend::Sqlite {
-        let text = "SELECT uid FROM users WHERE uid = ? OR uid = ? ORDER BY uid FOR UPDATE";
-        sql::query(db, text, [one.as_str().into(), other.as_str().into()]).await?;
-    }
-    Ok(())
-}
 
 /// What a user has to do with another.
 ///

@@ -167,16 +167,6 @@ pub async fn dissolve<C: ConnectionTrait>(
     Ok(())
 }
 
-/// Counts a change of a conversation that concerns no message.
-///
-/// # Errors
-/// [`Error`] when the database can't do it.
-pub async fn note_change<C: ConnectionTrait>(db: &C, conversation_id: i64) -> Result<(), Error> {
-    let text = "UPDATE conversations SET changes = changes + 1 WHERE id = ?";
-    sql::execute(db, text, [conversation_id.into()]).await?;
-    Ok(())
-}
-
 /// Removes what the user has noted of others, and ends what others have had to do with the user. Tells whether there may
 /// be more.
 ///

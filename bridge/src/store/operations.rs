@@ -411,8 +411,12 @@ mod tests {
             }
         });
         messages::add(db, new).await.unwrap();
-        let more = HashMap::from([(1, texts)]);
-        conversations::advance(db, more).await.unwrap();
+        let wanted = conversations::Wanted {
+            id: 1,
+            places: texts,
+            last_msg_id: places.last().map_or(0, |place| place.msg_id),
+        };
+        conversations::advance(db, &[wanted]).await.unwrap();
         let silenced = texts.saturating_sub(heard);
         members::count_sent(db, [(1, &alice, texts), (1, &bob, silenced)])
             .await

@@ -119,6 +119,22 @@ pub async fn execute_rows<C: ConnectionTrait>(
     Ok(())
 }
 
+/// The same for a statement that returns rows.
+///
+/// # Errors
+/// [`DbErr`] as the database has it; earlier chunks have been written then, so call it in a transaction.
+pub async fn query_each<C: ConnectionTrait>(
+    connection: &C,
+    text: &str,
+    rows: Rows,
+) -> Result<Vec<QueryResult>, DbErr> {
+    let mut found = Vec::new();
+    for (list, values) in rows.chunks() {
+        found.extend(query(connection, &text.replace("{rows}", &list), values).await?);
+    }
+    Ok(found)
+}
+
 /// Runs the query `text` for all rows and returns what it found; `{in}` in it becomes the right side of `IN`.
 /// A row of one column matches a plain column, a longer one a tuple: `(a, b) {in}`.
 ///

@@ -1,6 +1,6 @@
 //! Rows of `users`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::SystemTime;
 
 use schema::Uid;
@@ -104,6 +104,30 @@ pub async fn existing<C: ConnectionTrait>(db: &C, uids: &[Uid]) -> Result<Vec<Ui
         existing.extend(uid.parse::<Uid>().ok());
     }
     Ok(existing)
+}
+
+/// Keeps other nodes from changing users, and what two of them have to do with each other, to the end of the transaction.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn lock<'a, C: ConnectionTrait>(
+    db: &C,
+    uids: impl IntoIterator<Item = &'a Uid>,
+) -> Result<(), Error> {
+    let lock = sql::for_update(db.get_database_backend());
+    // There is no other node on SQLite.
+    if lock.is_empty() {
+        return Ok(());
+    }
+    // In one order on all nodes, so that two transactions don't wait for each other.
+    let uids: BTreeSet<&Uid> = uids.into_iter().collect();
+    let mut rows = sql::Rows::new(1);
+    for uid in uids {
+        rows.push([uid.as_str().into()]);
+    }
+    let text = format!("SELECT uid FROM users WHERE uid {{in}} ORDER BY uid{lock}");
+    sql::query_rows(db, &text, rows).await?;
+    Ok(())
 }
 
 /// All users, by uid.

@@ -63,7 +63,7 @@ impl Group {
             id,
             gid: gid.clone(),
             conversation: ConversationId::Group(gid.clone()).to_string(),
-            last_seq: locked.first().map_or(0, |(_, last_seq)| *last_seq),
+            last_seq: locked.first().map_or(0, |(_, locked)| locked.last_seq),
             settings,
             members: members::roles(tx, id).await?,
         }))
@@ -186,8 +186,9 @@ impl Executor {
             let event = v1::event::Event::Group(for_those_gone(&now, &change.gone));
             deliveries.push(Delivery::event(event, &change.gone, 0));
         }
-        for message in messages {
-            deliveries.push(Delivery::message(group.id, &message, group.uids(), 0));
+        for (message, previous) in messages {
+            let message = Delivery::message(group.id, &message, previous, group.uids(), 0);
+            deliveries.push(message);
         }
         Ok(Settled {
             deliveries,
