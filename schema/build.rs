@@ -37,6 +37,11 @@ fn main() -> Result<()> {
         .boxed(".tidings.v1.Message.content.merged")
         .boxed(".tidings.v1.Message.content.system")
         .boxed(".tidings.v1.Message.forwarded")
+        // Larger than what comes often.
+        .boxed(".tidings.link.v1.FromEdge.item.publish")
+        .boxed(".tidings.link.v1.ToEdge.item.published")
+        .boxed(".tidings.bus.v1.Notice.notice.published")
+        .boxed(".tidings.bus.v1.Notice.notice.retained")
         .compile_well_known_types()
         .extern_path(".google.protobuf.Timestamp", "crate::Timestamp")
         .compile_fds(descriptors.clone())?;

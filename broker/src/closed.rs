@@ -41,6 +41,12 @@ pub enum Closed {
     /// The same user connected with the same client id.
     #[error("taken over by a newer connection")]
     TakenOver,
+    /// The same at another node, which knows nothing of what the session has kept.
+    #[error("taken over by a newer connection to another node")]
+    TakenElsewhere {
+        /// The client begins anew there.
+        is_clean: bool,
+    },
     /// The access token has expired.
     #[error("the access token expired")]
     TokenExpired,
@@ -75,7 +81,7 @@ impl Closed {
             Closed::NotReading => "not_reading",
             Closed::QueueFull => "queue_full",
             Closed::TooFast(_) => "too_fast",
-            Closed::TakenOver => "taken_over",
+            Closed::TakenOver | Closed::TakenElsewhere { .. } => "taken_over",
             Closed::TokenExpired => "token_expired",
             Closed::Kicked => "kicked",
             Closed::Unserved => "unserved",
@@ -99,18 +105,27 @@ impl Closed {
             Closed::QueueFull => Some(ReasonCode::QuotaExceeded),
             Closed::TooFast(reason) | Closed::Moved(reason) => Some(reason),
             Closed::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
-            Closed::TakenOver => Some(ReasonCode::SessionTakenOver),
+            Closed::TakenOver | Closed::TakenElsewhere { .. } => Some(ReasonCode::SessionTakenOver),
             Closed::TokenExpired => Some(ReasonCode::MaximumConnectTime),
             Closed::Unserved => Some(ReasonCode::UnspecifiedError),
             Closed::ServerShutdown => Some(ReasonCode::ServerShuttingDown),
         }
     }
 
-    /// Whether the session ends with its connection, whatever the client asked for: what let it in is no longer valid, or
-    /// what it needs is not there.
+    /// Whether the session ends with its connection, whatever the client asked for: what let it in is no longer valid,
+    /// what it needs is not there, or the client has another one.
     #[must_use]
     pub fn ends_session(self) -> bool {
-        matches!(self, Closed::Kicked | Closed::Unserved)
+        matches!(
+            self,
+            Closed::Kicked | Closed::Unserved | Closed::TakenElsewhere { .. }
+        )
+    }
+
+    /// Whether a will that was to wait is not published: its client is back [MQTT-3.1.3-9].
+    #[must_use]
+    pub fn cancels_delayed_will(self) -> bool {
+        matches!(self, Closed::TakenElsewhere { is_clean: false })
     }
 
     /// [MQTT-3.14.4-3] A normal DISCONNECT takes the will back. Where the user's right to be here has ended, so has the

@@ -253,11 +253,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         debug!(session = self.handle.id, %reason, "session ended");
         if let Some(parked) = self.session.close(reason, &mut self.items) {
             edge.park(parked);
-            // Thrown out while it was leaving by itself.
-            if self.handle.outbox.check() == Err(Closed::Kicked)
-                && let Some(parked) = edge.parking.take(&self.handle.uid, &self.handle.device)
-            {
-                edge.throw_out(parked);
+            // Thrown out, or taken over elsewhere, while it was leaving by itself.
+            let (uid, device) = (&self.handle.uid, &self.handle.device);
+            match self.handle.outbox.check() {
+                Err(Closed::Kicked) => {
+                    if let Some(parked) = edge.parking.take(uid, device) {
+                        edge.throw_out(parked);
+                    }
+                }
+                Err(Closed::TakenElsewhere { is_clean }) => {
+                    let is_itself = |handle: &Handle| handle.id == self.handle.id;
+                    edge.leave_to_others(uid.as_str(), device, is_clean, is_itself);
+                }
+                _ => {}
             }
         }
         edge.uplinks.push(&mut self.items);

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use schema::link::{CatchUp, Deliver, DownFrame, ToEdge, to_edge};
+use schema::link::{CatchUp, Deliver, DownFrame, Elsewhere, ToEdge, to_edge};
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use crate::edge::Edge;
 use crate::link::{Flow, FrameReceiver, LinkClosed};
 use crate::outbox::{Answer, Delivery};
 use crate::payload::Payload;
-use crate::registry::Sessions;
+use crate::registry::{Handle, Sessions};
 use crate::stats::{Dropped, Stats};
 
 /// Applies frames until the link ends.
@@ -45,7 +45,18 @@ pub(crate) async fn run(
                 }
                 Some(to_edge::Item::Grant(grant)) => edge.exchange.grant(&grant),
                 Some(to_edge::Item::Retained(message)) => edge.exchange.restore(message),
-                Some(to_edge::Item::Ready(_)) => ready.cancel(),
+                Some(to_edge::Item::Briefing(briefing)) => edge.exchange.begin_briefing(&briefing),
+                Some(to_edge::Item::Ready(_)) => {
+                    edge.exchange.end_briefing();
+                    ready.cancel();
+                }
+                Some(to_edge::Item::Published(published)) => {
+                    edge.exchange.publish_from_elsewhere(*published);
+                }
+                Some(to_edge::Item::Shared(shared)) => edge.exchange.set_shared(&shared),
+                Some(to_edge::Item::Elsewhere(elsewhere)) => {
+                    on_elsewhere(&edge, &sessions, &elsewhere);
+                }
                 None => {}
             }
         }
@@ -87,6 +98,24 @@ fn on_deliver(sessions: &Sessions, deliver: Deliver, stats: &Stats) {
             }
         }
     }
+}
+
+/// A device has connected elsewhere: its session here ends as if it had been taken over, unless it is the newer one.
+fn on_elsewhere(edge: &Edge, sessions: &Sessions, elsewhere: &Elsewhere) {
+    let (uid, device) = (&*elsewhere.uid, &*elsewhere.device);
+    let is_older = |handle: &Handle| {
+        let is_itself = handle.id == elsewhere.session && handle.since == elsewhere.at;
+        let is_tie = handle.since == elsewhere.at && elsewhere.wins_ties && !is_itself;
+        handle.since < elsewhere.at || is_tie
+    };
+    let connected = sessions.of_user(uid).iter();
+    let connected = connected.filter(|handle| handle.device == device && is_older(handle));
+    for handle in connected {
+        handle.outbox.close(Closed::TakenElsewhere {
+            is_clean: elsewhere.clean,
+        });
+    }
+    edge.leave_to_others(uid, device, elsewhere.clean, is_older);
 }
 
 fn on_catch_up(sessions: &Sessions, page: CatchUp) {

@@ -74,6 +74,22 @@ impl Edge {
         parked.lasting.end(&self.exchange);
     }
 
+    /// Ends what a device has left here, if `is_meant`: it has connected to another node, and begins anew there or not.
+    pub(crate) fn leave_to_others(
+        &self,
+        uid: &str,
+        device: &str,
+        is_clean: bool,
+        is_meant: impl Fn(&Handle) -> bool,
+    ) {
+        // [MQTT-3.1.3-9] As for a client that comes back here: a will that waits is not published.
+        match self.parking.take_if(uid, device, is_meant) {
+            Some(parked) if is_clean => self.end(parked),
+            Some(parked) => parked.lasting.end(&self.exchange),
+            None => {}
+        }
+    }
+
     /// Ends a session whose user is shown the door, who leaves no will.
     pub(crate) fn throw_out(&self, parked: Parked) {
         parked.lasting.end(&self.exchange);

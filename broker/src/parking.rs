@@ -137,6 +137,19 @@ impl Parking {
         lot.remove(number)
     }
 
+    /// Takes a session away, if the connection that it had last `is_meant`.
+    pub(crate) fn take_if(
+        &self,
+        uid: &str,
+        device: &str,
+        is_meant: impl Fn(&Handle) -> bool,
+    ) -> Option<Parked> {
+        let mut lot = self.lot.lock();
+        let (uid, _) = lot.by_user.get_key_value(uid)?;
+        let number = *lot.numbers.get(&(uid.clone(), device.into()))?;
+        is_meant(&lot.sessions[&number].handle).then(|| lot.remove(number))?
+    }
+
     /// Takes those of a user's sessions that `is_meant`.
     pub(crate) fn take_where(
         &self,

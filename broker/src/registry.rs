@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use crate::closed::Closed;
 use crate::outbox::Outbox;
 use crate::peer::Door;
+use crate::plain::exchange::now_ms;
 use crate::plain::policy::Client;
 use crate::uplinks::Uplinks;
 
@@ -26,6 +27,8 @@ use crate::uplinks::Uplinks;
 pub(crate) struct Handle {
     /// Unique as long as the process runs; never 0.
     pub(crate) id: u64,
+    /// When it connected, in milliseconds since 1970; later than the connection that it has taken over.
+    pub(crate) since: u64,
     pub(crate) who: Newcomer,
     pub(crate) outbox: Outbox,
     departed: Departed,
@@ -47,6 +50,8 @@ pub(crate) struct Newcomer {
     pub(crate) device: ByteString,
     /// The client came without an id: `device` is made up, and will not come again.
     pub(crate) is_nameless: bool,
+    /// It wants nothing of what an earlier session has left.
+    pub(crate) is_clean: bool,
     /// The login whose token opened the session.
     pub(crate) login: Option<String>,
     pub(crate) is_admin: bool,
@@ -149,18 +154,20 @@ impl Registry {
     /// Adds a session. One with the same user and client id ends, as [MQTT-3.1.4-2] asks (v5: MQTT-3.1.4-3); it is
     /// returned, to be waited for.
     pub(crate) fn add(&self, who: Newcomer, outbox: Outbox) -> (Arc<Handle>, Option<Arc<Handle>>) {
+        let mut sessions = self.sessions.write();
+        let same_user = sessions.by_uid.entry(who.uid.clone()).or_default();
+        let earlier = same_user
+            .iter()
+            .position(|other| other.device == who.device)
+            .map(|index| same_user.swap_remove(index));
+        let after_earlier = earlier.as_ref().map_or(0, |earlier| earlier.since + 1);
         let handle = Arc::new(Handle {
             id: self.next_id.fetch_add(1, Ordering::Relaxed) + 1,
+            since: now_ms().max(after_earlier),
             who,
             outbox,
             departed: Departed::default(),
         });
-        let mut sessions = self.sessions.write();
-        let same_user = sessions.by_uid.entry(handle.uid.clone()).or_default();
-        let earlier = same_user
-            .iter()
-            .position(|other| other.device == handle.device)
-            .map(|index| same_user.swap_remove(index));
         same_user.push(handle.clone());
         let mut told = Vec::new();
         if let Some(earlier) = &earlier {
@@ -249,6 +256,8 @@ fn connected(handle: &Handle) -> FromEdge {
             nameless: handle.is_nameless,
             address: handle.address.to_string(),
             listener: handle.door.to_string(),
+            at: handle.since,
+            clean: handle.is_clean,
         })),
     }
 }

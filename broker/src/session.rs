@@ -496,11 +496,12 @@ impl Session {
         let delay_of = |will: &Will| {
             let properties = will.properties.as_deref();
             let delay = properties.and_then(|set| set.will_delay_interval);
-            delay.unwrap_or(0).min(expiry_secs)
+            delay.unwrap_or(0)
         };
         let (due, delayed) = match will {
-            Some(will) if delay_of(&will) > 0 => {
-                let due_at = after(delay_of(&will));
+            Some(will) if delay_of(&will) > 0 && reason.cancels_delayed_will() => (None, None),
+            Some(will) if delay_of(&will).min(expiry_secs) > 0 => {
+                let due_at = after(delay_of(&will).min(expiry_secs));
                 (None, Some((will, due_at)))
             }
             will => (will, None),

@@ -12,6 +12,7 @@ use crate::codec::{ReasonCode, Will, WillProperties};
 use crate::plain::exchange::{Exchange, now_ms};
 use crate::plain::filter::check_topic;
 use crate::plain::message::Message;
+use crate::plain::routing::Publication;
 use crate::registry::{Handle, Newcomer};
 use crate::session::{NO_ANSWER, uplink};
 
@@ -76,7 +77,12 @@ pub(crate) fn publish(
         return;
     }
     let message = Arc::new(Message::from_will(&will, now_ms()));
-    if exchange.accept(&message, NO_ANSWER, handle).is_err() {
+    let publication = Publication {
+        publisher: handle,
+        token: NO_ANSWER,
+        is_for_others: exchange.has_others(),
+    };
+    if exchange.accept(&message, publication).is_err() {
         debug!(topic = &*will.topic, "a will could not be retained");
     }
 }

@@ -175,6 +175,7 @@ mod tests {
                 nameless: false,
                 address: "192.0.2.1".to_owned(),
                 listener: "wss".to_owned(),
+                ..Connected::default()
             };
             presence.connected(connected, at(session));
         };

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use broker::link::FrameSender;
-use schema::link::{self, DownFrame, Ready, ToEdge, to_edge};
+use schema::link::{self, Briefing, DownFrame, Ready, ToEdge, to_edge};
 
 use super::Error;
 use crate::clock;
@@ -16,6 +16,8 @@ const RETAINED: u32 = 64;
 
 /// Sends all of it. The edge must be read from meanwhile, or its reports of what it has taken would not arrive.
 pub(super) async fn send(store: &Store, sender: &mut FrameSender<DownFrame>) -> Result<(), Error> {
+    let begin = to_edge::Item::Briefing(Briefing::default());
+    sender.send(vec![ToEdge { item: Some(begin) }]).await?;
     send_grants(store, sender).await?;
     send_retained(store, sender).await?;
     let ready = to_edge::Item::Ready(Ready {});

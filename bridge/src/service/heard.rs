@@ -25,14 +25,15 @@ impl Pipeline {
             | Notice::Disconnected(_)
             | Notice::Published(_)
             | Notice::Retained(_)
-            | Notice::Grant(_)
-            | Notice::Kick(_)
+            | Notice::Decision(_)
+            | Notice::Told(_)
             | Notice::Status(_)
             | Notice::Restyled(_)
             | Notice::Hello(_)
             | Notice::Roster(_)
             | Notice::Due(_)
-            | Notice::Changed(_) => debug!(node, "nothing is done with this notice yet"),
+            | Notice::Changed(_)
+            | Notice::Shared(_) => debug!(node, "nothing is done with this notice yet"),
         }
     }
 }

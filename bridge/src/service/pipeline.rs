@@ -290,6 +290,9 @@ impl Pipeline {
                 self.presence.disconnected(disconnected, SystemTime::now());
             }
             from_edge::Item::Retain(retain) => round.retains.note(retain),
+            from_edge::Item::Publish(_) | from_edge::Item::Shared(_) => {
+                error!("the edge has something for other nodes, and was told that there are none");
+            }
         }
     }
 

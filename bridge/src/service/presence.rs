@@ -333,6 +333,7 @@ mod tests {
             nameless: device.starts_with("auto-"),
             address: "192.0.2.1".to_owned(),
             listener: "mqtt".to_owned(),
+            ..Connected::default()
         };
         presence.connected(connected, at(session));
     }

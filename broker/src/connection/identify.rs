@@ -193,6 +193,7 @@ fn newcomer(
         device: String::from(&*connect.client_id).into(),
         // A session that is kept comes back under the name that it was given.
         is_nameless: connack.assigned_client_identifier.is_some() && expiry_secs == 0,
+        is_clean: connect.clean_start,
         login: identity.login.clone(),
         is_admin: identity.is_admin,
         address: peer.address,

@@ -146,6 +146,8 @@ struct Grant {
     pattern: Box<str>,
     read: bool,
     write: bool,
+    /// It was there before a briefing that has not come to it yet.
+    is_doubtful: bool,
 }
 
 // === impl Rules ===
@@ -328,6 +330,7 @@ impl Policy {
                 pattern,
                 read,
                 write,
+                is_doubtful: false,
             });
         }
         if to_user.is_empty() {
@@ -336,6 +339,28 @@ impl Policy {
         if users.is_empty() {
             grants.remove(owner);
         }
+    }
+}
+
+impl Policy {
+    /// All grants come anew, until [`Policy::end_briefing`].
+    pub(crate) fn begin_briefing(&self) {
+        let mut grants = self.grants.write();
+        let all = grants.values_mut().flat_map(HashMap::values_mut).flatten();
+        for grant in all {
+            grant.is_doubtful = true;
+        }
+    }
+
+    /// What has not come is no longer granted.
+    pub(crate) fn end_briefing(&self) {
+        self.grants.write().retain(|_, users| {
+            users.retain(|_, to_user| {
+                to_user.retain(|grant| !grant.is_doubtful);
+                !to_user.is_empty()
+            });
+            !users.is_empty()
+        });
     }
 }
 

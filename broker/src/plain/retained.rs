@@ -1,6 +1,6 @@
 //! What is kept for those who subscribe later (MQTT 3.3.1.3): the last retained message of each topic.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -37,6 +37,8 @@ pub(crate) struct Retained {
     /// What is below each `dev/{uid}/`.
     per_user: HashMap<Box<str>, Share>,
     bytes: usize,
+    /// While all of it is told anew: the topics that have come until now.
+    briefed: Option<HashSet<ByteString>>,
 }
 
 /// What one user's topics take.
@@ -54,6 +56,28 @@ impl Retained {
             expiries: BTreeSet::new(),
             per_user: HashMap::new(),
             bytes: 0,
+            briefed: None,
+        }
+    }
+
+    /// All that is kept comes anew.
+    pub(crate) fn begin_briefing(&mut self) {
+        self.briefed = Some(HashSet::new());
+    }
+
+    /// What has not come since [`Retained::begin_briefing`] is no longer kept.
+    pub(crate) fn end_briefing(&mut self) {
+        let Some(briefed) = self.briefed.take() else {
+            return;
+        };
+        let mut gone = Vec::new();
+        self.messages.for_each(|message| {
+            if !briefed.contains(&message.topic) {
+                gone.push(message.topic.clone());
+            }
+        });
+        for topic in gone {
+            self.remove(&topic);
         }
     }
 
@@ -65,6 +89,9 @@ impl Retained {
     pub(crate) fn put(&mut self, message: Arc<Message>) -> Result<(), Full> {
         if !message.payload.is_empty() {
             self.check_room(&message)?;
+        }
+        if let Some(briefed) = &mut self.briefed {
+            briefed.insert(message.topic.clone());
         }
         self.remove(&message.topic);
         if !message.payload.is_empty() {
@@ -241,6 +268,28 @@ mod tests {
         }
         assert_eq!((retained.len(), retained.bytes()), (0, 0));
         assert!(retained.per_user.is_empty() && retained.expiries.is_empty());
+    }
+
+    /// Of what is told anew, the rest is gone; but not what has come by itself meanwhile.
+    #[test]
+    fn a_briefing_takes_away_what_it_does_not_name() {
+        let mut retained = Retained::new(OPTIONS);
+        for topic in ["a", "b", "dev/a/1", "$x"] {
+            retained.put(message(topic, 1, 9)).unwrap();
+        }
+        retained.begin_briefing();
+        retained.put(message("b", 2, 0)).unwrap();
+        retained.put(message("c", 1, 0)).unwrap();
+        retained.put(message("$x", 0, 0)).unwrap();
+        retained.end_briefing();
+        let topics: Vec<String> = below(&retained, "#", 0)
+            .iter()
+            .map(|message| message.topic.to_string())
+            .collect();
+        assert_eq!(topics, ["b", "c"]);
+        assert!(retained.per_user.is_empty() && retained.expiries.is_empty());
+        retained.end_briefing();
+        assert_eq!(retained.len(), 2);
     }
 
     #[test]

@@ -100,6 +100,13 @@ impl<T> Tree<T> {
         looked_at
     }
 
+    /// Visits each entry.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&T)) {
+        for root in [&self.root, &self.hidden_root] {
+            root.for_each(&mut visit, &mut 0);
+        }
+    }
+
     fn root_of(&self, key: &str) -> &Node<T> {
         if key.starts_with('$') {
             &self.hidden_root

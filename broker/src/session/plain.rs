@@ -8,6 +8,7 @@ use crate::codec::RetainHandling;
 use crate::plain::exchange::{SubscriptionOptions, now_ms};
 use crate::plain::mailbox::Delivery;
 use crate::plain::message::Message;
+use crate::plain::routing::Publication;
 
 /// Topics that can be looked at for retained messages at the cost of a publish.
 const NODES_PER_PUBLISH: u32 = 64;
@@ -51,20 +52,29 @@ impl Session {
             publisher,
             now_ms(),
         ));
-        // "Stored" is what an acknowledgement of a retained message says.
-        let is_withheld = message.retain && publish.qos != Qos::AtMostOnce;
+        let exchange = self.exchange.clone();
         let is_routed = self.publishing.take_routed(&publish);
+        let is_for_others = exchange.has_others() && !is_routed;
+        // "Stored" is what an acknowledgement of a retained message says, and "told" that of one for other nodes.
+        let is_withheld = (message.retain || is_for_others) && publish.qos != Qos::AtMostOnce;
         let token = match is_withheld {
             true => self.publishing.withhold(&publish),
             false => NO_ANSWER,
         };
-        let exchange = self.exchange.clone();
-        let accepted = match is_routed {
+        let accepted = match (is_routed, message.retain) {
             // [MQTT-4.3.3-10] It comes again only because it was not acknowledged.
-            true => exchange
+            (true, true) => exchange
                 .retain_and_store(&message, token, &self.handle)
                 .map(|()| 1),
-            false => exchange.accept(&message, token, &self.handle),
+            (true, false) => Ok(1),
+            (false, _) => {
+                let publication = Publication {
+                    publisher: &self.handle,
+                    token,
+                    is_for_others,
+                };
+                exchange.accept(&message, publication)
+            }
         };
         let reason = match accepted {
             Ok(_) if is_withheld => return Ok(()),
@@ -99,7 +109,13 @@ impl Session {
             Some(topic) => {
                 let payload = payload.in_format(format).clone();
                 let message = Message::reply(topic, payload, correlation_data);
-                self.exchange.publish(&Arc::new(message));
+                let publication = Publication {
+                    publisher: &self.handle,
+                    token: NO_ANSWER,
+                    is_for_others: self.exchange.has_others(),
+                };
+                self.exchange
+                    .publish_everywhere(&Arc::new(message), publication);
             }
             None => {
                 self.write_down(payload, Qos::AtMostOnce, None, correlation_data, out);

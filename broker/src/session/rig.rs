@@ -38,12 +38,19 @@ impl Rig {
 
     /// The retained messages that the bridge has been given to store since the last call.
     pub(crate) fn retains(&self) -> Vec<Retain> {
-        let items = self.uplinks.take().into_iter();
-        let retains = items.filter_map(|one| match one.item {
-            Some(from_edge::Item::Retain(retain)) => Some(retain),
+        let retains = self.told().into_iter().filter_map(|item| match item {
+            from_edge::Item::Retain(retain) => Some(retain),
             _ => None,
         });
         retains.collect()
+    }
+
+    /// All that the bridge was told apart from the sessions' own items since the last call; not who comes and goes.
+    pub(crate) fn told(&self) -> Vec<from_edge::Item> {
+        use from_edge::Item::{Connected, Disconnected};
+        let items = self.uplinks.take().into_iter().filter_map(|one| one.item);
+        let told = items.filter(|item| !matches!(item, Connected(_) | Disconnected(_)));
+        told.collect()
     }
 
     /// A new connection of a device, which goes on with `lasting`.
@@ -57,6 +64,7 @@ impl Rig {
             uid: uid.parse().unwrap_or_else(|_| schema::Uid::anonymous()),
             device: connect.client_id.clone(),
             is_nameless: false,
+            is_clean: connect.clean_start,
             login: None,
             is_admin: false,
             address: std::net::Ipv4Addr::LOCALHOST.into(),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use schema::link::Position;
 
+mod others;
 mod plain;
 
 use super::rig::{Client, Rig, connect};

@@ -151,6 +151,26 @@ fn grants_come_and_go() {
     assert!(policy.may_receive(client(&bob), "dev/alice"));
 }
 
+/// What a briefing does not name is taken back, and what comes by itself meanwhile is not.
+#[test]
+fn grants_are_told_anew() {
+    let policy = policy(Vec::new());
+    let (alice, bob) = (uid("alice"), uid("bob"));
+    for filter in ["a", "b", "c"] {
+        policy.set_grant(&alice, &bob, filter, true, false);
+    }
+    policy.begin_briefing();
+    policy.set_grant(&alice, &bob, "b", true, true);
+    policy.set_grant(&alice, &bob, "d", true, true);
+    policy.set_grant(&alice, &bob, "c", false, false);
+    assert!(policy.may_receive(client(&bob), "dev/alice/a"));
+    policy.end_briefing();
+    let may = |filter| policy.may_receive(client(&bob), &format!("dev/alice/{filter}"));
+    assert_eq!(["a", "b", "c", "d"].map(may), [false, true, false, true]);
+    policy.end_briefing();
+    assert!(policy.may_publish(client(&bob), "dev/alice/b"));
+}
+
 #[test]
 fn a_deny_outweighs_and_an_overlap_is_left_out() {
     let policy = policy(vec![

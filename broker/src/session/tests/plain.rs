@@ -1,8 +1,13 @@
 //! Plain topics, with one session or several.
 
 use super::*;
+use crate::codec::WillProperties;
 
-fn subscribe(client: &mut Client, filter: SubscribeFilter, identifier: Option<u32>) -> ReasonCode {
+pub(super) fn subscribe(
+    client: &mut Client,
+    filter: SubscribeFilter,
+    identifier: Option<u32>,
+) -> ReasonCode {
     let subscribe = Packet::Subscribe(Subscribe {
         packet_id: id(1),
         filters: vec![filter],
@@ -17,7 +22,7 @@ fn subscribe(client: &mut Client, filter: SubscribeFilter, identifier: Option<u3
     suback.reasons[0]
 }
 
-fn publish(topic: &str, qos: Qos, packet_id: u16) -> Publish {
+pub(super) fn publish(topic: &str, qos: Qos, packet_id: u16) -> Publish {
     Publish {
         topic: topic.into(),
         qos,
@@ -28,7 +33,7 @@ fn publish(topic: &str, qos: Qos, packet_id: u16) -> Publish {
 }
 
 /// What a client has got since the last call: topic, QoS, retain flag, packet id.
-fn publishes(client: &mut Client) -> Vec<Publish> {
+pub(super) fn publishes(client: &mut Client) -> Vec<Publish> {
     client.look().unwrap();
     let packets = client.packets().into_iter();
     let publishes = packets.filter_map(|packet| match packet {
@@ -388,6 +393,50 @@ fn a_will_is_published_unless_it_is_taken_back() {
         let reason = alice.send(Packet::Disconnect(Disconnect::new(reason)));
         alice.leave(reason.unwrap_err());
         assert_eq!(publishes(&mut watcher).len(), expected);
+    }
+}
+
+/// Who comes back to another node finds nothing of the session there: it ends here, and with it what it would have said,
+/// unless that was to wait for the client [MQTT-3.1.3-9].
+#[test]
+fn a_session_that_is_taken_elsewhere_is_not_kept() {
+    for (delay, is_clean, expected) in [
+        (None, false, 1),
+        (None, true, 1),
+        (Some(60), false, 0),
+        (Some(60), true, 1),
+    ] {
+        let rig = rig();
+        let mut watcher = device_of_alice(&rig, "watcher");
+        let all = SubscribeFilter::new("dev/alice/#", Qos::AtMostOnce);
+        subscribe(&mut watcher, all, None);
+        let properties = WillProperties {
+            will_delay_interval: delay,
+            ..Default::default()
+        };
+        let will = Will {
+            qos: Qos::AtMostOnce,
+            retain: false,
+            topic: "dev/alice/gone".into(),
+            payload: Bytes::from_static(b"gone"),
+            properties: Some(Box::new(properties)),
+        };
+        let hello = Connect {
+            will: Some(will),
+            properties: Some(Box::new(ConnectProperties {
+                session_expiry_interval: Some(3600),
+                ..Default::default()
+            })),
+            ..connect(Version::V5)
+        };
+        let alice = rig.connect("alice", hello, None);
+        let lasting = alice.leave(Closed::TakenElsewhere { is_clean });
+        assert!(lasting.is_none());
+        assert_eq!(
+            publishes(&mut watcher).len(),
+            expected,
+            "{delay:?} {is_clean}"
+        );
     }
 }
 
