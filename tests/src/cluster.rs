@@ -215,6 +215,11 @@ impl Cluster {
         answer.expect(201).map(drop)
     }
 
+    /// Executes SQL statements in the nodes' database, beside them; rows come back as lines.
+    pub async fn sql(&self, statements: &str) -> Result<String> {
+        self.postgres.sql(DATABASE, statements).await
+    }
+
     /// kill -9 of one node.
     pub async fn kill(&mut self, node: usize) -> Result<()> {
         self.node_mut(node).kill().await

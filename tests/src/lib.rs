@@ -5,7 +5,8 @@
 //! alike), [`raw`] (a socket for literal bytes), [`device`] (one that uses plain topics, every packet by hand: [`wire`]),
 //! [`tunnel`] (through [`tls`] and [`websocket`], for all of the above), [`disk`] (one that can be filled),
 //! [`database`] (one that can be locked), [`postgres`], [`mariadb`] and [`redis`] (servers that others wrote), [`cluster`] (several
-//! nodes on these, with [`proxy`] on each wire and [`balancer`] before them), [`mosquitto`] (`mosquitto_pub` and
+//! nodes on these, with [`proxy`] on each wire and [`balancer`] before them), [`talk`] (people on
+//! such a cluster), [`soak`] (many of them, and one fault after the other), [`mosquitto`] (`mosquitto_pub` and
 //! `mosquitto_sub` as processes), [`wait`] (waiting for a condition). The tests are in `tests/`, one topic per file.
 //!
 //! Invariants: nothing here uses the server's crates except `schema`, so a test sees what a stranger's client sees;
@@ -30,7 +31,9 @@ pub mod proxy;
 pub mod raw;
 pub mod redis;
 pub mod server;
+pub mod soak;
 pub mod stream;
+pub mod talk;
 pub mod tls;
 pub mod tunnel;
 pub mod up;

@@ -230,6 +230,13 @@ impl Server {
         self.folder.log()
     }
 
+    /// The lines of its log that a person must look at.
+    pub fn alarms(&self) -> Vec<String> {
+        let log = self.folder.log();
+        let lines = log.lines().filter(|line| is_alarming(line));
+        lines.map(str::to_owned).collect()
+    }
+
     /// The folder that `TIDINGS__DATA_DIR` names.
     pub fn data_dir(&self) -> PathBuf {
         self.folder.data_dir()
@@ -293,7 +300,7 @@ impl Server {
     /// Ends a test in which nothing should have gone wrong: [`Server::stop`], and no ERROR or panic in the log.
     pub async fn finish(mut self) -> Result<()> {
         self.process.terminate().await?;
-        if let Some(line) = self.folder.log().lines().find(|line| is_alarming(line)) {
+        if let Some(line) = self.alarms().first() {
             bail!("in the server's log: {line}");
         }
         self.finished = true;
@@ -546,14 +553,17 @@ fn isolate(command: &mut Command) {
     }
 }
 
-/// `TIDINGS_BIN`, or the binary that cargo put beside this test's own folder.
+/// `TIDINGS_BIN`, or the binary that cargo put beside this test's own folder, or beside this program.
 fn binary() -> Result<PathBuf> {
     let binary = match std::env::var_os("TIDINGS_BIN") {
         Some(path) => PathBuf::from(path),
         None => {
-            let test = std::env::current_exe()?;
-            let deps = test.parent().context("a test runs in target/*/deps")?;
-            deps.with_file_name("tidings")
+            let this = std::env::current_exe()?;
+            let folder = this.parent().context("a program is in a folder")?;
+            match folder.ends_with("deps") {
+                true => folder.with_file_name("tidings"),
+                false => folder.join("tidings"),
+            }
         }
     };
     ensure!(
