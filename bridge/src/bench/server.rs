@@ -16,7 +16,7 @@ use super::accounts::{self, Account};
 use super::results::About;
 use super::way::Way;
 use crate::auth::token;
-use crate::serve;
+use crate::serve::{self, Parts as _};
 use crate::settings::Settings;
 
 /// Settings that the environment may have otherwise: a user of the load sends more than a person.
@@ -95,11 +95,11 @@ pub(super) struct Server {
 
 enum Running {
     Apart {
-        child: Child,
+        child: Box<Child>,
         // Held open: a server that can't print would end.
         _stdout: Lines<BufReader<ChildStdout>>,
     },
-    Here(serve::Server),
+    Here(Box<serve::Server>),
 }
 
 impl Server {
@@ -169,7 +169,7 @@ impl Server {
             target,
             pid,
             running: Running::Apart {
-                child,
+                child: Box::new(child),
                 _stdout: stdout,
             },
             _folder: folder,
@@ -191,7 +191,7 @@ impl Server {
                 http,
             },
             pid: std::process::id(),
-            running: Running::Here(server),
+            running: Running::Here(Box::new(server)),
             _folder: folder,
         })
     }

@@ -1,0 +1,81 @@
+//! The certificates of all TLS ports.
+
+use broker::net::{Tls, TlsSettings};
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+use crate::settings::{ClientCert, Settings};
+use crate::store::chain;
+
+/// `None` where nobody listens.
+pub(super) struct Certificates {
+    pub(super) mqtts: Option<Tls>,
+    pub(super) https: Option<Tls>,
+}
+
+impl Certificates {
+    pub(super) fn load(settings: &Settings) -> anyhow::Result<Self> {
+        Ok(Certificates {
+            mqtts: mqtts(settings)?,
+            https: https(settings)?,
+        })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Tls> {
+        self.mqtts.iter().chain(&self.https)
+    }
+
+    /// Looks whether their files were replaced, for as long as the tasks are there.
+    pub(super) fn follow(&self, watchers: &mut JoinSet<()>) {
+        for tls in self.all().cloned() {
+            watchers.spawn(tls.follow_files());
+        }
+    }
+
+    /// What can't be used is logged, and what was there before stays.
+    pub(super) fn reload(&self) {
+        for tls in self.all() {
+            match tls.reload() {
+                Ok(()) => info!("the certificate was read again"),
+                Err(error) => error!(error = %chain(&error), "the old certificate stays in use"),
+            }
+        }
+    }
+}
+
+fn mqtts(settings: &Settings) -> anyhow::Result<Option<Tls>> {
+    let mqtts = &settings.mqtts;
+    if mqtts.listen.is_empty() {
+        return Ok(None);
+    }
+    let client_ca = Some(&mqtts.client_ca).filter(|file| !file.as_os_str().is_empty());
+    let tls = Tls::load(TlsSettings {
+        cert: mqtts.cert.clone(),
+        key: mqtts.key.clone(),
+        client_ca: client_ca.cloned(),
+        client_cert_required: mqtts.client_cert == ClientCert::Required,
+        protocol: "mqtt",
+    })?;
+    Ok(Some(tls))
+}
+
+/// The same for HTTPS, whose certificate is that of MQTTS unless it has its own.
+fn https(settings: &Settings) -> anyhow::Result<Option<Tls>> {
+    let (https, mqtts) = (&settings.https, &settings.mqtts);
+    if https.listen.is_empty() {
+        return Ok(None);
+    }
+    let (cert, key) = if https.cert.as_os_str().is_empty() {
+        (&mqtts.cert, &mqtts.key)
+    } else {
+        (&https.cert, &https.key)
+    };
+    let tls = Tls::load(TlsSettings {
+        cert: cert.clone(),
+        key: key.clone(),
+        client_ca: None,
+        client_cert_required: false,
+        protocol: "http/1.1",
+    })?;
+    Ok(Some(tls))
+}
