@@ -105,8 +105,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// answers that speak of locks, space and restarts.
 fn is_transient(error: &DbErr) -> bool {
     let source = match error {
-        DbErr::Conn(source) | DbErr::Exec(source) | DbErr::Query(source) => source,
-        DbErr::ConnectionAcquire(_) => return true,
+        DbErr::Exec(source) | DbErr::Query(source) => source,
+        DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => return true,
         _ => return false,
     };
     match source {

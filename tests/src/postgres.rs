@@ -137,6 +137,13 @@ impl Postgres {
         self.home.log()
     }
 
+    /// Everything in a database, as statements that make it again.
+    pub(crate) async fn dump(&self, database: &str) -> Result<Vec<u8>> {
+        let mut dump = Command::new(program("pg_dump")?);
+        dump.arg(self.url(database)).kill_on_drop(true);
+        daemon::output_bytes(dump).await
+    }
+
     /// Executes statements and returns the rows: a line each, columns separated by tabs.
     pub async fn sql(&self, database: &str, statements: &str) -> Result<String> {
         execute(&self.url(database), statements).await

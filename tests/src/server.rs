@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::client::Builder;
 use crate::daemon::free_port;
-use crate::database::{self, DatabaseLock};
+use crate::database::{Database, DatabaseLock, Engine};
 use crate::device;
 use crate::disk::SmallDisk;
 use crate::http::Api;
@@ -41,6 +41,8 @@ pub struct Folder {
     /// Before `root`, because what is mounted can't be removed.
     disk: Option<SmallDisk>,
     root: TempDir,
+    /// Once a server has been started here, unless it is told to use another one.
+    database: Option<Database>,
     /// Environment variables of the server, at each of its starts.
     settings: Vec<(String, String)>,
     /// Who signed the server's certificate, when it has one.
@@ -84,7 +86,8 @@ impl Server {
     }
 
     /// The same in a folder that the test has prepared.
-    pub async fn start_in(folder: Folder, uids: &[&str]) -> Result<Self> {
+    pub async fn start_in(mut folder: Folder, uids: &[&str]) -> Result<Self> {
+        folder.make_database().await?;
         let server = Server {
             process: Process::start(&folder, &folder.doors()).await?,
             folder,
@@ -136,12 +139,8 @@ impl Server {
     }
 
     async fn run_user(&self, arguments: &[&str]) -> Result<()> {
-        let mut command = Command::new(binary()?);
-        isolate(&mut command);
-        command
-            .arg("user")
-            .args(arguments)
-            .env("TIDINGS__DATA_DIR", self.data_dir());
+        let mut command = self.folder.command()?;
+        command.arg("user").args(arguments);
         let output = command.output().await?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(
@@ -242,24 +241,35 @@ impl Server {
         self.folder.data_dir()
     }
 
-    /// Takes the database away from the server.
-    pub async fn lock_database(&self) -> Result<DatabaseLock> {
-        DatabaseLock::take(&self.data_dir().join("tidings.db")).await
+    fn database(&self) -> Result<&Database> {
+        let database = self.folder.database.as_ref();
+        database.context("this server's database is not its own")
     }
 
-    /// Executes an SQL statement in the database, beside the server.
-    pub async fn sql(&self, statement: &str) -> Result<()> {
-        database::execute(&self.data_dir().join("tidings.db"), statement).await
+    /// Takes the database away from the server.
+    pub async fn lock_database(&self) -> Result<DatabaseLock> {
+        self.database()?.lock().await
+    }
+
+    /// Executes an SQL statement in the database, beside the server, that all engines understand; returns the rows, a line
+    /// each with tabs between the columns.
+    pub async fn sql(&self, statement: &str) -> Result<String> {
+        self.database()?.sql(statement).await
+    }
+
+    /// Everything in the database, as bytes in which texts can be found.
+    pub async fn dump(&self) -> Result<Vec<u8>> {
+        self.database()?.dump().await
     }
 
     /// Makes two users each other's contacts.
     pub async fn befriend(&self, one: &str, other: &str) -> Result<()> {
         let row = |uid: &str, other: &str| {
-            format!("('{uid}', '{other}', 'contact', '', x'', '', 0, 0, 0, -1)")
+            format!("('{uid}', '{other}', 'contact', '', '', '', 0, 0, 0, -1)")
         };
         let rows = [row(one, other), row(other, one)].join(", ");
-        self.sql(&format!("INSERT INTO contacts VALUES {rows}"))
-            .await
+        let insert = format!("INSERT INTO contacts VALUES {rows}");
+        self.sql(&insert).await.map(drop)
     }
 
     /// Sends the process a signal, such as `HUP`, and does not wait for what comes of it.
@@ -293,8 +303,7 @@ impl Server {
     /// Ends a test: [`Server::shut_down`], whatever stands in the log.
     pub async fn stop(mut self) -> Result<()> {
         self.process.terminate().await?;
-        self.finished = true;
-        Ok(())
+        self.end().await
     }
 
     /// Ends a test in which nothing should have gone wrong: [`Server::stop`], and no ERROR or panic in the log.
@@ -303,8 +312,15 @@ impl Server {
         if let Some(line) = self.alarms().first() {
             bail!("in the server's log: {line}");
         }
+        self.end().await
+    }
+
+    async fn end(&mut self) -> Result<()> {
         self.finished = true;
-        Ok(())
+        match self.folder.database.take() {
+            Some(database) => database.remove().await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -351,6 +367,7 @@ impl Folder {
         Ok(Folder {
             disk: None,
             root,
+            database: None,
             settings: Vec::new(),
             authority: None,
             ports: Listeners::new(),
@@ -418,6 +435,33 @@ impl Folder {
         self.root.path().join("tidings.toml")
     }
 
+    async fn make_database(&mut self) -> Result<()> {
+        let mut names = self.settings.iter().map(|(name, _)| name);
+        if names.any(|name| name == "TIDINGS__DATABASE__URL") {
+            return Ok(());
+        }
+        let engine = match self.disk {
+            Some(_) => Engine::Sqlite,
+            None => Engine::tested(),
+        };
+        self.database = Some(Database::make(engine, self.data_dir()).await?);
+        Ok(())
+    }
+
+    /// The program with what it needs to know of the folder and its database.
+    fn command(&self) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        isolate(&mut command);
+        command.env("TIDINGS__DATA_DIR", self.data_dir());
+        if let Some(database) = &self.database {
+            command.env("TIDINGS__DATABASE__URL", database.url());
+        }
+        if self.config_file().exists() {
+            command.arg("--config").arg(self.config_file());
+        }
+        Ok(command)
+    }
+
     /// Which ports a server here has at first: any, if it has none of its own.
     fn doors(&self) -> Listeners {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -462,10 +506,8 @@ impl Folder {
 impl Process {
     /// Starts `tidings serve`, and waits until it says where it listens and that it is ready.
     async fn start(folder: &Folder, doors: &Listeners) -> Result<Self> {
-        let binary = binary()?;
-        let mut child = command(&binary, folder, doors)?
-            .spawn()
-            .with_context(|| format!("starting {}", binary.display()))?;
+        let spawned = serve(folder, doors)?.spawn();
+        let mut child = spawned.context("starting tidings serve")?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         let mut stdout = BufReader::new(stdout).lines();
 
@@ -514,24 +556,19 @@ impl Process {
     }
 }
 
-fn command(binary: &Path, folder: &Folder, doors: &Listeners) -> Result<Command> {
+fn serve(folder: &Folder, doors: &Listeners) -> Result<Command> {
     let log = File::options()
         .create(true)
         .append(true)
         .open(folder.log_file())?;
-    let mut command = Command::new(binary);
-    isolate(&mut command);
+    let mut command = folder.command()?;
     for (door, setting) in DOORS {
         if let Some(address) = doors.get(door) {
             command.env(setting, address.to_string());
         }
     }
-    if folder.config_file().exists() {
-        command.arg("--config").arg(folder.config_file());
-    }
     command
         .arg("serve")
-        .env("TIDINGS__DATA_DIR", folder.data_dir())
         .env("TIDINGS__LOG", "info")
         // A test's user writes more than a person.
         .envs(UNLIMITED.map(|name| (name, "0")))

@@ -121,7 +121,7 @@ async fn others_see_nothing() -> Result<()> {
         server.befriend("bob", other).await?;
     }
     for statement in [
-        "INSERT INTO contacts VALUES ('admirer', 'bob', 'contact', '', x'', '', 0, 0, 0, -1)",
+        "INSERT INTO contacts VALUES ('admirer', 'bob', 'contact', '', '', '', 0, 0, 0, -1)",
         "UPDATE contacts SET blocked = 2 WHERE uid = 'bob' AND other = 'blocked'",
         "UPDATE contacts SET blocked = 1 WHERE uid = 'blocking'",
         "UPDATE users SET presence = 'nobody' WHERE uid = 'shy'",

@@ -175,7 +175,7 @@ async fn a_group_tells_who_has_read() -> Result<()> {
 async fn reading_can_be_kept_to_oneself() -> Result<()> {
     let server = Server::with_users(&["alice", "bob", "carol"]).await?;
     server
-        .sql("UPDATE users SET read_receipts = 0 WHERE uid = 'bob'")
+        .sql("UPDATE users SET read_receipts = FALSE WHERE uid = 'bob'")
         .await?;
     let mut alice = server.client("alice").json().online().await?;
     let mut bob = server.client("bob").online().await?;

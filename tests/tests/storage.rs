@@ -4,6 +4,7 @@ use std::io::{Write, stderr};
 
 use anyhow::{Result, ensure};
 use tidings_tests::client::ok_of;
+use tidings_tests::database::Engine;
 use tidings_tests::link::Version::{V4, V5};
 use tidings_tests::server::Folder;
 use tidings_tests::wire::{AckKind, Publish, id};
@@ -105,6 +106,10 @@ async fn sends_wait_for_room_on_the_disk() -> Result<()> {
     const MESSAGES: u32 = 400;
     const TEXT_BYTES: usize = 60_000;
 
+    // About SQLite's file: elsewhere the disk is another server's.
+    if Engine::tested() != Engine::Sqlite {
+        return Ok(());
+    }
     let Some(folder) = Folder::on_small_disk()? else {
         // Not by println!, which a passing test keeps to itself.
         writeln!(stderr(), "skipped: mounting a tmpfs is not permitted here")?;

@@ -98,7 +98,7 @@ async fn a_group_hears_of_it() -> Result<()> {
     for (number, other) in (0..).zip(["bob", "carol"]) {
         let (uid, of) = [("alice", other), (other, "alice")][number];
         alice.say(up::user(other), "hi").await?;
-        let block = format!("('{uid}', '{of}', 'none', '', x'', '', 1, 0, 0, -1)");
+        let block = format!("('{uid}', '{of}', 'none', '', '', '', 1, 0, 0, -1)");
         server
             .sql(&format!("INSERT INTO contacts VALUES {block}"))
             .await?;
