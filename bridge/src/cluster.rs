@@ -4,8 +4,13 @@
 //! up from the database, and asks the others for what is only in their memory. So the bus promises nothing but to say when
 //! something may have been missed ([`Heard::Missed`]).
 
+pub mod duty;
+pub mod node;
+
 use schema::bus::{Notice, notice};
 use tokio::sync::mpsc;
+
+use node::Node;
 
 use crate::redis::Redis;
 
@@ -18,6 +23,8 @@ pub struct Peers {
     pub heard: mpsc::Receiver<Heard>,
     /// `None`: there are none.
     pub redis: Option<Redis>,
+    /// What this node is among them.
+    pub node: Node,
 }
 
 impl Peers {
@@ -30,6 +37,7 @@ impl Peers {
             bus: Bus { outgoing: None },
             heard,
             redis: None,
+            node: Node::sole(),
         }
     }
 }

@@ -17,12 +17,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use broker::link::{BridgeLink, LinkClosed};
 use futures_util::FutureExt as _;
+use schema::bus::Due;
+use schema::bus::notice::Notice;
 use schema::v1;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::Peers;
+use crate::cluster::node::Node;
+use crate::cluster::{Bus, Peers};
 use crate::code::Code;
 use crate::redis::Redis;
 use crate::store::{self, Store, messages};
@@ -167,6 +170,8 @@ pub struct Service {
     /// Told when an account was deleted.
     erasures: Arc<Notify>,
     redis: Option<Redis>,
+    bus: Bus,
+    node: Node,
 }
 
 /// Why the service can't go on.
@@ -225,6 +230,7 @@ impl Service {
         limits: Limits,
         peers: Peers,
     ) -> Result<(Self, Running), Error> {
+        let node = peers.node;
         let newest = messages::newest_id(store.reader()).await?;
         let mut tasks = JoinSet::new();
         let ended = CancellationToken::new();
@@ -252,7 +258,7 @@ impl Service {
         };
         tasks.spawn(teller.run(moved, stop.clone()).map(Ok));
         tasks.spawn(watchers.run(stop.clone()).map(Ok));
-        let executor = Executor::new(store.clone(), catalog, newest, limits.clone());
+        let executor = Executor::new(store.clone(), node.clone(), catalog, newest, limits.clone());
         let (jobs, job_queue) = mpsc::channel(HTTP_QUEUE);
         let (announcements, rounds) = mpsc::channel(ANNOUNCEMENTS);
         let is_stalled = Arc::new(AtomicBool::new(false));
@@ -268,6 +274,8 @@ impl Service {
             bell: executor.alarms.expiry.bell(),
             jobs: jobs.clone(),
         };
+        let erasures = executor.alarms.erasure.clone();
+        let bus = peers.bus.clone();
         let pipeline = Pipeline::new(
             executor,
             announcements,
@@ -279,7 +287,8 @@ impl Service {
         );
         let behind = Behind::default();
         if limits.search {
-            let indexer = Indexer::new(store.clone(), pipeline.commits(), behind.clone());
+            let duty = node.duty("search");
+            let indexer = Indexer::new(store.clone(), pipeline.commits(), behind.clone(), duty);
             let stop = stop.clone();
             tasks.spawn(async move {
                 stop.run_until_cancelled(indexer.run()).await;
@@ -297,8 +306,10 @@ impl Service {
                 Ok(())
             }
         });
-        tasks.spawn(in_background(sender.run(stop.clone())));
-        tasks.spawn(in_background(expiry.run(stop.clone())));
+        tasks.spawn(in_background(
+            sender.run(node.duty("schedule"), stop.clone()),
+        ));
+        tasks.spawn(in_background(expiry.run(node.duty("expiry"), stop.clone())));
         tasks.spawn({
             let ended = ended.drop_guard();
             async move {
@@ -307,12 +318,11 @@ impl Service {
                 outcome
             }
         });
-        let erasures = Arc::new(Notify::new());
         tasks.spawn({
             let eraser = erasure::Eraser::new(store, jobs.clone(), erasures.clone());
-            let stop = stop.clone();
+            let (duty, stop) = (node.duty("erasure"), stop.clone());
             async move {
-                eraser.run(stop).await;
+                eraser.run(duty, stop).await;
                 Ok(())
             }
         });
@@ -324,6 +334,8 @@ impl Service {
             behind,
             erasures,
             redis: peers.redis,
+            bus,
+            node,
         };
         Ok((service, Running { tasks, stop }))
     }
@@ -384,6 +396,12 @@ impl Service {
         &self.limits.words
     }
 
+    /// What this server is among others on its database.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
     /// What nodes share beside the database; `None`: there are no others.
     #[must_use]
     pub fn redis(&self) -> Option<&Redis> {
@@ -393,6 +411,7 @@ impl Service {
     /// Has the data of accounts that were deleted just now erased without delay.
     pub fn erase_deleted(&self) {
         self.erasures.notify_one();
+        self.bus.tell(Notice::Due(Due::Erasure.into()));
     }
 
     /// Whether the last attempt to store something failed, and is being repeated.

@@ -34,10 +34,12 @@ pub mod export;
 pub mod flags;
 pub mod grants;
 pub mod groups;
+pub mod leases;
 pub mod logins;
 pub mod looks;
 pub mod members;
 pub mod messages;
+pub mod nodes;
 pub mod operations;
 pub mod receipts;
 pub mod retained;
@@ -74,6 +76,14 @@ pub enum Error {
     /// A defect of ours or of the database.
     #[error("the database refused a statement")]
     Internal(#[source] DbErr),
+}
+
+impl Error {
+    /// The node may give no ids for now.
+    pub(crate) fn no_number() -> Self {
+        let reason = "the node has no number until it reaches the database in time";
+        Error::Unavailable(DbErr::Custom(reason.to_owned()))
+    }
 }
 
 impl From<DbErr> for Error {

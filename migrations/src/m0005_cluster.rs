@@ -45,7 +45,9 @@ const UP: &str = "
         name      VARCHAR(255) NOT NULL,
         since     {id}         NOT NULL,
         -- the node gives no ids from then on, unless it has put it off
-        until     {id}         NOT NULL
+        until     {id}         NOT NULL,
+        -- nothing that it is about to store has an id below this one
+        floor     {id}         NOT NULL
     );
 
     -- Who looks after something that one node alone does at a time.

@@ -33,6 +33,7 @@ async fn it_is_for_administrators() -> Result<()> {
         "users/bob/export",
         "flags",
         "audit",
+        "nodes",
     ] {
         let path = format!("/v1/admin/{path}");
         (alice.get(&path).await?.problem(403, "permission_denied")).context(path.clone())?;
@@ -55,6 +56,9 @@ async fn it_is_for_administrators() -> Result<()> {
     }
     let answer = alice.delete("/v1/admin/users/bob").await?;
     answer.problem(403, "permission_denied")?;
+    let nodes = root.get("/v1/admin/nodes").await?.expect(200)?;
+    assert_eq!(nodes["nodes"][0]["number"], 0);
+    assert_eq!(nodes["nodes"][0]["alive"], true);
     // Only what the operator did.
     let log = audit(&root, "").await?;
     assert_eq!(

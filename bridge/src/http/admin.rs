@@ -2,6 +2,7 @@
 
 mod accounts;
 mod log;
+mod nodes;
 
 use std::time::SystemTime;
 
@@ -30,6 +31,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(log::settle_flag))
         .routes(routes!(log::audit))
         .routes(routes!(log::reload_words))
+        .routes(routes!(nodes::list))
 }
 
 /// Rows of a page where the client doesn't say, and the most that it may ask for.

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use super::options::limits;
 use crate::auth::{Auth, Kick};
 use crate::cluster::Peers;
+use crate::cluster::node::{Kept, Node};
 use crate::redis::{self, Redis};
 use crate::service::words::Words;
 use crate::service::{self, Limits, Service};
@@ -21,6 +22,7 @@ pub(super) struct Opened {
     limits: Limits,
     peers: Peers,
     keeper: Option<redis::Keeper>,
+    number: Kept,
 }
 
 /// The running chat service.
@@ -30,6 +32,7 @@ pub(super) struct Bridge {
     pub(super) service: Service,
     pub(super) words: Words,
     running: service::Running,
+    number: Kept,
     /// Learn of logins that other processes have ended, look whether the list of words was replaced, and keep the
     /// connection to Redis; they end with this.
     _watchers: JoinSet<()>,
@@ -43,13 +46,15 @@ impl Opened {
         let auth = Auth::open(store.clone(), settings, kick).await?;
         let limits = limits(settings);
         limits.words.reload().context("words.file can't be used")?;
-        let (peers, keeper) = peers(settings)?;
+        let (node, number) = Node::join(&store).await?;
+        let (peers, keeper) = peers(settings, node)?;
         Ok(Opened {
             store,
             auth,
             limits,
             peers,
             keeper,
+            number,
         })
     }
 
@@ -61,6 +66,7 @@ impl Opened {
             limits,
             peers,
             keeper,
+            number,
         } = self;
         let words = limits.words.clone();
         let (service, running) = Service::start(store.clone(), link, limits, peers).await?;
@@ -76,6 +82,7 @@ impl Opened {
             service,
             words,
             running,
+            number,
             _watchers: watchers,
         })
     }
@@ -95,18 +102,23 @@ impl Bridge {
     /// Executes what has arrived, and ends.
     pub(super) async fn stop(self) {
         self.running.stop().await;
+        self.number.give_back().await;
     }
 }
 
 /// The other nodes, as the settings have it, and who keeps the connection to Redis.
-fn peers(settings: &Settings) -> anyhow::Result<(Peers, Option<redis::Keeper>)> {
+fn peers(settings: &Settings, node: Node) -> anyhow::Result<(Peers, Option<redis::Keeper>)> {
+    let alone = Peers {
+        node,
+        ..Peers::none()
+    };
     if !settings.redis.is_set() {
-        return Ok((Peers::none(), None));
+        return Ok((alone, None));
     }
     let (redis, keeper) = Redis::new(&settings.redis).context("redis.url can't be used")?;
     let peers = Peers {
         redis: Some(redis),
-        ..Peers::none()
+        ..alone
     };
     Ok((peers, Some(keeper)))
 }

@@ -10,12 +10,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::clock;
+use crate::cluster::duty::Duty;
 use crate::store;
 
 /// How long to wait before looking again, after the database did not answer or the work was not done.
 const RETRY: Duration = Duration::from_secs(1);
 /// The clock may have been set: it is looked at this often.
 const LOOK: Duration = Duration::from_secs(60);
+/// The same where there may be other nodes.
+const LOOK_SHARED: Duration = Duration::from_secs(3);
 /// No time at all.
 const NEVER: i64 = i64::MAX;
 
@@ -63,11 +66,15 @@ impl Alarm {
     }
 
     /// The transaction was committed.
-    pub(super) fn commit(&mut self) {
+    ///
+    /// Returns whether other nodes should hear of it, since the one that looks after it would not see it in time.
+    pub(super) fn commit(&mut self) -> bool {
         let staged = std::mem::replace(&mut self.staged, NEVER);
         if staged < self.bell.awaited.load(Ordering::SeqCst) {
             self.bell.earlier.notify_one();
         }
+        let looked_at = clock::millis(SystemTime::now() + LOOK_SHARED);
+        staged < looked_at
     }
 
     /// The transaction was not committed.
@@ -77,9 +84,20 @@ impl Alarm {
 }
 
 impl Bell {
-    /// Returns when something is due. `None`: the service stops.
-    pub(super) async fn rung(&self, stop: &CancellationToken, due: &impl Due) -> Option<()> {
+    /// Another node has stored something that may be due soon.
+    pub(super) fn ring(&self) {
+        self.earlier.notify_one();
+    }
+
+    /// Returns when something is due, and it is this node that looks after it. `None`: the service stops.
+    pub(super) async fn rung(
+        &self,
+        stop: &CancellationToken,
+        due: &impl Due,
+        duty: &mut Duty,
+    ) -> Option<()> {
         loop {
+            stop.run_until_cancelled(duty.held()).await?;
             // Whatever is committed from here on is noticed, whether `next` has seen it or not.
             self.awaited.store(NEVER, Ordering::SeqCst);
             let wait = match due.next().await {
@@ -90,7 +108,7 @@ impl Bell {
                     let Some(left) = u64::try_from(left).ok().filter(|left| *left > 0) else {
                         return Some(());
                     };
-                    Duration::from_millis(left).min(LOOK)
+                    Duration::from_millis(left).min(look_after(duty))
                 }
                 Err(error) => {
                     // The pipeline warns of it, once for everybody.
@@ -105,6 +123,11 @@ impl Bell {
             }
         }
     }
+}
+
+/// Other nodes may have stored something earlier, and what they tell of it may be lost.
+fn look_after(duty: &Duty) -> Duration {
+    if duty.is_shared() { LOOK_SHARED } else { LOOK }
 }
 
 /// Waits before work that could not be done is tried again.
@@ -144,7 +167,10 @@ mod tests {
         });
         let task = tokio::spawn({
             let stored = stored.clone();
-            async move { bell.rung(&CancellationToken::new(), &*stored).await }
+            async move {
+                let stop = CancellationToken::new();
+                bell.rung(&stop, &*stored, &mut Duty::always()).await
+            }
         });
         tokio::task::yield_now().await;
         for at in [now + 2_000_000_000, now - 1] {

@@ -11,8 +11,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use schema::bus::Due;
 use schema::link::ToEdge;
 use schema::{ConversationId, MsgId, Uid, v1};
+use tokio::sync::Notify;
 
 use super::Limits;
 use super::alarm::Alarm;
@@ -28,6 +30,7 @@ use super::places::Wish;
 use super::refused::Refused;
 use super::send::{LookedUp, Send, new_message, note_special};
 use crate::clock;
+use crate::cluster::node::Node;
 use crate::code::Code;
 use crate::store::members::Role;
 use crate::store::{
@@ -44,6 +47,7 @@ const STALE_MAX: u32 = 8;
 #[derive(Debug)]
 pub(super) struct Executor {
     store: Store,
+    node: Node,
     pub(super) catalog: Catalog,
     pub(super) ids: MsgIds,
     pub(super) limits: Limits,
@@ -61,6 +65,8 @@ pub(super) struct Alarms {
     pub(super) expiry: Alarm,
     /// Messages are to be sent.
     pub(super) schedule: Alarm,
+    /// Told when an account was deleted, which is to be erased.
+    pub(super) erasure: Arc<Notify>,
 }
 
 /// User, `client_msg_id`, and the answer that the command had.
@@ -98,12 +104,19 @@ impl First<'_> {
 }
 
 impl Executor {
-    /// Executes on `store`, with ids after `newest`.
-    pub(super) fn new(store: Store, catalog: Catalog, newest: u64, limits: Limits) -> Self {
+    /// Executes on `store`, with ids after `newest` and of `node`.
+    pub(super) fn new(
+        store: Store,
+        node: Node,
+        catalog: Catalog,
+        newest: u64,
+        limits: Limits,
+    ) -> Self {
         Executor {
             store,
+            ids: MsgIds::new(newest, node.last_number().into()),
+            node,
             catalog,
-            ids: MsgIds::new(newest, 0),
             limits,
             effects: Effects::default(),
             alarms: Alarms::default(),
@@ -138,12 +151,15 @@ impl Executor {
 
     async fn attempt(&mut self, jobs: &[Job], notes: &Notes) -> Result<Vec<Outcome>, store::Error> {
         let outcomes = self.transact(jobs, notes).await;
-        let Alarms { expiry, schedule } = &mut self.alarms;
+        let Alarms {
+            expiry, schedule, ..
+        } = &mut self.alarms;
         match &outcomes {
             Ok(_) => {
                 self.catalog.commit();
-                expiry.commit();
-                schedule.commit();
+                let due = &mut self.effects.due;
+                due.extend(expiry.commit().then_some(Due::Expiring));
+                due.extend(schedule.commit().then_some(Due::Scheduled));
             }
             Err(_) => {
                 self.catalog.rollback();
@@ -160,6 +176,9 @@ impl Executor {
         notes: &Notes,
     ) -> Result<Vec<Outcome>, store::Error> {
         self.effects = Effects::default();
+        let number = self.node.number().ok_or_else(store::Error::no_number)?;
+        self.ids.go_on_as(number.number.into(), number.after);
+        let busy = self.node.begin(SystemTime::now());
         let tx = self.store.begin().await?;
         notes.store(&tx).await?;
         let earlier = self.earlier_answers(&tx, jobs).await?;
@@ -183,7 +202,10 @@ impl Executor {
                 }
             }
         }
-        tx.commit().await.map_err(store::Error::from)?;
+        if let Err(error) = tx.commit().await {
+            busy.doubt();
+            return Err(error.into());
+        }
         Ok(outcomes)
     }
 
@@ -448,6 +470,12 @@ impl Executor {
             }
         }
         Ok(())
+    }
+
+    /// Forgets a conversation of which the transaction has changed the members, or what they may, here and at other nodes.
+    pub(super) fn stage_change(&mut self, name: &str) {
+        self.catalog.stage_change(name);
+        self.effects.changed.push(name.to_owned());
     }
 
     /// The conversation of that name, if there is one.

@@ -152,6 +152,13 @@ impl Catalog {
         self.staged.insert(name.to_owned(), None);
     }
 
+    /// Forgets a conversation that another node has changed.
+    pub fn forget_name(&mut self, name: &str) {
+        if let Some(known) = self.committed.remove(name) {
+            self.weight -= known.members.len();
+        }
+    }
+
     /// Forgets conversations that are no longer as they are known here, whatever becomes of the transaction.
     pub fn forget(&mut self, ids: &[i64]) {
         let is_stale = |conversation: &Arc<Conversation>| ids.contains(&conversation.id);

@@ -154,7 +154,7 @@ impl Executor {
             let conversation = ConversationId::direct(uid.clone(), other.clone());
             let name = conversation.to_string();
             conversations::revise(tx, std::slice::from_ref(&name)).await?;
-            self.catalog.stage_change(&name);
+            self.stage_change(&name);
         }
         Ok(Settled {
             deliveries,

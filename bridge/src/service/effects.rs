@@ -1,6 +1,7 @@
 //! What follows a transaction once it is committed, beside answers and deliveries.
 
 use schema::Uid;
+use schema::bus::Due;
 
 use super::appearance::Status;
 use super::receipts::Moves;
@@ -14,6 +15,10 @@ pub(super) struct Effects {
     pub(super) statuses: Vec<(Uid, u64, Status)>,
     /// Users of whom others see something else now, or nothing any more: they are told.
     pub(super) restyled: Vec<Uid>,
+    /// Names of conversations of which the members, or what they may, are others now: other nodes are told.
+    pub(super) changed: Vec<String>,
+    /// What waits for its time, and may have come before what other nodes know of.
+    pub(super) due: Vec<Due>,
 }
 
 impl Effects {
@@ -23,5 +28,7 @@ impl Effects {
         self.moves.reads.append(&mut later.moves.reads);
         self.statuses.append(&mut later.statuses);
         self.restyled.append(&mut later.restyled);
+        self.changed.append(&mut later.changed);
+        self.due.append(&mut later.due);
     }
 }

@@ -19,6 +19,7 @@ use super::briefing;
 use super::command::Command;
 use super::job::{Caller, Delivery, Door, Job, Settled};
 use super::single::Failed;
+use crate::cluster::duty::Duty;
 use crate::store::erasure::{self, Erasure, Place};
 use crate::store::grants::{self, Grant};
 use crate::store::members::{self, Role};
@@ -105,7 +106,7 @@ impl Executor {
         conversations::lock(tx, &[id]).await?;
         members::remove(tx, id, uid).await?;
         conversations::count_change(tx, id).await?;
-        self.catalog.stage_change(&place.name);
+        self.stage_change(&place.name);
         let mut settled = more(place.name.clone());
         if let Ok(ConversationId::Group(_)) = place.name.parse() {
             settled
@@ -235,9 +236,10 @@ impl Eraser {
     }
 
     /// Erases what there is to erase until `stop`.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    pub(super) async fn run(self, mut duty: Duty, stop: CancellationToken) {
         let work = async {
             loop {
+                duty.held().await;
                 self.erase_all().await;
                 tokio::select! {
                     () = self.wake.notified() => {}

@@ -15,6 +15,7 @@ use super::job::{Caller, Delivery, Door, Job, Settled};
 use super::operations;
 use super::single::Failed;
 use crate::clock;
+use crate::cluster::duty::Duty;
 use crate::store::operations::{Gone, Place, audience, blank, next_expiry, note_changes};
 use crate::store::{self, Store, Transaction, views};
 
@@ -75,8 +76,8 @@ impl Due for Expiry {
 
 impl Expiry {
     /// Works until `stop`.
-    pub(super) async fn run(self, stop: CancellationToken) {
-        while self.bell.rung(&stop, &self).await.is_some() {
+    pub(super) async fn run(self, mut duty: Duty, stop: CancellationToken) {
+        while self.bell.rung(&stop, &self, &mut duty).await.is_some() {
             let (door, answer) = oneshot::channel();
             let job = Job {
                 // Nobody asks for it, and nobody is told.

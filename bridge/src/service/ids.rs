@@ -46,6 +46,13 @@ impl MsgIds {
         MsgId(self.last)
     }
 
+    /// Goes on under number `node`, after all ids so far and after `newest`; nothing changes, if that is its number already.
+    pub fn go_on_as(&mut self, node: u64, newest: u64) {
+        if node != self.node {
+            *self = MsgIds::new(self.last.max(newest), node);
+        }
+    }
+
     /// The next id, which is also larger than `other`, another node's.
     pub fn after(&mut self, other: u64, now: SystemTime) -> MsgId {
         let next = self.next(now);

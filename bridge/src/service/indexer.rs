@@ -15,8 +15,9 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::search::words;
+use crate::cluster::duty::Duty;
 use crate::store::search::{Entry, Source};
-use crate::store::{self, Store, search};
+use crate::store::{self, Store, nodes, search};
 
 /// Messages that are waited for after the first one, so that single ones don't cost a transaction each.
 const GATHER: Duration = Duration::from_millis(200);
@@ -30,6 +31,8 @@ const BYTES: (usize, usize) = (4 * 1024, 256 * 1024);
 const WRITE_MAX: Duration = Duration::from_millis(20);
 /// While the pipeline commits too, so many times as long as a step took it is left alone: an eighth of the time is ours.
 const REST: u32 = 7;
+/// How often it is looked for what other nodes have stored.
+const LOOK: Duration = Duration::from_secs(1);
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -61,6 +64,7 @@ pub(super) struct Indexer {
     /// Counts the pipeline's transactions.
     commits: watch::Receiver<u64>,
     behind: Behind,
+    duty: Duty,
     /// Bytes of tokens for the next transaction.
     bytes: usize,
 }
@@ -84,22 +88,28 @@ enum Step {
 }
 
 impl Indexer {
-    pub(super) fn new(store: Store, commits: watch::Receiver<u64>, behind: Behind) -> Self {
+    pub(super) fn new(
+        store: Store,
+        commits: watch::Receiver<u64>,
+        behind: Behind,
+        duty: Duty,
+    ) -> Self {
         Indexer {
             store,
             commits,
             behind,
+            duty,
             bytes: BYTES.0,
         }
     }
 
     /// Follows the pipeline until it ends.
     pub(super) async fn run(mut self) {
-        let settling = GATHER + search::settles_after(self.store.reader());
         let mut is_failing = false;
         loop {
+            self.duty.held().await;
             self.commits.borrow_and_update();
-            sleep(settling).await;
+            sleep(GATHER).await;
             match self.catch_up().await {
                 Ok(()) => is_failing = false,
                 Err(error) => {
@@ -110,8 +120,11 @@ impl Indexer {
                     continue;
                 }
             }
-            if self.commits.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = self.commits.changed() => if changed.is_err() {
+                    return;
+                },
+                () = sleep(LOOK), if self.store.is_shared() => {}
             }
         }
     }
@@ -125,6 +138,9 @@ impl Indexer {
             let (changed, waited) = self.index_changed(position).await?;
             let (new, also_waited) = self.index_new(&mut position).await?;
             if changed == Step::NothingToDo && new == Step::NothingToDo {
+                return Ok(());
+            }
+            if !self.duty.is_held() {
                 return Ok(());
             }
             let worked = started.elapsed().saturating_sub(waited + also_waited);
@@ -159,9 +175,11 @@ impl Indexer {
     /// What to write for the next messages, and the last of them; `None`: there are none.
     async fn next_entries(&self, position: u64) -> Result<(Vec<Entry>, Option<u64>), store::Error> {
         let db = self.store.reader();
-        let below = match search::settles_after(db) {
-            Duration::ZERO => i64::MAX.cast_unsigned(),
-            settling => MsgId::at(SystemTime::now() - settling).0,
+        let below = match self.store.is_shared() {
+            // One process writes, and its ids grow from commit to commit.
+            false => i64::MAX.cast_unsigned(),
+            // Read before the messages: what is below it is there by now.
+            true => nodes::floor(db).await?.unwrap_or_default(),
         };
         let (mut entries, mut last, mut seen, mut bytes) = (Vec::new(), None, 0, 0);
         while seen < MESSAGES_MAX && bytes < self.bytes {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
+use schema::bus::notice::Notice;
+use schema::bus::{Changed, changed};
 use schema::link::{ToEdge, from_edge};
 use schema::{MsgId, Uid};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -64,7 +66,7 @@ const QUESTIONS_MAX: usize = 256;
 
 /// See the module's documentation.
 pub(super) struct Pipeline {
-    executor: Executor,
+    pub(super) executor: Executor,
     announcements: mpsc::Sender<Announcement>,
     is_stalled: Arc<AtomicBool>,
     cursors: Cursors,
@@ -85,7 +87,6 @@ pub(super) struct Pipeline {
     /// Who has moved, for those who have written.
     moves: mpsc::Sender<Moves>,
     /// Tells other nodes.
-    #[expect(dead_code, reason = "what is told comes with each kind of notice")]
     pub(super) bus: Bus,
     /// What they tell.
     heard: mpsc::Receiver<Heard>,
@@ -460,6 +461,13 @@ impl Pipeline {
 
     /// What has been committed shows.
     async fn apply(&self, effects: Effects) {
+        for name in effects.changed {
+            let what = Some(changed::What::Conversation(name));
+            self.bus.tell(Notice::Changed(Changed { what }));
+        }
+        for due in effects.due {
+            self.bus.tell(Notice::Due(due.into()));
+        }
         for (uid, session, status) in effects.statuses {
             let now = SystemTime::now();
             self.presence.set_status(&uid, session, status, now);

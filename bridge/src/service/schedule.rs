@@ -20,6 +20,7 @@ use super::refused::Refused;
 use super::send::{self, Send};
 use super::single::{Failed, check_existence};
 use crate::clock;
+use crate::cluster::duty::Duty;
 use crate::code::Code;
 use crate::store::scheduled::{self, Scheduled};
 use crate::store::{self, Store, Transaction, conversations};
@@ -242,8 +243,8 @@ impl Due for Sender {
 
 impl Sender {
     /// Sends until `stop`.
-    pub(super) async fn run(self, stop: CancellationToken) {
-        while self.bell.rung(&stop, &self).await.is_some() {
+    pub(super) async fn run(self, mut duty: Duty, stop: CancellationToken) {
+        while self.bell.rung(&stop, &self, &mut duty).await.is_some() {
             let is_done = match self.send_due().await {
                 Ok(is_done) => is_done,
                 Err(error) => {

@@ -16,6 +16,7 @@ use super::job::Outcome;
 use super::pipeline::Round;
 use super::*;
 use crate::clock;
+use crate::cluster::node::Node;
 use crate::serve::{broker_options, limits};
 use crate::settings::Settings;
 use crate::store::grants::{self, Grant};
@@ -85,7 +86,13 @@ impl Fixture {
     /// A pipeline whose rounds the test makes.
     fn pipeline(&self) -> (Pipeline, mpsc::Receiver<Announcement>) {
         let limits = limits(&self.settings);
-        let executor = Executor::new(self.store.clone(), Catalog::new(1000), 0, limits);
+        let executor = Executor::new(
+            self.store.clone(),
+            Node::sole(),
+            Catalog::new(1000),
+            0,
+            limits,
+        );
         let (presence, is_stalled) = (Presence::default(), Arc::default());
         let (announcements, rounds) = mpsc::channel(16);
         let (_, events) = mpsc::channel(1);

@@ -132,7 +132,7 @@ impl Executor {
             let names = conversations::direct_names(tx, uid).await?;
             conversations::revise(tx, &names).await?;
             for name in names {
-                self.catalog.stage_change(&name);
+                self.stage_change(&name);
             }
         }
         if after.presence != before.presence {

@@ -4,8 +4,6 @@
 //! Rows are written some time after their messages, in the order of `msg_id`; how far that has come is the task `search`
 //! of `progress`. Whoever changes or removes a text that may be indexed calls [`mark`] in the same transaction.
 
-use std::time::Duration;
-
 use schema::v1;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
 
@@ -14,9 +12,6 @@ use crate::content;
 
 /// The row of `progress`.
 const TASK: &str = "search";
-/// For so long a message with a smaller id than one that is there may still be committed by another node. One that
-/// takes longer, or whose clock is further behind, is not found by search.
-const COMMITTED_AFTER: Duration = Duration::from_secs(5);
 
 /// A row of the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +57,15 @@ pub async fn begin<C: ConnectionTrait>(db: &C) -> Result<u64, Error> {
         return Ok(position);
     }
     let text = "INSERT INTO progress (task, position) VALUES (?, 0)";
-    sql::execute(db, text, [TASK.into()]).await?;
-    Ok(0)
+    match sql::execute(db, text, [TASK.into()])
+        .await
+        .map_err(Error::from)
+    {
+        Ok(_) => Ok(0),
+        // Another node was faster.
+        Err(Error::Exists(_)) => Ok(position(db).await?.unwrap_or_default()),
+        Err(error) => Err(error),
+    }
 }
 
 /// [`begin`], for one that is kept.
@@ -92,15 +94,6 @@ pub async fn drop_all<C: ConnectionTrait>(db: &C) -> Result<(), Error> {
     let text = "DELETE FROM progress WHERE task = ?";
     sql::execute(db, text, [TASK.into()]).await?;
     Ok(())
-}
-
-/// How long after its commit no message with a smaller id is to be expected any more.
-pub fn settles_after<C: ConnectionTrait>(db: &C) -> Duration {
-    match db.get_database_backend() {
-        // One process writes, and its ids grow from commit to commit.
-        DbBackend::Sqlite => Duration::ZERO,
-        _ => COMMITTED_AFTER,
-    }
 }
 
 /// The first messages after one, and below another.

@@ -316,6 +316,17 @@ pub fn excluded(backend: DbBackend, column: &str) -> String {
     }
 }
 
+/// The database's clock, in milliseconds since 1970, at the moment when it is read: nodes that compare times with it agree,
+/// whatever their own clocks say.
+#[must_use]
+pub fn now(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Postgres => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+        DbBackend::MySql => "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)",
+        _ => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+    }
+}
+
 /// ` FOR UPDATE`, where rows can be locked one by one; SQLite's write transaction has locked them all.
 #[must_use]
 pub fn for_update(backend: DbBackend) -> &'static str {

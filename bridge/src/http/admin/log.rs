@@ -229,6 +229,6 @@ pub(crate) async fn reload_words(
     Ok(private(WordsView { entries }))
 }
 
-fn timestamp(time: SystemTime) -> Timestamp {
+pub(super) fn timestamp(time: SystemTime) -> Timestamp {
     Timestamp::from_millis(clock::millis(time))
 }

@@ -171,7 +171,7 @@ impl Executor {
         let messages = self
             .add_system_messages(tx, conversation, actor, change.happened)
             .await?;
-        self.catalog.stage_change(&group.conversation);
+        self.stage_change(&group.conversation);
         let mut now = group_now(tx, &group.gid, &change.about).await?;
         if now.partial {
             let gone = change.gone.iter().take(MEMBERS_TOLD);

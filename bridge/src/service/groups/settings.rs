@@ -155,7 +155,7 @@ impl Executor {
         groups::dissolve(tx, group.id, clock::millis(SystemTime::now())).await?;
         members::remove_all(tx, group.id).await?;
         conversations::count_change(tx, group.id).await?;
-        self.catalog.stage_change(&group.conversation);
+        self.stage_change(&group.conversation);
         let ended = v1::Group {
             gid: group.gid.to_string(),
             name: group.settings.name.clone(),

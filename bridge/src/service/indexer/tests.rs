@@ -71,7 +71,7 @@ async fn two_nodes_do_not_index_a_message_twice() {
     fixture.say(1, "alice", 1, &["apple", "pear"]).await;
     let (_commits, seen) = watch::channel(0);
     let behind = Behind::default();
-    let mut late = Indexer::new(store.clone(), seen, behind.clone());
+    let mut late = Indexer::new(store.clone(), seen, behind.clone(), Duty::always());
     let mut position = search::begin(store.writer()).await.unwrap();
     fixture.index().await;
     late.index_new(&mut position).await.unwrap();
@@ -87,7 +87,12 @@ async fn two_nodes_do_not_index_a_message_twice() {
 async fn it_wakes_when_something_was_committed() {
     let fixture = Fixture::new().await;
     let (commits, seen) = watch::channel(0);
-    let indexer = Indexer::new(fixture.store.clone(), seen, Behind::default());
+    let indexer = Indexer::new(
+        fixture.store.clone(),
+        seen,
+        Behind::default(),
+        Duty::always(),
+    );
     let task = tokio::spawn(indexer.run());
     for (at, text) in [(1, "apple"), (2, "pear")] {
         fixture.say(1, "alice", at, &[text]).await;

@@ -5,6 +5,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::*;
+use crate::cluster::duty::Duty;
 use crate::content;
 use crate::service::indexer::{Behind, Indexer};
 use crate::store::sql;
@@ -75,7 +76,7 @@ impl Fixture {
 
     pub(in crate::service) async fn index(&self) {
         let (_commits, seen) = watch::channel(0);
-        let mut indexer = Indexer::new(self.store.clone(), seen, Behind::default());
+        let mut indexer = Indexer::new(self.store.clone(), seen, Behind::default(), Duty::always());
         indexer.catch_up().await.unwrap();
     }
 
