@@ -34,7 +34,7 @@ impl Peers {
         // Nothing is heard, and its sender is gone; whoever receives must bear that.
         let (_, heard) = mpsc::channel(1);
         Peers {
-            bus: Bus { outgoing: None },
+            bus: Bus::default(),
             heard,
             redis: None,
             node: Node::sole(),
@@ -62,16 +62,31 @@ pub enum Heard {
 }
 
 /// Tells the other nodes of a cluster. Cheap to clone; where there is no cluster, it does nothing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Bus {
     outgoing: Option<mpsc::Sender<Notice>>,
+    node: u32,
 }
 
 impl Bus {
+    /// Of the node with that number, with what it tells.
+    #[cfg(test)]
+    pub(crate) fn of_node(node: u32) -> (Self, mpsc::Receiver<Notice>) {
+        let (outgoing, told) = mpsc::channel(10_000);
+        let outgoing = Some(outgoing);
+        (Bus { outgoing, node }, told)
+    }
+
     /// Whether there are no other nodes to be told.
     #[must_use]
     pub fn is_alone(&self) -> bool {
         self.outgoing.is_none()
+    }
+
+    /// The number of this node, which no other one has at the same time.
+    #[must_use]
+    pub fn node(&self) -> u32 {
+        self.node
     }
 
     /// Tells the other nodes, in the order of the calls; never waits.

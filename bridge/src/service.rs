@@ -243,10 +243,11 @@ impl Service {
         ));
         briefing::send(&store, &mut link.sender).await?;
         let catalog = Catalog::new(CATALOG_WEIGHT_MAX);
-        let presence = Presence::new(Pace {
+        let pace = Pace {
             interval: limits.presence_interval,
             grace: limits.presence_grace,
-        });
+        };
+        let presence = Presence::new(pace, peers.bus.clone());
         let (events, notices) = mpsc::channel(EVENTS);
         let (moves, moved) = mpsc::channel(MOVES);
         let stop = CancellationToken::new();
@@ -258,6 +259,8 @@ impl Service {
         };
         tasks.spawn(teller.run(moved, stop.clone()).map(Ok));
         tasks.spawn(watchers.run(stop.clone()).map(Ok));
+        tasks.spawn(presence.clone().tell_rosters(stop.clone()).map(Ok));
+        presence.greet();
         let executor = Executor::new(store.clone(), node.clone(), catalog, newest, limits.clone());
         let (jobs, job_queue) = mpsc::channel(HTTP_QUEUE);
         let (announcements, rounds) = mpsc::channel(ANNOUNCEMENTS);

@@ -4,6 +4,9 @@
 //! nobody comes back for a while. So a phone that loses its connection again and again is not news each time, and none
 //! where it is back to what was told last. Who asks gets an answer that what is told later continues: either it is what
 //! was told last, or something is told in any case.
+//!
+//! Each node of a cluster follows all users, and tells of those whom its own sessions have changed. The others wait to hear
+//! that it was told, for so long that they do it themselves only where that node is gone, or knows less than they do.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -32,6 +35,13 @@ impl Status {
             Status::Away => "away",
             Status::Invisible => "invisible",
         }
+    }
+
+    /// What the wire means; `None`: nothing that we know.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Status::Online, Status::Away, Status::Invisible];
+        all.into_iter().find(|status| status.as_str() == name)
     }
 }
 
@@ -70,6 +80,13 @@ impl Appearance {
             Appearance::Offline => "offline",
         }
     }
+
+    /// What the wire means; `None`: nothing that we know.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Appearance::Online, Appearance::Away, Appearance::Offline];
+        all.into_iter().find(|found| found.as_str() == name)
+    }
 }
 
 /// Something that others have to be told.
@@ -81,6 +98,36 @@ pub(super) struct Change {
     pub(super) before: Option<Appearance>,
     /// There is more to tell than how the user appears.
     pub(super) is_restyled: bool,
+}
+
+/// At which node something is, or has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At this one.
+    Here,
+    /// At another one, of that number.
+    Node(u32),
+}
+
+/// How much later than the node whose turn it is the next one tells: longer than it takes to hear that it was told.
+const TURN: Duration = Duration::from_secs(3);
+
+/// The nodes that there are.
+#[derive(Debug, Default)]
+struct Nodes {
+    own: u32,
+    others: BTreeSet<u32>,
+}
+
+impl Nodes {
+    /// How many nodes are to tell before this one of what has happened there: that node, then the one with the lowest number.
+    fn before_us(&self, there: Place) -> u32 {
+        let Place::Node(there) = there else { return 0 };
+        let lower = self.others.range(..self.own);
+        let lower = lower.filter(|other| **other != there).count();
+        let count = lower + usize::from(self.others.contains(&there));
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
 }
 
 /// How long others have to wait.
@@ -97,6 +144,7 @@ pub(super) struct Pace {
 #[derive(Debug, Default)]
 pub(super) struct Appearances {
     pace: Pace,
+    nodes: Nodes,
     entries: HashMap<Uid, Entry>,
     /// When to look at which entry again.
     due: BTreeSet<(Instant, Uid)>,
@@ -106,6 +154,8 @@ pub(super) struct Appearances {
 struct Entry {
     now: Appearance,
     since: Instant,
+    /// Where the last change has happened.
+    cause: Place,
     told: Option<Appearance>,
     told_at: Option<Instant>,
     is_restyled: bool,
@@ -115,30 +165,78 @@ struct Entry {
 }
 
 impl Appearances {
-    pub(super) fn new(pace: Pace) -> Self {
+    /// Of the node with that number, if it is one of several.
+    pub(super) fn new(pace: Pace, node: u32) -> Self {
         Appearances {
             pace,
+            nodes: Nodes {
+                own: node,
+                others: BTreeSet::new(),
+            },
             ..Self::default()
         }
     }
 
-    /// The user appears like this now.
-    pub(super) fn set(&mut self, uid: &Uid, appearance: Appearance, at: Instant) {
+    /// The user appears like this now, since something has happened there.
+    pub(super) fn set(&mut self, uid: &Uid, appearance: Appearance, there: Place, at: Instant) {
         self.change(uid, at, |entry| {
             if entry.now != appearance {
                 entry.now = appearance;
                 entry.since = at;
+                entry.cause = there;
                 entry.is_hidden = false;
             }
         });
     }
 
     /// Others see something else of the user than how it appears, or are not to see it any longer.
-    pub(super) fn restyle(&mut self, uid: &Uid, at: Instant) {
+    pub(super) fn restyle(&mut self, uid: &Uid, there: Place, at: Instant) {
         self.change(uid, at, |entry| {
             entry.is_restyled = true;
             entry.is_hidden = false;
+            entry.cause = there;
         });
+    }
+
+    /// Another node has told it.
+    pub(super) fn told(&mut self, uid: &Uid, appearance: Appearance, is_hidden: bool, at: Instant) {
+        if appearance == Appearance::Offline && !self.entries.contains_key(uid) {
+            return;
+        }
+        self.change(uid, at, |entry| {
+            entry.told = Some(appearance);
+            entry.told_at = Some(at);
+            entry.is_restyled = false;
+            entry.is_hidden = is_hidden;
+        });
+    }
+
+    /// Like [`Appearances::set`], of what others know already.
+    pub(super) fn learn(&mut self, uid: &Uid, appearance: Appearance, there: Place, at: Instant) {
+        self.set(uid, appearance, there, at);
+        self.change(uid, at, |entry| entry.told = Some(appearance));
+    }
+
+    /// There is another node.
+    pub(super) fn meet(&mut self, node: u32) {
+        self.nodes.others.insert(node);
+    }
+
+    /// It is no longer there: others are to tell what it has not told.
+    pub(super) fn part(&mut self, node: u32) {
+        if !self.nodes.others.remove(&node) {
+            return;
+        }
+        let untold = self.entries.iter().filter(|(_, entry)| entry.has_news());
+        let untold: Vec<Uid> = untold.map(|(uid, _)| uid.clone()).collect();
+        for uid in untold {
+            self.schedule(&uid);
+        }
+    }
+
+    /// Whether no node that is there has a lower number.
+    pub(super) fn is_first(&self) -> bool {
+        self.nodes.others.range(..self.nodes.own).next().is_none()
     }
 
     /// What was told of the user now is that it is offline, which it may not be.
@@ -210,6 +308,7 @@ impl Appearances {
         let entry = self.entries.entry(uid.clone()).or_insert_with(|| Entry {
             now: Appearance::Offline,
             since: at,
+            cause: Place::Here,
             told: Some(Appearance::Offline),
             told_at: None,
             is_restyled: false,
@@ -224,7 +323,8 @@ impl Appearances {
         let Some(entry) = self.entries.get_mut(uid) else {
             return;
         };
-        let due = entry.due_at(self.pace);
+        let later = TURN * self.nodes.before_us(entry.cause);
+        let due = entry.due_at(self.pace).map(|due| due + later);
         if due == entry.due {
             return;
         }
@@ -257,141 +357,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PACE: Pace = Pace {
-        interval: Duration::from_secs(3),
-        grace: Duration::from_secs(5),
-    };
-
-    fn bob() -> Uid {
-        "bob".parse().unwrap()
-    }
-
-    fn change(now: Appearance, before: Option<Appearance>) -> Change {
-        Change {
-            uid: bob(),
-            now,
-            before,
-            is_restyled: false,
-        }
-    }
-
-    /// A phone that comes and goes ten times in ten seconds is told once, and that it has gone once.
-    #[test]
-    fn a_flapping_phone_is_hardly_news() {
-        use Appearance::{Offline, Online};
-        let (mut appearances, start) = (Appearances::new(PACE), Instant::now());
-        let mut told = Vec::new();
-        for millis in 0..30_000 {
-            let at = start + Duration::from_millis(millis);
-            if millis < 10_000 && millis % 500 == 0 {
-                let is_there = millis % 1000 == 0;
-                appearances.set(&bob(), if is_there { Online } else { Offline }, at);
-            }
-            while let Some(change) = appearances.take(at) {
-                told.push((millis, change));
-            }
-        }
-        let expected = [
-            (0, change(Online, Some(Offline))),
-            (14_500, change(Offline, Some(Online))),
-        ];
-        assert_eq!(told, expected);
-        assert!(appearances.entries.is_empty() && appearances.due.is_empty());
-    }
-
-    /// However often a user changes, others hear of it once in three seconds, and last of what it is in the end.
-    #[test]
-    fn changes_are_told_at_a_pace() {
-        use Appearance::{Away, Offline, Online};
-        let (mut appearances, start) = (Appearances::new(PACE), Instant::now());
-        let mut told = Vec::new();
-        for millis in 0..12_000 {
-            let at = start + Duration::from_millis(millis);
-            if millis <= 7_000 && millis % 1000 == 0 {
-                let is_away = millis % 2000 != 0;
-                appearances.set(&bob(), if is_away { Away } else { Online }, at);
-            }
-            while let Some(change) = appearances.take(at) {
-                told.push((millis, change));
-            }
-        }
-        let expected = [
-            (0, change(Online, Some(Offline))),
-            (3_000, change(Away, Some(Online))),
-            (6_000, change(Online, Some(Away))),
-            (9_000, change(Away, Some(Online))),
-        ];
-        assert_eq!(told, expected);
-    }
-
-    /// Who asks is told what follows: during the grace nothing has happened yet, and what was answered is corrected.
-    #[test]
-    fn answers_and_events_make_one_story() {
-        use Appearance::{Away, Offline, Online};
-        let (mut appearances, start) = (Appearances::new(PACE), Instant::now());
-        let at = |secs: u64| start + Duration::from_secs(secs);
-        assert_eq!(appearances.ask(&bob(), at(0)), Offline);
-        appearances.set(&bob(), Online, at(0));
-        assert_eq!(appearances.ask(&bob(), at(0)), Online);
-        assert_eq!(appearances.take(at(0)), Some(change(Online, None)));
-        appearances.set(&bob(), Offline, at(10));
-        assert_eq!(appearances.ask(&bob(), at(14)), Online, "it may come back");
-        appearances.set(&bob(), Online, at(14));
-        assert_eq!(appearances.take(at(20)), None);
-        appearances.set(&bob(), Away, at(20));
-        assert_eq!(appearances.take(at(20)), Some(change(Away, Some(Online))));
-        appearances.set(&bob(), Online, at(21));
-        assert_eq!(appearances.ask(&bob(), at(21)), Online);
-        appearances.set(&bob(), Away, at(22));
-        assert_eq!(appearances.take(at(22)), None);
-        let again = appearances.take(at(23));
-        assert_eq!(
-            again,
-            Some(change(Away, None)),
-            "somebody believes it is online"
-        );
-        appearances.fail(&again.unwrap(), at(23));
-        assert_eq!(appearances.take(at(25)), None);
-        assert_eq!(appearances.take(at(26)), Some(change(Away, None)));
-        assert_eq!(appearances.take(at(99)), None);
-    }
-
-    /// One who is hidden is told once to have gone, and nothing more until it shows itself again.
-    #[test]
-    fn a_hidden_user_is_quiet() {
-        use Appearance::{Away, Offline, Online};
-        let (mut appearances, start) = (Appearances::new(PACE), Instant::now());
-        let at = |secs: u64| start + Duration::from_secs(secs);
-        let restyled = |now, before| Change {
-            is_restyled: true,
-            ..change(now, before)
-        };
-        appearances.set(&bob(), Online, at(0));
-        assert!(appearances.take(at(0)).is_some());
-        appearances.restyle(&bob(), at(5));
-        let expected = restyled(Online, Some(Online));
-        assert_eq!(appearances.take(at(5)), Some(expected));
-        appearances.hide(&bob(), at(5));
-        assert_eq!(appearances.take(at(50)), None);
-        appearances.set(&bob(), Away, at(50));
-        assert_eq!(appearances.take(at(50)), Some(change(Away, Some(Offline))));
-        appearances.hide(&bob(), at(50));
-        appearances.restyle(&bob(), at(60));
-        let expected = restyled(Away, Some(Offline));
-        assert_eq!(appearances.take(at(60)), Some(expected));
-        appearances.set(&bob(), Offline, at(70));
-        assert!(appearances.take(at(74)).is_none());
-        assert!(appearances.take(at(75)).is_some());
-        assert!(appearances.take(at(78)).is_none());
-        assert!(appearances.entries.is_empty());
-        // What one who is away says is told, and leaves nothing behind.
-        appearances.restyle(&bob(), at(100));
-        let expected = restyled(Offline, Some(Offline));
-        assert_eq!(appearances.take(at(100)), Some(expected));
-        assert_eq!(appearances.take(at(103)), None);
-        assert!(appearances.entries.is_empty() && appearances.due.is_empty());
-    }
-}
+mod tests;

@@ -18,6 +18,7 @@ use super::announce::{catch_up_item, end_item, live_item};
 use super::catch_up::{self, Backlog, Progress, Reached, Step, Target};
 use super::parcels::Packing;
 use super::patience::Patience;
+use super::presence::Presence;
 use crate::clock;
 use crate::store::devices::{self, Behind, Device};
 use crate::store::{self, Store};
@@ -31,6 +32,7 @@ pub(super) struct Feeds {
     catching_up: HashMap<u64, CatchingUp>,
     /// The devices of the sessions that receive; nameless ones have none.
     receiving: HashMap<u64, (Uid, String)>,
+    presence: Presence,
     context: catch_up::Context,
     devices_max: u32,
     is_stalled: Arc<AtomicBool>,
@@ -61,6 +63,7 @@ impl Feeds {
     /// `catch_up_max` missed messages of a conversation are sent; the receiver gets the steps of all catch-ups.
     pub(super) fn new(
         store: Store,
+        presence: Presence,
         readers: Arc<Semaphore>,
         catch_up_max: u32,
         devices_max: u32,
@@ -76,6 +79,7 @@ impl Feeds {
         let feeds = Feeds {
             catching_up: HashMap::new(),
             receiving: HashMap::new(),
+            presence,
             context,
             devices_max,
             is_stalled,
@@ -216,7 +220,10 @@ impl Feeds {
             }
         }
         for (uid, device) in new {
-            devices::add(&tx, (uid, device), &connected[uid], now, self.devices_max).await?;
+            let elsewhere = self.presence.devices_elsewhere(uid);
+            let elsewhere = elsewhere.iter().map(String::as_str);
+            let connected: Vec<&str> = connected[uid].iter().copied().chain(elsewhere).collect();
+            devices::add(&tx, (uid, device), &connected, now, self.devices_max).await?;
         }
         let mut by_device: HashMap<(String, String), Vec<Behind>> = HashMap::new();
         for behind in devices::behind(&tx, &wanted).await? {

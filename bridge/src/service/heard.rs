@@ -1,8 +1,11 @@
 //! What other nodes tell, in the order in which it came: the pipeline takes it between its rounds, as it takes what its own
 //! edge tells, so that nothing told after a session went live is older than what that session was sent.
 
+use std::time::SystemTime;
+
 use schema::bus::notice::Notice;
 use schema::bus::{Changed, Due, changed};
+use schema::link::{Elsewhere, ToEdge, to_edge};
 use tracing::debug;
 
 use super::pipeline::{Pipeline, Round};
@@ -13,13 +16,14 @@ impl Pipeline {
     pub(super) fn take_heard(&mut self, heard: Heard, round: &mut Round) {
         match heard {
             Heard::Notice { node, notice } => self.take_notice_of(node, notice, round),
-            Heard::Missed => debug!("something that other nodes have told was missed"),
-            Heard::Left { node } => debug!(node, "a node has left"),
+            Heard::Missed => self.presence.greet(),
+            Heard::Left { node } => self.presence.left(node, SystemTime::now()),
         }
     }
 
     /// Each part of the service has its arm.
-    fn take_notice_of(&mut self, node: u32, notice: Notice, _round: &mut Round) {
+    fn take_notice_of(&mut self, node: u32, notice: Notice, round: &mut Round) {
+        let (presence, now) = (&self.presence, SystemTime::now());
         match notice {
             Notice::Due(due) => self.take_due(due),
             Notice::Changed(Changed { what }) => {
@@ -27,17 +31,26 @@ impl Pipeline {
                     self.executor.catalog.forget_name(&name);
                 }
             }
+            Notice::Connected(connected) => {
+                let elsewhere = presence.heard_connected(node, connected, now);
+                round.items.extend(elsewhere.map(elsewhere_item));
+            }
+            Notice::Disconnected(disconnected) => {
+                presence.heard_disconnected(node, disconnected, now);
+            }
+            Notice::Status(status) => presence.heard_status(node, &status, now),
+            Notice::Restyled(uid) => presence.heard_restyled(node, &uid),
+            Notice::Told(told) => presence.heard_told(&told),
+            Notice::Hello(_) => presence.asked(),
+            Notice::Roster(roster) => {
+                let elsewhere = presence.heard_roster(node, roster, now);
+                let items = elsewhere.into_iter().map(elsewhere_item);
+                round.items.extend(items);
+            }
             Notice::Deliver(_)
-            | Notice::Connected(_)
-            | Notice::Disconnected(_)
             | Notice::Published(_)
             | Notice::Retained(_)
             | Notice::Decision(_)
-            | Notice::Told(_)
-            | Notice::Status(_)
-            | Notice::Restyled(_)
-            | Notice::Hello(_)
-            | Notice::Roster(_)
             | Notice::Shared(_) => debug!(node, "nothing is done with this notice yet"),
         }
     }
@@ -51,5 +64,11 @@ impl Pipeline {
             Ok(Due::Erasure) => alarms.erasure.notify_one(),
             Ok(Due::Unspecified) | Err(_) => {}
         }
+    }
+}
+
+fn elsewhere_item(elsewhere: Elsewhere) -> ToEdge {
+    ToEdge {
+        item: Some(to_edge::Item::Elsewhere(elsewhere)),
     }
 }

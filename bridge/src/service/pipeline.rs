@@ -70,7 +70,7 @@ pub(super) struct Pipeline {
     announcements: mpsc::Sender<Announcement>,
     is_stalled: Arc<AtomicBool>,
     cursors: Cursors,
-    presence: Presence,
+    pub(super) presence: Presence,
     feeds: Feeds,
     steps: mpsc::Receiver<Step>,
     /// Bounds how many questions wait for their answer, and how many of them read at the same time.
@@ -109,7 +109,7 @@ pub(super) struct Round {
     steps: Vec<Step>,
     retains: Retains,
     /// Answers that need no transaction.
-    items: Vec<ToEdge>,
+    pub(super) items: Vec<ToEdge>,
     last_frame: Option<u64>,
 }
 
@@ -141,6 +141,7 @@ impl Pipeline {
         let readers = Arc::new(Semaphore::new(READERS));
         let (feeds, steps) = Feeds::new(
             executor.store().clone(),
+            presence.clone(),
             readers,
             executor.limits.catch_up_max,
             executor.limits.devices_max,

@@ -1,44 +1,73 @@
 //! Who is connected, and whose connection has ended without the database knowing it yet.
 //!
-//! The edge says both, once and in order. Like cursors, ends are written a little later than they come; a crash takes
-//! those of the last second, and of devices that were connected then. So it is noted every hour that those are here.
+//! The edge says both, once and in order; of other nodes' sessions those nodes tell ([`elsewhere`]). Like cursors, ends are
+//! written a little later than they come (`departures`); a crash takes those of the last second, and of devices that were
+//! connected then. So it is noted every hour that those are here.
 //!
 //! A device may pass for something else than it is while it is connected. A user was last seen when the last device left
 //! that others could see: one that is invisible leaves no trace.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use schema::Uid;
+use schema::bus::{self, notice::Notice};
 use schema::link::{Connected, Disconnected};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::error;
 
-use super::appearance::{Appearance, Appearances, Change, Pace, Status};
+use super::appearance::{Appearance, Appearances, Change, Pace, Place, Status};
+use crate::cluster::Bus;
 use crate::store::devices::Departure;
 
-/// How long an end may wait for others.
-const DELAY: Duration = Duration::from_secs(1);
-/// How many may wait.
-const PENDING_MAX: usize = 4096;
+mod departures;
+pub mod elsewhere;
+
+use departures::Departures;
+use elsewhere::Learning;
 
 /// A device that is connected now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
+    /// At which node.
+    pub place: Place,
     session: u64,
     /// Its client id, or the one that it was given.
     pub device: String,
+    is_nameless: bool,
     /// Since when.
     pub connected_at: SystemTime,
+    /// The same for all nodes, in milliseconds since 1970: of two connections of a device, the later one stays.
+    at: u64,
     /// The client's IP address.
     pub address: String,
     /// `mqtt`, `mqtts`, `ws` or `wss`.
     pub listener: String,
     /// What it wants to pass for.
     pub status: Status,
+}
+
+impl Connection {
+    fn new(place: Place, connected: Connected, connected_at: SystemTime) -> Self {
+        Connection {
+            place,
+            session: connected.session,
+            device: connected.device,
+            is_nameless: connected.nameless,
+            connected_at,
+            at: connected.at,
+            address: connected.address,
+            listener: connected.listener,
+            status: Status::default(),
+        }
+    }
+
+    fn is(&self, place: Place, session: u64) -> bool {
+        self.place == place && self.session == session
+    }
 }
 
 /// What [`Presence`] knows of a user's devices.
@@ -56,25 +85,20 @@ pub struct Presence {
     state: Arc<Mutex<State>>,
     /// There is something to tell.
     changed: Arc<Notify>,
+    /// Other nodes want to know who is connected here.
+    asked: Arc<Notify>,
+    /// They hear of what happens here in its order: they are told under the lock.
+    bus: Bus,
 }
 
-/// Users' devices that have left: when and why.
-type Departures = HashMap<(Uid, String), (SystemTime, String)>;
-
-/// There is one entry for each of the edge's connections, which bounds the maps together with `PENDING_MAX`.
+/// There is one entry for each connection, which bounds the maps together with what may wait to be written.
 #[derive(Debug, Default)]
 struct State {
-    connections: HashMap<Uid, Vec<Connection>>,
+    /// In the order of the users, in which other nodes are told.
+    connections: BTreeMap<Uid, Vec<Connection>>,
     departures: Departures,
-    /// Those that are being written.
-    leaving: Departures,
-    /// When the first of the departures came.
-    since: Option<Instant>,
-    /// When users were last seen who have left, and those of them that were written last: who has read the database
-    /// before that finds them here.
-    last_seen: HashMap<Uid, SystemTime>,
-    written_users: HashMap<Uid, SystemTime>,
     appearances: Appearances,
+    learning: Learning,
 }
 
 impl State {
@@ -83,30 +107,56 @@ impl State {
         Appearance::of(connections.into_iter().flatten().map(|found| found.status))
     }
 
-    /// What follows from a change of the user's connections: `before` is how the user appeared until then.
-    fn follow(&mut self, uid: &Uid, before: Appearance, now: SystemTime) {
-        let appearance = self.appearance(uid);
-        if appearance == before {
+    /// How the user would appear with the connections there alone.
+    fn appearance_at(&self, uid: &Uid, there: Place) -> Appearance {
+        let connections = self.connections.get(uid).into_iter().flatten();
+        let connections = connections.filter(|connection| connection.place == there);
+        Appearance::of(connections.map(|found| found.status))
+    }
+
+    /// Changes a user's connections there, and follows it up.
+    fn change(
+        &mut self,
+        uid: &Uid,
+        there: Place,
+        now: SystemTime,
+        change: impl FnOnce(&mut Vec<Connection>),
+    ) {
+        let (before, before_there) = (self.appearance(uid), self.appearance_at(uid, there));
+        let connections = self.connections.entry(uid.clone()).or_default();
+        change(connections);
+        if connections.is_empty() {
+            self.connections.remove(uid);
+        }
+        let after = self.appearance(uid);
+        let offline = Appearance::Offline;
+        if before_there != offline && self.appearance_at(uid, there) == offline {
+            // Whether the user is to be seen elsewhere or not: of two nodes that are left at the same time, each would
+            // believe that the other one notes it.
+            self.departures.note_last_seen(uid, there, now);
+        }
+        if after == before {
             return;
         }
-        if appearance == Appearance::Offline {
-            self.last_seen.insert(uid.clone(), now);
-            self.since.get_or_insert_with(Instant::now);
+        if there != Place::Here && self.learning.is_under_way() {
+            self.appearances.learn(uid, after, there, Instant::now());
+        } else {
+            self.appearances.set(uid, after, there, Instant::now());
         }
-        self.appearances.set(uid, appearance, Instant::now());
     }
 }
 
 impl Presence {
-    /// Tells others of changes at that pace.
-    pub(super) fn new(pace: Pace) -> Self {
+    /// Tells contacts of changes at that pace, and other nodes by the bus.
+    pub(super) fn new(pace: Pace, bus: Bus) -> Self {
         let state = State {
-            appearances: Appearances::new(pace),
+            appearances: Appearances::new(pace, bus.node()),
             ..State::default()
         };
         Presence {
             state: Arc::new(Mutex::new(state)),
-            changed: Arc::default(),
+            bus,
+            ..Presence::default()
         }
     }
 
@@ -122,35 +172,38 @@ impl Presence {
 
     /// When the user was last seen, where the database may not know it yet.
     pub(super) fn last_seen_at(&self, uid: &Uid) -> Option<SystemTime> {
-        let state = self.state.lock();
-        let last_seen = state.last_seen.get(uid);
-        last_seen.or_else(|| state.written_users.get(uid)).copied()
+        self.state.lock().departures.last_seen_at(uid)
     }
 
-    /// The users who appear to be here, seen now.
+    /// The users who appear to be here, at this node, seen now.
     pub(super) fn visible(&self, now: SystemTime) -> Vec<(Uid, SystemTime)> {
         let state = self.state.lock();
         let users = state.connections.keys();
-        let visible = users.filter(|uid| state.appearance(uid) != Appearance::Offline);
+        let visible =
+            users.filter(|uid| state.appearance_at(uid, Place::Here) != Appearance::Offline);
         visible.map(|uid| (uid.clone(), now)).collect()
     }
 
     /// A session's device wants to pass for something else from now on.
     pub(super) fn set_status(&self, uid: &Uid, session: u64, status: Status, now: SystemTime) {
         let mut state = self.state.lock();
-        let before = state.appearance(uid);
-        let connections = state.connections.get_mut(uid).into_iter().flatten();
-        for connection in connections.filter(|found| found.session == session) {
-            connection.status = status;
-        }
-        state.follow(uid, before, now);
+        state.set_status(uid, (Place::Here, session), status, now);
+        self.bus.tell(Notice::Status(bus::Status {
+            uid: uid.to_string(),
+            session,
+            status: status.as_str().to_owned(),
+        }));
         drop(state);
         self.changed.notify_one();
     }
 
     /// Others see something else of the user, or are not to see it any longer.
     pub(super) fn restyled(&self, uid: &Uid) {
-        self.state.lock().appearances.restyle(uid, Instant::now());
+        let mut state = self.state.lock();
+        let appearances = &mut state.appearances;
+        appearances.restyle(uid, Place::Here, Instant::now());
+        self.bus.tell(Notice::Restyled(uid.to_string()));
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -174,9 +227,23 @@ impl Presence {
         self.state.lock().appearances.take(Instant::now())
     }
 
+    /// A change that was taken was told, so that other nodes need not.
+    pub(super) fn told(&self, change: &Change) {
+        self.tell_told(&change.uid, change.now, false);
+    }
+
     /// Others may not see the user whose change was taken, and were told so.
     pub(super) fn hidden(&self, uid: &Uid) {
         self.state.lock().appearances.hide(uid, Instant::now());
+        self.tell_told(uid, Appearance::Offline, true);
+    }
+
+    fn tell_told(&self, uid: &Uid, appearance: Appearance, hidden: bool) {
+        self.bus.tell(Notice::Told(bus::Told {
+            uid: uid.to_string(),
+            appearance: appearance.as_str().to_owned(),
+            hidden,
+        }));
     }
 
     /// A change that was taken could not be told.
@@ -189,45 +256,46 @@ impl Presence {
     #[must_use]
     pub fn of(&self, uid: &Uid) -> Devices {
         let state = self.state.lock();
-        let departures = state.leaving.iter().chain(&state.departures);
-        let departures = departures.filter(|((of, _), _)| of == uid);
         Devices {
             connections: state.connections.get(uid).cloned().unwrap_or_default(),
-            departures: departures
-                .map(|((_, device), departure)| (device.clone(), departure.clone()))
-                .collect(),
+            departures: state.departures.of(uid),
         }
     }
 
-    /// The devices that are connected, by users.
+    /// The devices that are connected to this node, by users.
     pub(super) fn devices(&self) -> Vec<(Uid, String)> {
         let state = self.state.lock();
         let connections = state.connections.iter();
         let devices = connections.flat_map(|(uid, devices)| {
-            devices
-                .iter()
-                .map(|found| (uid.clone(), found.device.clone()))
+            let here = devices.iter().filter(|found| found.place == Place::Here);
+            here.map(|found| (uid.clone(), found.device.clone()))
         });
         devices.collect()
     }
 
-    pub(crate) fn connected(&self, connected: Connected, now: SystemTime) {
-        let Some(uid) = user(&connected.uid) else {
-            return;
-        };
-        let connection = Connection {
-            session: connected.session,
-            device: connected.device,
-            connected_at: now,
-            address: connected.address,
-            listener: connected.listener,
-            status: Status::default(),
-        };
+    /// The user's devices that are connected to other nodes.
+    pub(super) fn devices_elsewhere(&self, uid: &Uid) -> Vec<String> {
+        let state = self.state.lock();
+        let connections = state.connections.get(uid).into_iter().flatten();
+        let elsewhere = connections.filter(|found| found.place != Place::Here);
+        elsewhere.map(|found| found.device.clone()).collect()
+    }
+
+    pub(crate) fn connected(&self, mut connected: Connected, now: SystemTime) {
         let mut state = self.state.lock();
-        let before = state.appearance(&uid);
-        let connections = state.connections.entry(uid.clone()).or_default();
-        connections.push(connection);
-        state.follow(&uid, before, now);
+        if let Some(uid) = user(&connected.uid) {
+            // Later than a connection that is known, whatever the clocks say: only of two that don't know of each other
+            // they decide.
+            let known = state.connections.get(&uid).into_iter().flatten();
+            let same = known.filter(|known| known.device == connected.device);
+            let last = same.map(|known| known.at).max();
+            connected.at = connected.at.max(last.map_or(0, |last| last + 1));
+            let connection = Connection::new(Place::Here, connected.clone(), now);
+            state.change(&uid, Place::Here, now, |connections| {
+                connections.push(connection);
+            });
+        }
+        self.bus.tell(Notice::Connected(connected));
         drop(state);
         self.changed.notify_one();
     }
@@ -237,71 +305,57 @@ impl Presence {
             return;
         };
         let mut state = self.state.lock();
-        let before = state.appearance(&uid);
-        if let Some(connections) = state.connections.get_mut(&uid) {
-            connections.retain(|connection| connection.session != disconnected.session);
-            if connections.is_empty() {
-                state.connections.remove(&uid);
-            }
+        let is_meant = |found: &Connection| found.is(Place::Here, disconnected.session);
+        state.change(&uid, Place::Here, now, |connections| {
+            connections.retain(|connection| !is_meant(connection));
+        });
+        if !self.bus.is_alone() {
+            self.bus.tell(Notice::Disconnected(disconnected.clone()));
         }
-        state.follow(&uid, before, now);
-        if !disconnected.nameless {
-            let departure = (now, disconnected.reason);
-            let device = (uid, disconnected.device);
-            state.departures.insert(device, departure);
-            state.since.get_or_insert_with(Instant::now);
-        }
+        state.departures.note(uid, Place::Here, disconnected, now);
         drop(state);
         self.changed.notify_one();
     }
 
     /// When the departures have to be written; `None`: nothing is waiting.
     pub(super) fn due_at(&self) -> Option<Instant> {
-        self.state.lock().since.map(|since| since + DELAY)
+        self.state.lock().departures.due_at()
     }
 
     pub(super) fn is_due(&self) -> bool {
-        let state = self.state.lock();
-        let is_full = state.departures.len().max(state.last_seen.len()) >= PENDING_MAX;
-        drop(state);
-        is_full || self.due_at().is_some_and(|at| at <= Instant::now())
+        self.state.lock().departures.is_due()
     }
 
     /// Those that are to be written. They are known here until they are.
     pub(super) fn take(&self) -> Vec<Departure> {
-        let mut state = self.state.lock();
-        state.since = None;
-        state.leaving = std::mem::take(&mut state.departures);
-        let departure =
-            |((uid, device), (at, reason)): (&(Uid, String), &(SystemTime, String))| Departure {
-                uid: uid.clone(),
-                device: device.clone(),
-                at: *at,
-                reason: reason.clone(),
-            };
-        let mut departures: Vec<Departure> = state.leaving.iter().map(departure).collect();
-        drop(state);
-        // In one order on all nodes, so that two transactions don't wait for each other.
-        departures.sort_unstable_by(|a, b| (&a.uid, &a.device).cmp(&(&b.uid, &b.device)));
-        departures
+        self.state.lock().departures.take()
     }
 
     /// The users who have left, and when they were last seen: the rest of what [`take`](Self::take) takes.
     pub(super) fn take_last_seen(&self) -> Vec<(Uid, SystemTime)> {
-        let mut state = self.state.lock();
-        let left = std::mem::take(&mut state.last_seen);
-        if !left.is_empty() {
-            state.written_users.clone_from(&left);
-        }
-        drop(state);
-        let mut left: Vec<_> = left.into_iter().collect();
-        left.sort_unstable();
-        left
+        self.state.lock().departures.take_last_seen()
     }
 
     /// What was taken is in the database, or given up.
     pub(super) fn written(&self) {
-        self.state.lock().leaving.clear();
+        self.state.lock().departures.written();
+    }
+}
+
+impl State {
+    fn set_status(
+        &mut self,
+        uid: &Uid,
+        (place, session): (Place, u64),
+        status: Status,
+        now: SystemTime,
+    ) {
+        self.change(uid, place, now, |connections| {
+            let meant = connections.iter_mut();
+            for connection in meant.filter(|found| found.is(place, session)) {
+                connection.status = status;
+            }
+        });
     }
 }
 
@@ -318,105 +372,4 @@ fn user(name: &str) -> Option<Uid> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(secs: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(secs)
-    }
-
-    fn connect(presence: &Presence, session: u64, uid: &str, device: &str) {
-        let connected = Connected {
-            session,
-            uid: uid.to_owned(),
-            device: device.to_owned(),
-            nameless: device.starts_with("auto-"),
-            address: "192.0.2.1".to_owned(),
-            listener: "mqtt".to_owned(),
-            ..Connected::default()
-        };
-        presence.connected(connected, at(session));
-    }
-
-    fn disconnect(presence: &Presence, session: u64, uid: &str, device: &str, reason: &str) {
-        let disconnected = Disconnected {
-            session,
-            uid: uid.to_owned(),
-            device: device.to_owned(),
-            nameless: device.starts_with("auto-"),
-            reason: reason.to_owned(),
-        };
-        presence.disconnected(disconnected, at(100 + session));
-    }
-
-    fn sessions(presence: &Presence, uid: &str) -> Vec<u64> {
-        let connections = presence.of(&uid.parse().unwrap()).connections;
-        let sessions = connections.iter().map(|connection| connection.session);
-        sessions.collect()
-    }
-
-    /// The end of a connection that was taken over says nothing of the one that took it over.
-    #[test]
-    fn a_device_is_there_until_its_last_connection_ends() {
-        let presence = Presence::default();
-        connect(&presence, 1, "alice", "phone");
-        connect(&presence, 2, "alice", "laptop");
-        disconnect(&presence, 1, "alice", "phone", "taken_over");
-        connect(&presence, 3, "alice", "phone");
-        connect(&presence, 4, "bob", "phone");
-        assert_eq!(sessions(&presence, "alice"), [2, 3]);
-        let alice: Uid = "alice".parse().unwrap();
-        assert_eq!(presence.of(&alice).connections[1].connected_at, at(3));
-        let departure = |device: &str| presence.of(&alice).departures.remove(device);
-        let taken_over = Some((at(101), "taken_over".to_owned()));
-        assert_eq!(departure("phone"), taken_over);
-
-        disconnect(&presence, 3, "alice", "phone", "by_client");
-        disconnect(&presence, 2, "alice", "laptop", "lost");
-        assert!(sessions(&presence, "alice").is_empty());
-        assert_eq!(sessions(&presence, "bob"), [4]);
-        let departures: Vec<(String, SystemTime, String)> = presence
-            .take()
-            .into_iter()
-            .map(|departure| (departure.device, departure.at, departure.reason))
-            .collect();
-        let expected = [
-            ("laptop".to_owned(), at(102), "lost".to_owned()),
-            ("phone".to_owned(), at(103), "by_client".to_owned()),
-        ];
-        assert_eq!(departures, expected);
-        let lost = Some((at(102), "lost".to_owned()));
-        assert_eq!(departure("laptop"), lost, "it is not written yet");
-        presence.written();
-        assert_eq!(departure("laptop"), None);
-        assert_eq!((presence.due_at(), presence.take().len()), (None, 0));
-        disconnect(&presence, 4, "bob", "phone", "lost");
-        assert!(presence.state.lock().connections.is_empty());
-    }
-
-    #[test]
-    fn nameless_and_anonymous_clients_are_not_stored() {
-        let presence = Presence::default();
-        connect(&presence, 1, "$anonymous", "sensor");
-        connect(&presence, 2, "alice", "auto-1");
-        assert_eq!(sessions(&presence, "alice"), [2]);
-        disconnect(&presence, 1, "$anonymous", "sensor", "lost");
-        disconnect(&presence, 2, "alice", "auto-1", "lost");
-        assert!(presence.state.lock().connections.is_empty());
-        assert_eq!(presence.take().len(), 0);
-    }
-
-    #[test]
-    fn departures_wait_for_each_other() {
-        let presence = Presence::default();
-        connect(&presence, 1, "alice", "phone");
-        assert_eq!(presence.due_at(), None);
-        disconnect(&presence, 1, "alice", "phone", "lost");
-        let due_at = presence.due_at().unwrap();
-        for number in 2..=PENDING_MAX as u64 {
-            disconnect(&presence, number, "alice", &format!("d{number}"), "lost");
-        }
-        assert_eq!(presence.due_at(), Some(due_at));
-        assert!(presence.is_due());
-    }
-}
+mod tests;

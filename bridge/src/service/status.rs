@@ -42,10 +42,10 @@ pub struct Set {
 pub(super) fn check(asked: v1::PresenceSet) -> Result<Set, Refused> {
     let status = match asked.state.as_str() {
         "" => None,
-        "online" => Some(Status::Online),
-        "away" => Some(Status::Away),
-        "invisible" => Some(Status::Invisible),
-        _ => return Err(Refused::invalid("state is online, away or invisible")),
+        name => Some(
+            Status::named(name)
+                .ok_or_else(|| Refused::invalid("state is online, away or invisible"))?,
+        ),
     };
     let is_bad = |text: &String| text.chars().count() > TEXT_MAX || text.contains('\0');
     if asked.text.as_ref().is_some_and(is_bad) {

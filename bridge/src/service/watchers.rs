@@ -66,9 +66,11 @@ impl Watchers {
     async fn try_tell(&self, change: &Change) -> Result<(), store::Error> {
         let db = self.store.reader();
         let Some(look) = looks::lookup(db, &change.uid).await? else {
+            self.presence.told(change);
             return Ok(());
         };
         let presence = if look.is_shown {
+            self.presence.told(change);
             status::presence(&self.presence, look, change.now)
         } else {
             self.presence.hidden(&change.uid);

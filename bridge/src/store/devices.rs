@@ -143,7 +143,8 @@ pub async fn leave<C: ConnectionTrait>(db: &C, departures: &[Departure]) -> Resu
         ]);
     }
     let columns = ["uid", "device", "at", "reason"];
-    let on = "devices.uid = v.uid AND devices.device = v.device";
+    // It may have left another node since.
+    let on = "devices.uid = v.uid AND devices.device = v.device AND devices.seen_at <= v.at";
     let set = "seen_at = v.at, last_reason = v.reason";
     sql::update_rows(db, "devices", &columns, set, on, rows).await?;
     Ok(())

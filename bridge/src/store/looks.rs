@@ -134,7 +134,7 @@ pub async fn set_text<C: ConnectionTrait>(db: &C, uid: &Uid, says: &str) -> Resu
     Ok(sql::execute(db, text, values).await? > 0)
 }
 
-/// Notes when users were last seen. Each may be there once.
+/// Notes when users were last seen, unless they were seen later than that. Each may be there once.
 ///
 /// # Errors
 /// [`Error`] when the database can't do it.
@@ -144,7 +144,8 @@ pub async fn seen<C: ConnectionTrait>(db: &C, users: &[(Uid, SystemTime)]) -> Re
         rows.push([uid.as_str().into(), clock::millis(*at).into()]);
     }
     let set = "last_seen_at = v.at";
-    sql::update_rows(db, "users", &["uid", "at"], set, "users.uid = v.uid", rows).await?;
+    let on = "users.uid = v.uid AND (users.last_seen_at IS NULL OR users.last_seen_at < v.at)";
+    sql::update_rows(db, "users", &["uid", "at"], set, on, rows).await?;
     Ok(())
 }
 
