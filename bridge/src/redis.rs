@@ -219,6 +219,12 @@ pub struct Keeper {
 }
 
 impl Keeper {
+    /// What it keeps.
+    #[must_use]
+    pub fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
     /// As long as it is polled.
     pub async fn run(self) {
         let shared = &self.redis.shared;

@@ -68,12 +68,13 @@ impl Opened {
             keeper,
             number,
         } = self;
-        let words = limits.words.clone();
+        let (words, rates) = (limits.words.clone(), limits.rates.clone());
         let (service, running) = Service::start(store.clone(), link, limits, peers).await?;
         let mut watchers = JoinSet::new();
         watchers.spawn(auth.clone().follow_revocations());
         watchers.spawn(words.clone().follow_file());
         if let Some(keeper) = keeper {
+            watchers.spawn(rates.share(keeper.redis().clone()));
             watchers.spawn(keeper.run());
         }
         Ok(Bridge {

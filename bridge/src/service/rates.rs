@@ -3,14 +3,16 @@
 //! is refused when it comes again too early, and gets its first answer a little later.
 //!
 //! Invariant: no name is kept. What counts against a limit is found by a keyed hash, and forgotten when it would be
-//! allowed everything again.
+//! allowed everything again. Only where several nodes [share](Rates::share) the limits, names are, for as long.
+
+mod shared;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::state::keyed::DashMapStateStore;
@@ -19,8 +21,12 @@ use schema::v1::send::Content;
 use schema::v1::up::Command;
 use schema::{Uid, v1};
 
+use tokio::time::Instant;
+
 use super::refused::Refused;
+use crate::redis::Redis;
 use crate::settings::RatesOptions;
+use shared::Shared;
 
 /// Keys are looked through for those that can be forgotten after so many questions, or as many as there are keys.
 const SWEEP_AFTER: usize = 4096;
@@ -55,11 +61,14 @@ struct Inner {
     expensive: Option<Pace>,
     exempt: HashSet<String>,
     hasher: RandomState,
+    /// Set where other nodes count, too.
+    redis: OnceLock<Redis>,
 }
 
 /// One limit for many keys.
 struct Pace {
     limiter: RateLimiter<u64, DashMapStateStore<u64>, DefaultClock>,
+    shared: Shared,
     /// Questions since it was swept, and after how many it is the next time.
     asked: AtomicUsize,
     sweep_after: AtomicUsize,
@@ -87,7 +96,22 @@ impl Rates {
             expensive: per_minute(options.expensive_per_minute, options.expensive_burst),
             exempt: options.exempt.iter().cloned().collect(),
             hasher: RandomState::new(),
+            redis: OnceLock::new(),
         }))
+    }
+
+    /// Counts together with other nodes, as long as it is polled.
+    pub async fn share(self, redis: Redis) {
+        let redis = self.0.redis.get_or_init(|| redis);
+        let limits = [
+            ("rate-send", &self.0.sends),
+            ("rate-there", &self.0.sends_there),
+            ("rate-expensive", &self.0.expensive),
+        ];
+        let limits = limits
+            .into_iter()
+            .filter_map(|(kind, pace)| Some((kind, &pace.as_ref()?.shared)));
+        shared::run(limits.collect(), redis).await;
     }
 
     /// Counts a command, whatever comes of it.
@@ -99,7 +123,8 @@ impl Rates {
             return Ok(());
         };
         if is_send(command) {
-            self.count(&self.0.sends, caller, |uid| self.key(uid))?;
+            let name = || caller.to_string();
+            self.count(&self.0.sends, caller, |uid| self.key(uid), name)?;
         }
         match expensive(command) {
             Some(what) => self.check_expensive(caller, what),
@@ -112,7 +137,13 @@ impl Rates {
     /// # Errors
     /// As [`Rates::check`] has them.
     pub fn check_conversation(&self, caller: &Uid, name: &str) -> Result<(), Refused> {
-        self.count(&self.0.sends_there, caller, |uid| self.key((uid, name)))
+        let both = || format!("{caller}:{name}");
+        self.count(
+            &self.0.sends_there,
+            caller,
+            |uid| self.key((uid, name)),
+            both,
+        )
     }
 
     /// Counts what is expensive.
@@ -120,7 +151,8 @@ impl Rates {
     /// # Errors
     /// As [`Rates::check`] has them.
     pub fn check_expensive(&self, caller: &Uid, what: Expensive) -> Result<(), Refused> {
-        self.count(&self.0.expensive, caller, |uid| self.key((uid, what)))
+        let both = || format!("{caller}:{what:?}");
+        self.count(&self.0.expensive, caller, |uid| self.key((uid, what)), both)
     }
 
     /// What each limit has refused.
@@ -142,12 +174,24 @@ impl Rates {
         pace: &Option<Pace>,
         caller: &Uid,
         key: impl FnOnce(&str) -> u64,
+        name: impl FnOnce() -> String,
     ) -> Result<(), Refused> {
         let Some(pace) = pace else { return Ok(()) };
         if !self.0.exempt.is_empty() && self.0.exempt.contains(caller.as_str()) {
             return Ok(());
         }
-        pace.count(key(caller.as_str()))
+        let key = key(caller.as_str());
+        if self.0.redis.get().is_none() {
+            return pace.count(key);
+        }
+        let (name, now) = (name(), Instant::now());
+        if let Some(wait) = pace.shared.wait(&name, now) {
+            pace.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Refused::too_often(wait));
+        }
+        pace.count(key)?;
+        pace.shared.note(&name, now);
+        Ok(())
     }
 
     fn key(&self, of: impl std::hash::Hash) -> u64 {
@@ -166,6 +210,7 @@ impl Pace {
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         Pace {
             limiter: RateLimiter::dashmap(quota.allow_burst(burst)),
+            shared: Shared::new(quota.replenish_interval(), burst.get()),
             asked: AtomicUsize::new(0),
             sweep_after: AtomicUsize::new(SWEEP_AFTER),
             refused: AtomicU64::new(0),
