@@ -90,8 +90,10 @@ impl Plan {
     pub async fn start(self, uids: &[&str]) -> Result<Cluster> {
         let (postgres, redis) =
             tokio::try_join!(Postgres::start(self.postgres.clone()), Redis::start())?;
-        let nodes = (0..self.nodes).map(|_| Node::start(&self, &postgres, &redis));
-        let nodes = try_join_all(nodes).await?;
+        let start = || Node::start(&self, &postgres, &redis);
+        // The first one makes the tables.
+        let mut nodes = vec![start().await?];
+        nodes.extend(try_join_all((1..self.nodes).map(|_| start())).await?);
         let addresses = nodes.iter().map(|node| &node.server);
         let addresses = addresses.map(|server| (server.mqtt(), server.http()));
         let cluster = Cluster {
