@@ -46,7 +46,7 @@ impl Opened {
         let auth = Auth::open(store.clone(), settings, kick).await?;
         let limits = limits(settings);
         limits.words.reload().context("words.file can't be used")?;
-        let (node, number) = Node::join(&store).await?;
+        let (node, number) = Node::join(&store, &settings.data_dir).await?;
         let (peers, keeper) = peers(settings, node)?;
         Ok(Opened {
             store,

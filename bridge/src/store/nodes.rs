@@ -84,6 +84,39 @@ pub async fn claim<C: ConnectionTrait>(
     }
 }
 
+/// Takes over the number of a node that was this one before it was started anew, and what that one has looked after; `None`:
+/// another has the number by now.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn succeed<C: ConnectionTrait>(
+    db: &C,
+    before: &str,
+    boot: &str,
+    name: &str,
+    lease: Duration,
+) -> Result<Option<u32>, Error> {
+    let now = sql::now(db.get_database_backend());
+    let text = format!(
+        "UPDATE nodes SET boot = ?, name = ?, since = {now}, until = {now} + ?, floor = 0 WHERE boot = ?"
+    );
+    let values = [
+        boot.into(),
+        name.into(),
+        millis(lease).into(),
+        before.into(),
+    ];
+    if sql::execute(db, &text, values).await? == 0 {
+        return Ok(None);
+    }
+    let text = "UPDATE leases SET holder = ? WHERE holder = ?";
+    sql::execute(db, text, [boot.into(), before.into()]).await?;
+    let text = "SELECT number FROM nodes WHERE boot = ?";
+    let row = sql::query_one(db, text, [boot.into()]).await?;
+    let number: Option<i32> = row.map(|row| row.try_get("", "number")).transpose()?;
+    Ok(number.map(i32::cast_unsigned))
+}
+
 /// Keeps a number for as long as `lease` says from now; nothing that the node is about to store has an id below `floor`.
 /// `false`: the number is another's by now.
 ///
@@ -206,6 +239,10 @@ mod tests {
         assert!(renew(db, (0, "a"), LEASE, 7).await.unwrap());
         pass(&store, 0, 60).await;
         assert_eq!(claim("d").await, Some(0));
+        for (before, number) in [("b", Some(1)), ("a", None)] {
+            let found = succeed(db, before, "b again", "", LEASE).await.unwrap();
+            assert_eq!(found, number, "{before}");
+        }
         assert!(!renew(db, (0, "a"), LEASE, 7).await.unwrap());
         assert_eq!(alive(list(db).await.unwrap()), [true, true, true]);
         let drift = now(db).await.unwrap().duration_since(SystemTime::now());
