@@ -34,8 +34,8 @@ pub async fn set<C: ConnectionTrait>(db: &C, messages: &[PlainMessage]) -> Resul
         replace.join(", "),
     );
     sql::execute_rows(db, &text, kept).await?;
-    let text = "DELETE FROM retained WHERE topic_hash IN ({rows})";
-    sql::execute_rows(db, text, gone).await?;
+    let text = "DELETE FROM retained WHERE topic_hash {in}";
+    sql::execute_in(db, text, gone).await?;
     Ok(())
 }
 

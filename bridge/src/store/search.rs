@@ -222,11 +222,11 @@ pub async fn marked<C: ConnectionTrait>(
 /// [`Error`] when the database can't do it.
 pub async fn unmark<C: ConnectionTrait>(tx: &C, msg_ids: &[u64]) -> Result<Vec<Source>, Error> {
     // Before the messages are read: who changes one of them meanwhile marks it once more.
-    let text = "DELETE FROM search_marks WHERE msg_id IN ({rows})";
-    sql::execute_rows(tx, text, ids(msg_ids)).await?;
+    let text = "DELETE FROM search_marks WHERE msg_id {in}";
+    sql::execute_in(tx, text, ids(msg_ids)).await?;
     let key = key(tx.get_database_backend());
-    let text = format!("DELETE FROM search_index WHERE {key} IN ({{rows}})");
-    sql::execute_rows(tx, &text, ids(msg_ids)).await?;
+    let text = format!("DELETE FROM search_index WHERE {key} {{in}}");
+    sql::execute_in(tx, &text, ids(msg_ids)).await?;
     let text = "SELECT msg_id, conversation_id, content FROM messages WHERE msg_id {in}";
     let rows = sql::query_rows(tx, text, ids(msg_ids)).await?;
     Ok(rows.iter().map(source).collect::<Result<_, _>>()?)

@@ -1,12 +1,17 @@
 //! SQL text that runs on all three dialects: placeholders, lists of values, upserts.
 //!
 //! Texts are written with `?` and a few markers; a batch of rows becomes statements of 256, 128, … 1 rows, so that
-//! each connection meets few different texts and keeps them prepared.
+//! each connection meets few different texts and keeps them prepared. PostgreSQL takes the columns as arrays, so that
+//! one text is for all sizes.
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
 
+mod arrays;
+
 /// The largest statement of a batch, in rows. With ten columns it is far below SQLite's 32,766 parameters.
 const ROWS_MAX: usize = 256;
+/// The same where rows come as arrays: about as many as a round has.
+const ARRAY_MAX: usize = 2048;
 
 /// Runs a statement and tells how many rows it touched.
 ///
@@ -87,8 +92,8 @@ impl Rows {
         self.values.extend(row);
     }
 
-    /// `(?,?),(?,?)…` with the values for it, in chunks whose sizes are powers of two.
-    fn chunks(self) -> impl Iterator<Item = (String, Vec<Value>)> {
+    /// Parts as large as a statement of the dialect may be: on PostgreSQL few, elsewhere powers of two.
+    fn chunks(self, backend: DbBackend) -> impl Iterator<Item = Chunk> {
         let Rows { columns, values } = self;
         let mut values = values.into_iter();
         std::iter::from_fn(move || {
@@ -96,15 +101,57 @@ impl Rows {
             if left == 0 {
                 return None;
             }
-            let rows = (1 << left.ilog2()).min(ROWS_MAX);
-            let row = format!("({})", vec!["?"; columns].join(","));
-            let list = vec![row.as_str(); rows].join(",");
-            Some((list, values.by_ref().take(rows * columns).collect()))
+            let rows = match backend {
+                DbBackend::Postgres => left.min(ARRAY_MAX),
+                _ => (1 << left.ilog2()).min(ROWS_MAX),
+            };
+            let values = values.by_ref().take(rows * columns).collect();
+            Some(Chunk::new(backend, columns, values))
         })
     }
 }
 
-/// Runs `text` for all rows; `{rows}` in it becomes the list `(?,?),(?,?)…`.
+/// Rows of a statement.
+struct Chunk {
+    /// `VALUES (?,?),(?,?)…`, or a SELECT from arrays.
+    table: String,
+    /// The right side of a comparison with any of the rows, where it does not follow from that.
+    any: Option<String>,
+    values: Vec<Value>,
+}
+
+impl Chunk {
+    fn new(backend: DbBackend, columns: usize, mut values: Vec<Value>) -> Self {
+        let rows = values.len() / columns;
+        // A single row is planned as what it is.
+        if backend == DbBackend::Postgres && rows > 1 {
+            match arrays::transpose(columns, values) {
+                Ok(chunk) => return chunk,
+                Err(same) => values = same,
+            }
+        }
+        let row = format!("({})", vec!["?"; columns].join(","));
+        Chunk {
+            table: format!("VALUES {}", vec![row.as_str(); rows].join(",")),
+            any: None,
+            values,
+        }
+    }
+
+    /// `text` with the rows to compare with in place of `{in}`.
+    fn text_in(&self, backend: DbBackend, text: &str) -> String {
+        let table = &self.table;
+        let list = match (&self.any, backend) {
+            (Some(any), _) => any.clone(),
+            // SQLite takes a list of tuples only as VALUES; for plain values all dialects take (?),(?).
+            (None, DbBackend::Sqlite) => format!("IN ({table})"),
+            (None, _) => format!("IN ({})", table.trim_start_matches("VALUES ")),
+        };
+        text.replace("{in}", &list)
+    }
+}
+
+/// Runs `text`, an INSERT, for all rows; `VALUES {rows}` in it stands for them.
 ///
 /// # Errors
 /// [`DbErr`] as the database has it; earlier chunks have been written then, so call it in a transaction.
@@ -113,8 +160,9 @@ pub async fn execute_rows<C: ConnectionTrait>(
     text: &str,
     rows: Rows,
 ) -> Result<(), DbErr> {
-    for (list, values) in rows.chunks() {
-        execute(connection, &text.replace("{rows}", &list), values).await?;
+    for chunk in rows.chunks(connection.get_database_backend()) {
+        let text = text.replace("VALUES {rows}", &chunk.table);
+        execute(connection, &text, chunk.values).await?;
     }
     Ok(())
 }
@@ -129,8 +177,9 @@ pub async fn query_each<C: ConnectionTrait>(
     rows: Rows,
 ) -> Result<Vec<QueryResult>, DbErr> {
     let mut found = Vec::new();
-    for (list, values) in rows.chunks() {
-        found.extend(query(connection, &text.replace("{rows}", &list), values).await?);
+    for chunk in rows.chunks(connection.get_database_backend()) {
+        let text = text.replace("VALUES {rows}", &chunk.table);
+        found.extend(query(connection, &text, chunk.values).await?);
     }
     Ok(found)
 }
@@ -147,8 +196,8 @@ pub async fn query_rows<C: ConnectionTrait>(
 ) -> Result<Vec<QueryResult>, DbErr> {
     let backend = connection.get_database_backend();
     let mut found = Vec::new();
-    for (list, values) in rows.chunks() {
-        found.extend(query(connection, &text_in(backend, text, &list), values).await?);
+    for chunk in rows.chunks(backend) {
+        found.extend(query(connection, &chunk.text_in(backend, text), chunk.values).await?);
     }
     Ok(found)
 }
@@ -163,19 +212,10 @@ pub async fn execute_in<C: ConnectionTrait>(
     rows: Rows,
 ) -> Result<(), DbErr> {
     let backend = connection.get_database_backend();
-    for (list, values) in rows.chunks() {
-        execute(connection, &text_in(backend, text, &list), values).await?;
+    for chunk in rows.chunks(backend) {
+        execute(connection, &chunk.text_in(backend, text), chunk.values).await?;
     }
     Ok(())
-}
-
-/// SQLite takes a list of tuples only as VALUES; for plain values all dialects take (?),(?).
-fn text_in(backend: DbBackend, text: &str, list: &str) -> String {
-    let list = match backend {
-        DbBackend::Sqlite => format!("IN (VALUES {list})"),
-        _ => format!("IN ({list})"),
-    };
-    text.replace("{in}", &list)
 }
 
 /// Updates many rows of `table` at once, each with values of its own. `columns` names the values of a row; `set` and
@@ -196,15 +236,15 @@ pub async fn update_rows<C: ConnectionTrait>(
         !assigned.any(|(column, _)| columns.contains(&column.trim())),
         "MySQL can't tell a value from the column that is set: {set}"
     );
-    let is_mysql = connection.get_database_backend() == DbBackend::MySql;
-    for (list, values) in rows.chunks() {
-        let text = if is_mysql {
-            let rows = derived_table(columns, values.len());
+    let backend = connection.get_database_backend();
+    for chunk in rows.chunks(backend) {
+        let text = if backend == DbBackend::MySql {
+            let rows = derived_table(columns, chunk.values.len());
             format!("UPDATE {table} JOIN {rows} ON {on} SET {set}")
         } else {
-            update_text(table, columns, set, on, &list)
+            update_text(table, columns, set, on, &chunk.table)
         };
-        execute(connection, &text, values).await?;
+        execute(connection, &text, chunk.values).await?;
     }
     Ok(())
 }
@@ -223,16 +263,16 @@ pub async fn update_rows_returning<C: ConnectionTrait>(
     rows: Rows,
 ) -> Result<Vec<QueryResult>, DbErr> {
     let mut returned = Vec::new();
-    for (list, values) in rows.chunks() {
-        let text = update_text(table, columns, set, on, &list);
-        returned.extend(query(connection, &format!("{text} {returning}"), values).await?);
+    for chunk in rows.chunks(connection.get_database_backend()) {
+        let text = update_text(table, columns, set, on, &chunk.table);
+        returned.extend(query(connection, &format!("{text} {returning}"), chunk.values).await?);
     }
     Ok(returned)
 }
 
-fn update_text(table: &str, columns: &[&str], set: &str, on: &str, list: &str) -> String {
+fn update_text(table: &str, columns: &[&str], set: &str, on: &str, rows: &str) -> String {
     let names = columns.join(", ");
-    format!("WITH v({names}) AS (VALUES {list}) UPDATE {table} SET {set} FROM v WHERE {on}")
+    format!("WITH v({names}) AS ({rows}) UPDATE {table} SET {set} FROM v WHERE {on}")
 }
 
 /// Inserts into `table` what `select` makes of the rows, which it calls `v`, with a `conflict` clause.
@@ -247,19 +287,18 @@ pub async fn insert_from_rows<C: ConnectionTrait>(
     conflict: &str,
     rows: Rows,
 ) -> Result<(), DbErr> {
-    let is_mysql = connection.get_database_backend() == DbBackend::MySql;
+    let backend = connection.get_database_backend();
     let names = columns.join(", ");
-    for (list, values) in rows.chunks() {
-        let text = if is_mysql {
-            let rows = derived_table(columns, values.len());
+    for chunk in rows.chunks(backend) {
+        let text = if backend == DbBackend::MySql {
+            let rows = derived_table(columns, chunk.values.len());
             let select = select.replacen("FROM v", &format!("FROM {rows}"), 1);
             format!("INSERT INTO {table} ({names}) {select} {conflict}")
         } else {
-            format!(
-                "WITH v({names}) AS (VALUES {list}) INSERT INTO {table} ({names}) {select} {conflict}"
-            )
+            let rows = &chunk.table;
+            format!("WITH v({names}) AS ({rows}) INSERT INTO {table} ({names}) {select} {conflict}")
         };
-        execute(connection, &text, values).await?;
+        execute(connection, &text, chunk.values).await?;
     }
     Ok(())
 }
@@ -275,17 +314,17 @@ pub async fn select_from_rows<C: ConnectionTrait>(
     select: &str,
     rows: Rows,
 ) -> Result<Vec<QueryResult>, DbErr> {
-    let is_mysql = connection.get_database_backend() == DbBackend::MySql;
+    let backend = connection.get_database_backend();
     let names = columns.join(", ");
     let mut found = Vec::new();
-    for (list, values) in rows.chunks() {
-        let text = if is_mysql {
-            let rows = derived_table(columns, values.len());
+    for chunk in rows.chunks(backend) {
+        let text = if backend == DbBackend::MySql {
+            let rows = derived_table(columns, chunk.values.len());
             select.replacen("FROM v", &format!("FROM {rows}"), 1)
         } else {
-            format!("WITH v({names}) AS (VALUES {list}) {select}")
+            format!("WITH v({names}) AS ({}) {select}", chunk.table)
         };
-        found.extend(query(connection, &text, values).await?);
+        found.extend(query(connection, &text, chunk.values).await?);
     }
     Ok(found)
 }
@@ -351,13 +390,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_come_in_powers_of_two() {
-        let mut rows = Rows::new(2);
-        for n in 0..292_i64 {
-            rows.push([n.into(), n.into()]);
-        }
-        let sizes: Vec<usize> = rows.chunks().map(|(_, values)| values.len() / 2).collect();
+    fn batches_come_in_powers_of_two_or_as_arrays() {
+        let rows = |count: i64| {
+            let mut rows = Rows::new(2);
+            for n in 0..count {
+                rows.push([n.into(), "x".into()]);
+            }
+            rows
+        };
+        let chunks = rows(292).chunks(DbBackend::Sqlite);
+        let sizes: Vec<usize> = chunks.map(|chunk| chunk.values.len() / 2).collect();
         assert_eq!(sizes, [256, 32, 4]);
+        let on_postgres = |count| -> Vec<_> {
+            let chunks = rows(count).chunks(DbBackend::Postgres);
+            chunks.map(|chunk| chunk.table).collect()
+        };
+        let arrays = "SELECT * FROM unnest(?::bigint[],?::text[])";
+        assert_eq!(on_postgres(2048), [arrays]);
+        assert_eq!(on_postgres(2049), [arrays, "VALUES (?,?)"]);
     }
 
     #[test]
