@@ -190,6 +190,8 @@ mod tests {
             "chat --mqtt 127.0.0.1:1 --http 127.0.0.1:2 --server-pid 3 --rate 5 --json -",
             "group --broker 127.0.0.1:1 --qos 0 --members 20 --senders 2 --runs 3",
             "catchup",
+            "chat --database postgres://localhost/x --database-pid 3",
+            "group --database mysql://localhost/x --redis redis://localhost --redis-pid 4 --nodes 3",
         ] {
             assert!(parse(&format!("bench {measure}")).is_ok(), "{measure}");
         }
@@ -212,6 +214,11 @@ mod tests {
             "bench users --few 1",
             "bench catchup --users 0",
             "bench connect --runs 0",
+            "bench chat --database-pid 3",
+            "bench chat --database postgres://localhost/x --nodes 2",
+            "bench chat --database postgres://localhost/x --redis redis://localhost --nodes 0",
+            "bench chat --database postgres://localhost/x --broker 127.0.0.1:3",
+            "bench chat --database postgres://localhost/x --mqtt 127.0.0.1:1 --http 127.0.0.1:2",
             "bench compare old.json",
             "bench compare old.json new.json --fail-if-worse -1",
         ] {

@@ -1,6 +1,5 @@
 //! The users of a run: new ones each time, so that every conversation begins at 1.
 
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -58,10 +57,10 @@ async fn make_one(address: &str, uid: Uid) -> anyhow::Result<Account> {
     Ok(Account { uid, token })
 }
 
-/// Puts `count` users into the database of a data folder that no server uses yet. Nobody can log in as them; their tokens
-/// are signed with `key`.
-pub(super) async fn seed(data_dir: &Path, key: &str, count: u32) -> anyhow::Result<Vec<Account>> {
-    let store = Store::connect(&Store::sqlite_url(data_dir)).await?;
+/// Puts `count` users into a database that no server uses yet. Nobody can log in as them; their tokens are signed with
+/// `key`.
+pub(super) async fn seed(database: &str, key: &str, count: u32) -> anyhow::Result<Vec<Account>> {
+    let store = Store::connect(database).await?;
     store.migrate().await?;
     let tokens = AccessTokens::new(key.as_bytes(), SEEDED_TOKEN_TTL);
     let now = SystemTime::now();

@@ -149,7 +149,7 @@ impl CatchUpOptions {
         let logins: Vec<Entry> = logins.collect();
         let connections = open_all(way, &logins, progress).await?;
         let missed = self.missed(senders);
-        let meter = Meter::start(Some(server.pid()));
+        let meter = Meter::start(server.processes());
         let started = Instant::now();
         let catching_up = self.catch_up_all(connections, entries.clone(), missed, progress);
         let caught_up = catching_up.await?;

@@ -81,7 +81,7 @@ impl ConnectOptions {
         let next = Arc::new(AtomicU32::new(0));
         let stage = Arc::new(progress.count("connecting", self.connects.into()));
 
-        let meter = Meter::start(Some(server.pid()));
+        let meter = Meter::start(server.processes());
         let started = Instant::now();
         let mut workers = JoinSet::new();
         for worker in 0..self.in_flight as usize {

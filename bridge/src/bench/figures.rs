@@ -119,7 +119,7 @@ mod tests {
             cpu: Spent {
                 server: Some(Duration::from_micros(400)),
                 generator: Some(Duration::from_micros(80)),
-                shared: None,
+                ..Spent::default()
             },
             server_rss: Some(5),
             seconds: vec![ServerSecond {

@@ -86,7 +86,7 @@ async fn measure(config: Option<&Path>, users: u32, progress: &Progress) -> anyh
 async fn settled_rss(server: &Server, progress: &Progress) -> anyhow::Result<u64> {
     let _stage = progress.time("waiting for the memory to settle", SETTLE);
     tokio::time::sleep(SETTLE).await;
-    match process::rss(server.pid()) {
+    match process::rss_of(&server.processes()) {
         Some(bytes) => Ok(bytes),
         None => bail!("the server's memory is not known here"),
     }

@@ -17,10 +17,11 @@ use super::accounts::{self, Account};
 use super::check::{Conversations, Promises, View};
 use super::client::{Absence, Client, Seen, WayBack};
 use super::connection::{Connection, Entry, open_all};
+use super::process::Processes;
 use super::progress::Progress;
 use super::results::{About, Run};
 use super::schedule::{self, Clock, Pace, Phases};
-use super::server::{self, Extras, Place, Server};
+use super::server::{self, Extras, Place, Server, StoreOptions};
 use super::stored::{self, Question};
 use super::talk::{At, Seat, Shared, Talk, Totals};
 use super::tally::Tally;
@@ -44,6 +45,8 @@ pub(super) struct ServerOptions {
     /// The process of that server, on this machine, whose CPU time and memory to measure
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
+    #[command(flatten)]
+    stores: StoreOptions,
 }
 
 /// Which server to load, which need not be one for chats.
@@ -53,7 +56,7 @@ pub(super) struct WhereOptions {
     #[command(flatten)]
     server: ServerOptions,
     /// Any MQTT broker that lets everyone in, instead: the same load as plain messages, which nobody stores
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["mqtt", "http"])]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["mqtt", "http", "database"])]
     broker: Option<String>,
 }
 
@@ -131,8 +134,8 @@ pub(super) struct Site {
     way: Way,
     /// None: a broker that has no HTTP.
     http: Option<String>,
-    /// The server's process.
-    pid: Option<u32>,
+    /// Whose CPU time counts.
+    processes: Processes,
     pub accounts: Vec<Account>,
 }
 
@@ -176,9 +179,9 @@ impl WhereOptions {
         make_room(users)?;
         Ok(Site {
             server: None,
-            way: Way::Tcp(broker.clone()),
+            way: Way::Tcp(vec![broker.clone()]),
             http: None,
-            pid: self.server.server_pid,
+            processes: Processes::of(self.server.server_pid),
             accounts: accounts::strangers(users)?,
         })
     }
@@ -202,7 +205,7 @@ impl ServerOptions {
     ) -> anyhow::Result<About> {
         match self.mqtt {
             Some(_) => Ok(about),
-            None => server::add_settings(about, config),
+            None => Ok(self.stores.add_to(server::add_settings(about, config)?)),
         }
     }
 
@@ -219,13 +222,14 @@ impl ServerOptions {
         if let (Some(mqtt), Some(http)) = (&self.mqtt, &self.http) {
             return Ok(Site {
                 server: None,
-                way: Way::Tcp(mqtt.clone()),
+                way: Way::Tcp(vec![mqtt.clone()]),
                 http: Some(http.clone()),
-                pid: self.server_pid,
+                processes: Processes::of(self.server_pid),
                 accounts: accounts::make(http, users).await?,
             });
         }
-        let (server, accounts) = Server::start(config, users, Place::Apart, extras).await?;
+        let (stores, place) = (&self.stores, Place::Apart);
+        let (server, accounts) = Server::start_on(stores, config, users, place, extras).await?;
         Ok(Site::of(server, accounts))
     }
 }
@@ -245,7 +249,7 @@ impl Site {
         Site {
             way: target.mqtt,
             http: Some(target.http),
-            pid: Some(server.pid()),
+            processes: server.processes(),
             server: Some(server),
             accounts,
         }
@@ -297,7 +301,7 @@ impl Load<'_> {
             tally: Mutex::new(Tally::new(phases)),
             totals: Totals::new(self.talks.len(), senders.len()),
         });
-        let usage = tokio::spawn(process::sample(clock, phases, self.site.pid));
+        let usage = tokio::spawn(process::sample(clock, phases, self.site.processes.clone()));
         let seen = tokio::select! {
             seen = self.talk(&shared, connections, entries, &senders) => seen?,
             () = tell(progress, &shared) => bail!("telling does not end"),

@@ -1,5 +1,5 @@
 //! A server for the run only, with an empty data folder: this program as `serve`, on free ports, or a part of this
-//! process.
+//! process; or several of them on one database.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,17 +7,20 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::Args;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use super::Target;
 use super::accounts::{self, Account};
+use super::process::Processes;
 use super::results::About;
 use super::way::Way;
 use crate::auth::token;
 use crate::serve::{self, Parts as _};
 use crate::settings::Settings;
+use crate::store::Store;
 
 /// Settings that the environment may have otherwise: a user of the load sends more than a person.
 const UNLESS_SET: [(&str, &str); 7] = [
@@ -32,6 +35,26 @@ const UNLESS_SET: [(&str, &str); 7] = [
 
 /// Settings that a server for the run never has from elsewhere.
 const OWN: [&str; 3] = ["data_dir", "mqtt.listen", "http.listen"];
+
+/// Where servers of the run keep what they store, and how many there are.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct StoreOptions {
+    /// The database of servers of its own, instead of SQLite in the data folder; what they store stays there
+    #[arg(long, value_name = "URL", conflicts_with = "mqtt")]
+    database: Option<String>,
+    /// Its first process, on this machine, whose CPU time to measure with that of its children
+    #[arg(long, value_name = "PID", requires = "database")]
+    database_pid: Option<u32>,
+    /// The Redis of these servers
+    #[arg(long, value_name = "URL", requires = "database")]
+    redis: Option<String>,
+    /// Its process, likewise
+    #[arg(long, value_name = "PID", requires = "redis")]
+    redis_pid: Option<u32>,
+    /// How many servers there are; the clients connect to them in turn [default: 1]
+    #[arg(long, value_name = "COUNT", requires = "redis", value_parser = clap::value_parser!(u32).range(1..))]
+    nodes: Option<u32>,
+}
 
 /// How long a server in this process may take to end.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -84,8 +107,14 @@ pub(super) fn add_settings(mut about: About, config: Option<&Path>) -> anyhow::R
     Ok(about)
 }
 
-/// Ends with this value, and takes its folder along.
+/// Ends with this value, and takes its folders along.
 pub(super) struct Server {
+    target: Target,
+    processes: Processes,
+    nodes: Vec<Node>,
+}
+
+struct Node {
     target: Target,
     pid: u32,
     running: Running,
@@ -121,35 +150,146 @@ impl Server {
         place: Place,
         extras: &Extras,
     ) -> anyhow::Result<(Server, Vec<Account>)> {
-        let folder = Folder::make()?;
-        let key = token::random_hex();
-        let accounts = accounts::seed(&folder.0, &key, users).await?;
-        let mut variables = vec![
-            ("TIDINGS__DATA_DIR", folder.0.display().to_string()),
-            ("TIDINGS__MQTT__LISTEN", "127.0.0.1:0".to_owned()),
-            ("TIDINGS__HTTP__LISTEN", "127.0.0.1:0".to_owned()),
-            ("TIDINGS__AUTH__JWT_KEY", key),
-            // The one in the data folder.
-            ("TIDINGS__DATABASE__URL", String::new()),
-        ];
-        let is_unset = |(name, _): &&(&str, &str)| std::env::var_os(name).is_none();
-        let unless_set = UNLESS_SET.iter().filter(is_unset);
-        variables.extend(unless_set.map(|(name, value)| (*name, (*value).to_owned())));
-        variables.extend(extras.settings.iter().cloned());
-        let config = extras.add_to(config, &folder.0)?;
-        let config = config.as_deref();
-        let server = match place {
-            Place::Apart => Self::start_apart(folder, config, variables).await,
-            Place::Here => Self::start_here(folder, config, &variables).await,
-        };
-        Ok((server.context("starting a server")?, accounts))
+        Self::start_on(&StoreOptions::default(), config, users, place, extras).await
     }
 
+    /// The same, or several of them, on this database.
+    pub(super) async fn start_on(
+        stores: &StoreOptions,
+        config: Option<&Path>,
+        users: u32,
+        place: Place,
+        extras: &Extras,
+    ) -> anyhow::Result<(Server, Vec<Account>)> {
+        let key = token::random_hex();
+        let first = Folder::make()?;
+        let database = match &stores.database {
+            Some(url) => url.clone(),
+            None => Store::sqlite_url(&first.0),
+        };
+        let accounts = accounts::seed(&database, &key, users).await?;
+        let mut folders = vec![first];
+        for _ in 1..stores.nodes.unwrap_or(1) {
+            folders.push(Folder::make()?);
+        }
+        let mut nodes = Vec::with_capacity(folders.len());
+        for folder in folders {
+            let variables = variables(&folder, stores, &key, extras);
+            let config = extras.add_to(config, &folder.0)?;
+            let config = config.as_deref();
+            let node = match place {
+                Place::Apart => Node::start_apart(folder, config, variables).await,
+                Place::Here => Node::start_here(folder, config, &variables).await,
+            };
+            nodes.push(node.context("starting a server")?);
+        }
+        let server = Server {
+            target: target(&nodes)?,
+            processes: Processes {
+                servers: nodes.iter().map(|node| node.pid).collect(),
+                others: stores.processes(),
+            },
+            nodes,
+        };
+        Ok((server, accounts))
+    }
+
+    /// Of the first one for HTTP, and of all for MQTT.
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Those that work for it, too.
+    pub(super) fn processes(&self) -> Processes {
+        self.processes.clone()
+    }
+
+    /// Ends it. One of its own process is killed: the folder goes too, so there is nothing to put in order.
+    pub(super) async fn stop(self) {
+        for node in self.nodes {
+            node.stop().await;
+        }
+    }
+}
+
+impl StoreOptions {
+    /// Says what is not as in a single server with SQLite.
+    pub(super) fn add_to(&self, mut about: About) -> About {
+        if let Some(url) = &self.database {
+            let (name, nodes) = (database_name(url), self.nodes.unwrap_or(1));
+            about.title.push_str(&format!(", {nodes} × on {name}"));
+            about.load.insert("database".to_owned(), json!(name));
+            about.load.insert("nodes".to_owned(), json!(nodes));
+        }
+        about
+    }
+
+    fn processes(&self) -> Vec<(&'static str, u32)> {
+        let database = self.database.as_deref().map(database_name);
+        let database = database.zip(self.database_pid);
+        let redis = self.redis_pid.map(|pid| ("Redis", pid));
+        database.into_iter().chain(redis).collect()
+    }
+}
+
+/// What people call the database at this URL.
+fn database_name(url: &str) -> &'static str {
+    match url.split(':').next() {
+        Some("postgres" | "postgresql") => "PostgreSQL",
+        Some("mysql" | "mariadb") => "MySQL",
+        _ => "SQLite",
+    }
+}
+
+/// What the environment of a server says.
+fn variables(
+    folder: &Folder,
+    stores: &StoreOptions,
+    key: &str,
+    extras: &Extras,
+) -> Vec<(&'static str, String)> {
+    let mut variables = vec![
+        ("TIDINGS__DATA_DIR", folder.0.display().to_string()),
+        ("TIDINGS__MQTT__LISTEN", "127.0.0.1:0".to_owned()),
+        ("TIDINGS__HTTP__LISTEN", "127.0.0.1:0".to_owned()),
+        ("TIDINGS__AUTH__JWT_KEY", key.to_owned()),
+        // Empty: the one in the data folder.
+        (
+            "TIDINGS__DATABASE__URL",
+            stores.database.clone().unwrap_or_default(),
+        ),
+    ];
+    let redis = stores.redis.iter();
+    variables.extend(redis.map(|url| ("TIDINGS__REDIS__URL", url.clone())));
+    let is_unset = |(name, _): &&(&str, &str)| std::env::var_os(name).is_none();
+    let unless_set = UNLESS_SET.iter().filter(is_unset);
+    variables.extend(unless_set.map(|(name, value)| (*name, (*value).to_owned())));
+    variables.extend(extras.settings.iter().cloned());
+    variables
+}
+
+/// All nodes as one server.
+fn target(nodes: &[Node]) -> anyhow::Result<Target> {
+    let first = nodes.first().context("there is no server")?;
+    let addresses = nodes.iter().map(|node| match &node.target.mqtt {
+        Way::Tcp(addresses) => addresses.clone(),
+        Way::Memory(_) => Vec::new(),
+    });
+    Ok(match &first.target.mqtt {
+        Way::Tcp(_) => Target {
+            mqtt: Way::Tcp(addresses.flatten().collect()),
+            http: first.target.http.clone(),
+        },
+        Way::Memory(_) => first.target.clone(),
+    })
+}
+
+impl Node {
     async fn start_apart(
         folder: Folder,
         config: Option<&Path>,
         variables: Vec<(&str, String)>,
-    ) -> anyhow::Result<Server> {
+    ) -> anyhow::Result<Node> {
         let mut command = Command::new(std::env::current_exe()?);
         if let Some(config) = config {
             command.arg("--config").arg(config);
@@ -165,7 +305,7 @@ impl Server {
         let stdout = child.stdout.take().context("it has no standard output")?;
         let mut stdout = BufReader::new(stdout).lines();
         let target = read_target(&mut stdout).await?;
-        Ok(Server {
+        Ok(Node {
             target,
             pid,
             running: Running::Apart {
@@ -180,12 +320,12 @@ impl Server {
         folder: Folder,
         config: Option<&Path>,
         variables: &[(&str, String)],
-    ) -> anyhow::Result<Server> {
+    ) -> anyhow::Result<Node> {
         let settings = Settings::load_with(config, variables)?;
         let server = serve::Server::start(&settings, false).await?;
         let http = server.http().first();
         let http = http.context("it does not listen for HTTP")?.to_string();
-        Ok(Server {
+        Ok(Node {
             target: Target {
                 mqtt: Way::Memory(server.sessions()),
                 http,
@@ -196,16 +336,7 @@ impl Server {
         })
     }
 
-    pub(super) fn target(&self) -> &Target {
-        &self.target
-    }
-
-    pub(super) fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Ends it. One of its own process is killed: the folder goes too, so there is nothing to put in order.
-    pub(super) async fn stop(self) {
+    async fn stop(self) {
         match self.running {
             Running::Apart { mut child, .. } => {
                 if let Err(error) = child.kill().await {
@@ -225,7 +356,7 @@ async fn read_target(stdout: &mut Lines<BufReader<ChildStdout>>) -> anyhow::Resu
             ["listening", "http", address] => http = Some(address.to_owned()),
             ["ready"] => {
                 return Ok(Target {
-                    mqtt: Way::Tcp(mqtt.context("it does not listen for MQTT")?),
+                    mqtt: Way::Tcp(vec![mqtt.context("it does not listen for MQTT")?]),
                     http: http.context("it does not listen for HTTP")?,
                 });
             }

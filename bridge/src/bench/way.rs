@@ -20,8 +20,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// See the module's documentation. Cheap to clone.
 #[derive(Clone)]
 pub(super) enum Way {
-    /// To this `host:port`.
-    Tcp(String),
+    /// To one of these `host:port`, in turn.
+    Tcp(Vec<String>),
     /// To a server in this process: all of it but the sockets, of which a process has only so many.
     Memory(BrokerHandle),
 }
@@ -30,7 +30,10 @@ impl Way {
     /// Opens the `index`th stream.
     pub(super) async fn open(&self, index: u32) -> anyhow::Result<Box<dyn Stream>> {
         match self {
-            Way::Tcp(address) => Ok(Box::new(open_tcp(address, index).await?)),
+            Way::Tcp(addresses) => {
+                let address = &addresses[index as usize % addresses.len()];
+                Ok(Box::new(open_tcp(address, index).await?))
+            }
             Way::Memory(sessions) => open_memory(sessions.clone()).await,
         }
     }
