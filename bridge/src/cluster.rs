@@ -3,44 +3,46 @@
 //! The database is the truth, and what goes over the [`Bus`] only a hint: a node that misses some of it has its sessions catch
 //! up from the database, and asks the others for what is only in their memory. So the bus promises nothing but to say when
 //! something may have been missed ([`Heard::Missed`]).
+//!
+//! All nodes publish to one channel of Redis and hear all of it. What is told is collected in `outgoing`, leaves in frames
+//! (`frame`) by the `publisher`, and is heard by the `subscriber`, who counts in `others` whether frames are missing, and
+//! puts what it hears into the `inbox` for the pipeline.
 
 pub mod duty;
 pub mod node;
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
 use schema::bus::{Notice, notice};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use node::Node;
 
-use crate::redis::Redis;
+use crate::clock;
+use crate::redis::{self, Redis};
+use crate::settings::RedisOptions;
 
-/// The other nodes, and what is shared with them beside the database.
-#[derive(Debug)]
-pub struct Peers {
-    /// Tells them something.
-    pub bus: Bus,
-    /// What they tell.
-    pub heard: mpsc::Receiver<Heard>,
-    /// `None`: there are none.
-    pub redis: Option<Redis>,
-    /// What this node is among them.
-    pub node: Node,
-}
+mod frame;
+mod inbox;
+mod others;
+mod outgoing;
+mod publisher;
+mod subscriber;
 
-impl Peers {
-    /// Of a node that has no others.
-    #[must_use]
-    pub fn none() -> Self {
-        // Nothing is heard, and its sender is gone; whoever receives must bear that.
-        let (_, heard) = mpsc::channel(1);
-        Peers {
-            bus: Bus::default(),
-            heard,
-            redis: None,
-            node: Node::sole(),
-        }
-    }
-}
+pub use inbox::Hearing;
+
+use inbox::Inbox;
+use outgoing::Outgoing;
+
+/// How often a node says that it lives.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// What the channel is called, behind the prefix.
+const CHANNEL: &str = "bus";
 
 /// What came over the bus.
 #[derive(Debug)]
@@ -52,52 +54,260 @@ pub enum Heard {
         /// What it tells.
         notice: notice::Notice,
     },
-    /// Something that others have told may not have arrived.
+    /// Something that others have told may not have arrived. It comes also when the bus is there again, or for the first
+    /// time.
     Missed,
-    /// A node is gone: its sessions are no longer there.
+    /// A node is gone: its sessions are no longer there. It comes also before what a node says that was started anew.
     Left {
         /// The node's number.
         node: u32,
     },
 }
 
+/// The other nodes, and what is shared with them beside the database.
+#[derive(Debug)]
+pub struct Peers {
+    /// Tells them something.
+    pub bus: Bus,
+    /// What they tell.
+    pub hearing: Hearing,
+    /// `None`: there are none.
+    pub redis: Option<Redis>,
+    /// What this node is among them.
+    pub node: Node,
+}
+
+impl Peers {
+    /// Of a node that has no others.
+    #[must_use]
+    pub fn none() -> Self {
+        Peers {
+            bus: Bus { shared: None },
+            hearing: Hearing::nothing(),
+            redis: None,
+            node: Node::sole(),
+        }
+    }
+
+    /// Of a node, as the settings have it. The future is what keeps the connections going.
+    ///
+    /// # Errors
+    /// That the URL is none.
+    pub fn join(options: &RedisOptions, node: Node) -> Result<(Self, Keeping), redis::Error> {
+        if !options.is_set() {
+            let alone = Peers {
+                node,
+                ..Self::none()
+            };
+            return Ok((alone, Box::pin(async {})));
+        }
+        let (redis, keeper) = Redis::new(options)?;
+        let shared = Arc::new(Shared::new(node.clone()));
+        let (inbox, hearing) = Inbox::new();
+        let publishing = publisher::run(shared.clone(), redis.clone());
+        let subscribing = subscriber::run(shared.clone(), redis.clone(), inbox);
+        let keeping = Box::pin(async {
+            tokio::join!(keeper.run(), publishing, subscribing);
+        });
+        let peers = Peers {
+            bus: Bus {
+                shared: Some(shared),
+            },
+            hearing,
+            redis: Some(redis),
+            node,
+        };
+        Ok((peers, keeping))
+    }
+}
+
+/// Ends with what it is kept in.
+pub type Keeping = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Tells the other nodes of a cluster. Cheap to clone; where there is no cluster, it does nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Bus {
-    outgoing: Option<mpsc::Sender<Notice>>,
+    shared: Option<Arc<Shared>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    node: Node,
+    /// Of this life of the node.
+    boot: u64,
+    outgoing: Outgoing,
+    /// What this node says comes back to it.
+    is_up: watch::Sender<bool>,
+    /// A frame that is on its way back to here, and when it left.
+    sample: Mutex<Option<(u64, Instant)>>,
+    counts: Counts,
+    /// Where a test hears what is told.
+    #[cfg(test)]
+    to_test: Option<tokio::sync::mpsc::Sender<Notice>>,
+}
+
+/// A life of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
     node: u32,
+    boot: u64,
+}
+
+/// What tells a life of a node that begins now from its earlier ones, and from those of others.
+fn boot(now: SystemTime) -> u64 {
+    const RANDOM_BITS: u32 = 20;
+    let random = getrandom::u32().unwrap_or_default() >> (u32::BITS - RANDOM_BITS);
+    clock::millis(now).cast_unsigned() << RANDOM_BITS | u64::from(random)
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    frames_sent: AtomicU64,
+    told: AtomicU64,
+    untold: AtomicU64,
+    frames_heard: AtomicU64,
+    heard: AtomicU64,
+    missed: AtomicU64,
+    garbage: AtomicU64,
+    nodes: AtomicU64,
+    lag_micros: AtomicU64,
+}
+
+/// How it is with the bus, for who watches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// What this node says comes back to it.
+    pub is_up: bool,
+    /// Frames that were published.
+    pub frames_sent: u64,
+    /// Notices that were told.
+    pub told: u64,
+    /// Notices that found no room, or were too old when Redis was back.
+    pub untold: u64,
+    /// Frames of others.
+    pub frames_heard: u64,
+    /// Notices of others.
+    pub heard: u64,
+    /// How often something may not have arrived.
+    pub missed: u64,
+    /// What was heard and makes no sense.
+    pub garbage: u64,
+    /// Other nodes that are heard.
+    pub nodes: u64,
+    /// How long a frame takes to come back to the node that says it.
+    pub lag: Duration,
+}
+
+impl Counts {
+    fn add(count: &AtomicU64, more: u64) {
+        count.fetch_add(more, Ordering::Relaxed);
+    }
 }
 
 impl Bus {
     /// Of the node with that number, with what it tells.
     #[cfg(test)]
-    pub(crate) fn of_node(node: u32) -> (Self, mpsc::Receiver<Notice>) {
-        let (outgoing, told) = mpsc::channel(10_000);
-        let outgoing = Some(outgoing);
-        (Bus { outgoing, node }, told)
+    pub(crate) fn of_node(node: u32) -> (Self, tokio::sync::mpsc::Receiver<Notice>) {
+        let (to_test, told) = tokio::sync::mpsc::channel(10_000);
+        let shared = Shared {
+            node: Node::of_number(node),
+            to_test: Some(to_test),
+            ..Shared::new(Node::sole())
+        };
+        let shared = Some(Arc::new(shared));
+        (Bus { shared }, told)
     }
 
     /// Whether there are no other nodes to be told.
     #[must_use]
     pub fn is_alone(&self) -> bool {
-        self.outgoing.is_none()
+        self.shared.is_none()
     }
 
-    /// The number of this node, which no other one has at the same time.
+    /// The number of this node, which no other one has at the same time; 0 of one that is alone.
     #[must_use]
     pub fn node(&self) -> u32 {
-        self.node
+        self.shared.as_ref().map_or(0, |shared| shared.me().node)
     }
 
-    /// Tells the other nodes, in the order of the calls; never waits.
+    /// Tells the other nodes, in the order of the calls; never waits. What finds no room is missed by the others, who see
+    /// that by the number of the next frame.
     pub fn tell(&self, notice: notice::Notice) {
-        let Some(outgoing) = &self.outgoing else {
-            return;
+        if let Some(shared) = &self.shared {
+            shared.tell(&Notice {
+                notice: Some(notice),
+            });
+        }
+    }
+
+    /// Returns when what was told has left, or can't.
+    pub async fn flush(&self) {
+        if let Some(shared) = &self.shared {
+            shared.outgoing.until_empty().await;
+        }
+    }
+
+    /// Whether this node hears what it says itself: others are heard then, too. It changes to `false` some time after
+    /// the truth does. `None`: there are no others.
+    #[must_use]
+    pub fn is_up(&self) -> Option<watch::Receiver<bool>> {
+        let shared = self.shared.as_ref();
+        shared.map(|shared| shared.is_up.subscribe())
+    }
+
+    /// How it is; `None`: the node is alone.
+    #[must_use]
+    pub fn figures(&self) -> Option<Figures> {
+        let shared = self.shared.as_ref()?;
+        let counts = &shared.counts;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Some(Figures {
+            is_up: *shared.is_up.borrow(),
+            frames_sent: read(&counts.frames_sent),
+            told: read(&counts.told),
+            untold: read(&counts.untold),
+            frames_heard: read(&counts.frames_heard),
+            heard: read(&counts.heard),
+            missed: read(&counts.missed),
+            garbage: read(&counts.garbage),
+            nodes: read(&counts.nodes),
+            lag: Duration::from_micros(read(&counts.lag_micros)),
+        })
+    }
+}
+
+impl Shared {
+    fn new(node: Node) -> Self {
+        Shared {
+            node,
+            boot: boot(SystemTime::now()),
+            outgoing: Outgoing::default(),
+            is_up: watch::Sender::default(),
+            sample: Mutex::default(),
+            counts: Counts::default(),
+            #[cfg(test)]
+            to_test: None,
+        }
+    }
+
+    /// The number may be another one after the node had none for a while.
+    fn me(&self) -> Identity {
+        Identity {
+            node: self.node.last_number(),
+            boot: self.boot,
+        }
+    }
+
+    fn tell(&self, notice: &Notice) {
+        #[cfg(test)]
+        if let Some(to_test) = &self.to_test {
+            let _ = to_test.try_send(notice.clone());
+        }
+        let count = if self.outgoing.push(notice) {
+            &self.counts.told
+        } else {
+            &self.counts.untold
         };
-        let notice = Notice {
-            notice: Some(notice),
-        };
-        // One that finds no room is missed by the others, who see that by the number of the next frame.
-        let _ = outgoing.try_send(notice);
+        Counts::add(count, 1);
     }
 }

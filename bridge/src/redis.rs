@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSubStream};
 use redis::{
     AsyncConnectionConfig, Client, FromRedisValue, RedisError, RedisResult, Script, ToRedisArgs,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -29,7 +29,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is looked whether Redis still answers when nobody else asks.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Pauses between attempts to connect, while Redis is away.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+pub(crate) const BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(50), Duration::from_secs(1));
 
 /// See the module's documentation. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,6 +46,7 @@ struct Shared {
     breaker: Mutex<Breaker<MultiplexedConnection>>,
     /// The circuit was opened.
     opened: Notify,
+    is_there: watch::Sender<bool>,
     failures: AtomicU64,
     openings: AtomicU64,
 }
@@ -87,6 +89,7 @@ impl Redis {
                 timeout: options.timeout,
                 breaker: Mutex::default(),
                 opened: Notify::new(),
+                is_there: watch::Sender::default(),
                 failures: AtomicU64::new(0),
                 openings: AtomicU64::new(0),
             }),
@@ -146,10 +149,37 @@ impl Redis {
         format!("{}:{kind}:{{{tag}}}", self.shared.prefix)
     }
 
+    /// What channels and keys that belong to nobody are called.
+    #[must_use]
+    pub fn name(&self, kind: &str) -> String {
+        format!("{}:{kind}", self.shared.prefix)
+    }
+
     /// Whether the circuit is closed.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        self.shared.breaker.lock().is_closed()
+        *self.shared.is_there.borrow()
+    }
+
+    /// Returns once the circuit is closed.
+    pub async fn until_there(&self) {
+        let mut is_there = self.shared.is_there.subscribe();
+        // Its sender is here.
+        let _ = is_there.wait_for(|is_there| *is_there).await;
+    }
+
+    /// A connection that hears what is published to a channel.
+    ///
+    /// # Errors
+    /// That Redis can't be reached.
+    pub async fn subscribe(&self, channel: &str) -> Result<PubSubStream, Error> {
+        let subscribing = async {
+            let (mut sink, stream) = self.shared.client.get_async_pubsub().await?.split();
+            sink.subscribe(channel).await?;
+            Ok(stream)
+        };
+        let subscribed = timeout(CONNECT_TIMEOUT, subscribing).await;
+        subscribed.unwrap_or(Err(Error::Slow))
     }
 
     /// How it is.
@@ -219,12 +249,6 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// What it keeps.
-    #[must_use]
-    pub fn redis(&self) -> &Redis {
-        &self.redis
-    }
-
     /// As long as it is polled.
     pub async fn run(self) {
         let shared = &self.redis.shared;
@@ -232,14 +256,16 @@ impl Keeper {
         loop {
             let connection = self.connect_at_last(is_first).await;
             shared.breaker.lock().close(connection);
+            shared.is_there.send_replace(true);
             info!("Redis is there");
             self.watch().await;
+            shared.is_there.send_replace(false);
             warn!("Redis is away: nodes do without until it is back");
             is_first = false;
         }
     }
 
-    /// With growing pauses; each of which is a little different, so that not all nodes come at once.
+    /// With growing pauses.
     async fn connect_at_last(&self, is_first: bool) -> MultiplexedConnection {
         let (mut pause, longest) = BACKOFF;
         let mut is_told = !is_first;
@@ -254,7 +280,7 @@ impl Keeper {
                     warn!(error = %crate::store::chain(&error), "Redis is away: this node does without until it is there");
                 }
             }
-            sleep(pause.mul_f64(0.75 + 0.5 * chance())).await;
+            sleep(about(pause)).await;
             pause = (pause * 2).min(longest);
         }
     }
@@ -279,8 +305,8 @@ impl Keeper {
     }
 }
 
-/// A number between 0 and 1.
-fn chance() -> f64 {
+/// About so long: not all nodes come at once.
+pub(crate) fn about(pause: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    f64::from(random) / f64::from(u32::MAX)
+    pause.mul_f64(0.75 + 0.5 * f64::from(random) / f64::from(u32::MAX))
 }

@@ -248,6 +248,7 @@ impl Service {
             grace: limits.presence_grace,
         };
         let presence = Presence::new(pace, peers.bus.clone());
+        let bus = peers.bus;
         let (events, notices) = mpsc::channel(EVENTS);
         let (moves, moved) = mpsc::channel(MOVES);
         let stop = CancellationToken::new();
@@ -278,7 +279,6 @@ impl Service {
             jobs: jobs.clone(),
         };
         let erasures = executor.alarms.erasure.clone();
-        let bus = peers.bus.clone();
         let pipeline = Pipeline::new(
             executor,
             announcements,
@@ -286,7 +286,7 @@ impl Service {
             notices,
             moves,
             is_stalled.clone(),
-            (peers.bus, peers.heard),
+            (bus.clone(), peers.hearing),
         );
         let behind = Behind::default();
         if limits.search {
@@ -409,6 +409,12 @@ impl Service {
     #[must_use]
     pub fn redis(&self) -> Option<&Redis> {
         self.redis.as_ref()
+    }
+
+    /// Tells other nodes.
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
+        &self.bus
     }
 
     /// Has the data of accounts that were deleted just now erased without delay.

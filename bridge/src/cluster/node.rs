@@ -79,6 +79,20 @@ impl Node {
         Node::new(random_boot(), tenure)
     }
 
+    /// The same with another number.
+    #[cfg(test)]
+    pub(crate) fn of_number(number: u32) -> Self {
+        let number = Number {
+            number,
+            ..Number::default()
+        };
+        let (_, tenure) = watch::channel(Tenure {
+            number,
+            until: None,
+        });
+        Node::new(random_boot(), tenure)
+    }
+
     fn new(boot: Arc<str>, tenure: watch::Receiver<Tenure>) -> Self {
         Node {
             boot,

@@ -55,9 +55,7 @@ pub(super) async fn alive(State(api): State<Api>) -> (StatusCode, Json<Health>) 
     )
 )]
 pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, Json<Health>) {
-    let redis_is_away = api.service.redis().is_some_and(|redis| !redis.is_there());
-    let degraded = redis_is_away.then_some("Redis is away");
-    report("ready", obstacle(&api).await, degraded)
+    report("ready", obstacle(&api).await, degraded(&api))
 }
 
 fn report(
@@ -75,6 +73,15 @@ fn report(
         degraded,
     };
     (code, Json(health))
+}
+
+fn degraded(api: &Api) -> Option<&'static str> {
+    if api.service.redis().is_some_and(|redis| !redis.is_there()) {
+        return Some("Redis is away");
+    }
+    let figures = api.service.bus().figures();
+    let is_deaf = figures.is_some_and(|figures| !figures.is_up);
+    is_deaf.then_some("other nodes are not heard")
 }
 
 async fn obstacle(api: &Api) -> Option<&'static str> {

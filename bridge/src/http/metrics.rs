@@ -23,6 +23,7 @@ use super::Api;
 use super::bearer::Bearer;
 use super::problem::{Problem, ProblemBody};
 use super::remote::Remote;
+use crate::cluster;
 use crate::code::Code;
 use crate::redis::{self, Redis};
 
@@ -56,6 +57,7 @@ pub(super) async fn show(
         rate_limited: labelled(api.service.rates().refused()),
         words_found: labelled(api.service.words().counts()),
         redis: api.service.redis().map(Redis::figures),
+        bus: api.service.bus().figures(),
         process: Process::now(),
     };
     let text = text(figures).map_err(|error| {
@@ -87,6 +89,7 @@ struct Figures {
     words_found: Vec<(String, u64)>,
     /// `None`: the node is alone.
     redis: Option<redis::Figures>,
+    bus: Option<cluster::Figures>,
     process: Process,
 }
 
@@ -140,7 +143,9 @@ impl Collector for Figures {
         traffic(&mut page, &self.edge)?;
         kept(&mut page, &self.edge)?;
         inside(&mut page, self)?;
-        self.redis.map_or(Ok(()), |redis| shared(&mut page, redis))
+        self.redis
+            .map_or(Ok(()), |redis| shared(&mut page, redis))?;
+        self.bus.map_or(Ok(()), |bus| told(&mut page, bus))
     }
 }
 
@@ -343,6 +348,51 @@ fn shared(page: &mut Page, redis: redis::Figures) -> fmt::Result {
     )
 }
 
+fn told(page: &mut Page, bus: cluster::Figures) -> fmt::Result {
+    page.one(
+        "tidings_bus_up",
+        "1 if this node hears what it says to others, 0 while the database is asked instead.",
+        ConstGauge::new(u64::from(bus.is_up)),
+    )?;
+    page.one(
+        "tidings_bus_nodes",
+        "Other nodes that are heard.",
+        ConstGauge::new(bus.nodes),
+    )?;
+    page.one(
+        "tidings_bus_lag_seconds",
+        "How long a frame takes to come back to the node that says it.",
+        ConstGauge::new(bus.lag.as_secs_f64()),
+    )?;
+    let frames = [
+        ("sent".to_owned(), bus.frames_sent),
+        ("heard".to_owned(), bus.frames_heard),
+        ("garbage".to_owned(), bus.garbage),
+    ];
+    page.each(
+        "tidings_bus_frames",
+        "Frames that nodes have said to each other, heartbeats included; garbage was said by nobody.",
+        ConstCounter::new,
+        ("what", &frames),
+    )?;
+    let notices = [
+        ("told".to_owned(), bus.told),
+        ("untold".to_owned(), bus.untold),
+        ("heard".to_owned(), bus.heard),
+    ];
+    page.each(
+        "tidings_bus_notices",
+        "What nodes have told each other; for what is untold there was no room.",
+        ConstCounter::new,
+        ("what", &notices),
+    )?;
+    page.one(
+        "tidings_bus_missed",
+        "Times that something which others have told may not have arrived.",
+        ConstCounter::new(bus.missed),
+    )
+}
+
 /// Takes one metric after another. Counters get their `_total` from the encoder.
 struct Page<'a>(DescriptorEncoder<'a>);
 
@@ -427,6 +477,12 @@ mod tests {
                 failures: 7,
                 openings: 1,
             }),
+            bus: Some(cluster::Figures {
+                is_up: true,
+                untold: 3,
+                lag: Duration::from_micros(500),
+                ..cluster::Figures::default()
+            }),
             process: Process {
                 resident_bytes: Some(4096),
                 open_fds: None,
@@ -453,6 +509,9 @@ mod tests {
             "tidings_redis_available 0",
             "tidings_redis_failures_total 7",
             "tidings_redis_openings_total 1",
+            "tidings_bus_up 1",
+            "tidings_bus_lag_seconds 0.0005",
+            "tidings_bus_notices_total{what=\"untold\"} 3",
             "tidings_uptime_seconds 1.5",
             "process_resident_memory_bytes 4096",
             "# EOF",

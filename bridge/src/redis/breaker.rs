@@ -33,10 +33,6 @@ impl<C> Default for Breaker<C> {
 }
 
 impl<C: Clone> Breaker<C> {
-    pub(super) fn is_closed(&self) -> bool {
-        self.connection.is_some()
-    }
-
     /// The connection, and the number that its outcomes are told with.
     pub(super) fn current(&self) -> Option<(u64, C)> {
         Some((self.generation, self.connection.clone()?))
@@ -91,7 +87,7 @@ mod tests {
                 _ => assert!(breaker.failed(1, Failure::Passing)),
             }
         }
-        assert!(!breaker.is_closed());
+        assert!(breaker.current().is_none());
         assert!(!breaker.failed(1, Failure::Passing));
     }
 

@@ -1,19 +1,24 @@
 //! The chat service with what it is made of: database, accounts, pipeline.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use broker::link::BridgeLink;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::options::limits;
 use crate::auth::{Auth, Kick};
-use crate::cluster::Peers;
 use crate::cluster::node::{Kept, Node};
-use crate::redis::{self, Redis};
+use crate::cluster::{Keeping, Peers};
 use crate::service::words::Words;
 use crate::service::{self, Limits, Service};
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::{data_dir, demo};
+
+/// How long telling other nodes may take at the end.
+const TELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Everything but the way to an edge.
 pub(super) struct Opened {
@@ -21,7 +26,7 @@ pub(super) struct Opened {
     pub(super) auth: Auth,
     limits: Limits,
     peers: Peers,
-    keeper: Option<redis::Keeper>,
+    keeping: Keeping,
     number: Kept,
 }
 
@@ -34,7 +39,7 @@ pub(super) struct Bridge {
     running: service::Running,
     number: Kept,
     /// Learn of logins that other processes have ended, look whether the list of words was replaced, and keep the
-    /// connection to Redis; they end with this.
+    /// connections to Redis; they end with this.
     _watchers: JoinSet<()>,
 }
 
@@ -47,13 +52,14 @@ impl Opened {
         let limits = limits(settings);
         limits.words.reload().context("words.file can't be used")?;
         let (node, number) = Node::join(&store, &settings.data_dir).await?;
-        let (peers, keeper) = peers(settings, node)?;
+        let (peers, keeping) =
+            Peers::join(&settings.redis, node).context("redis.url can't be used")?;
         Ok(Opened {
             store,
             auth,
             limits,
             peers,
-            keeper,
+            keeping,
             number,
         })
     }
@@ -65,18 +71,19 @@ impl Opened {
             auth,
             limits,
             peers,
-            keeper,
+            keeping,
             number,
         } = self;
         let (words, rates) = (limits.words.clone(), limits.rates.clone());
+        let redis = peers.redis.clone();
         let (service, running) = Service::start(store.clone(), link, limits, peers).await?;
         let mut watchers = JoinSet::new();
         watchers.spawn(auth.clone().follow_revocations());
         watchers.spawn(words.clone().follow_file());
-        if let Some(keeper) = keeper {
-            watchers.spawn(rates.share(keeper.redis().clone()));
-            watchers.spawn(keeper.run());
+        if let Some(redis) = redis {
+            watchers.spawn(rates.share(redis));
         }
+        watchers.spawn(keeping);
         Ok(Bridge {
             store,
             auth,
@@ -102,24 +109,10 @@ impl Bridge {
 
     /// Executes what has arrived, and ends.
     pub(super) async fn stop(self) {
+        let bus = self.service.bus().clone();
         self.running.stop().await;
+        // What has been done last is told to others; where that takes long, they find it.
+        let _ = timeout(TELL_TIMEOUT, bus.flush()).await;
         self.number.give_back().await;
     }
-}
-
-/// The other nodes, as the settings have it, and who keeps the connection to Redis.
-fn peers(settings: &Settings, node: Node) -> anyhow::Result<(Peers, Option<redis::Keeper>)> {
-    let alone = Peers {
-        node,
-        ..Peers::none()
-    };
-    if !settings.redis.is_set() {
-        return Ok((alone, None));
-    }
-    let (redis, keeper) = Redis::new(&settings.redis).context("redis.url can't be used")?;
-    let peers = Peers {
-        redis: Some(redis),
-        ..alone
-    };
-    Ok((peers, Some(keeper)))
 }

@@ -38,7 +38,7 @@ use super::retains::Retains;
 use super::typing::Writers;
 use super::users;
 use crate::clock;
-use crate::cluster::{Bus, Heard};
+use crate::cluster::{Bus, Hearing};
 use crate::code::Code;
 use crate::store;
 use crate::store::{answers, devices, looks, retained};
@@ -89,7 +89,7 @@ pub(super) struct Pipeline {
     /// Tells other nodes.
     pub(super) bus: Bus,
     /// What they tell.
-    heard: mpsc::Receiver<Heard>,
+    hearing: Hearing,
 }
 
 /// Who has asked a question, its door and `client_msg_id`, and its answer.
@@ -136,7 +136,7 @@ impl Pipeline {
         events: mpsc::Receiver<Delivery>,
         moves: mpsc::Sender<Moves>,
         is_stalled: Arc<AtomicBool>,
-        (bus, heard): (Bus, mpsc::Receiver<Heard>),
+        (bus, hearing): (Bus, Hearing),
     ) -> Self {
         let readers = Arc::new(Semaphore::new(READERS));
         let (feeds, steps) = Feeds::new(
@@ -170,7 +170,7 @@ impl Pipeline {
             commits: watch::Sender::default(),
             moves,
             bus,
-            heard,
+            hearing,
         }
     }
 
@@ -200,7 +200,7 @@ impl Pipeline {
                 Some(step) = self.steps.recv() => round.steps.push(step),
                 Some(answered) = self.answered.1.recv() => self.tell_answered(answered, &mut round.items),
                 Some(event) = self.events.recv() => round.items.push(event.into_item()),
-                Some(heard) = self.heard.recv() => self.take_heard(heard, &mut round),
+                Some(heard) = self.hearing.recv() => self.take_heard(heard, &mut round),
                 () = sleep_until(notes_due.min()) => {}
                 _ = prune.tick() => self.prune().await,
                 () = stop.cancelled() => break,
@@ -254,7 +254,7 @@ impl Pipeline {
         while let Ok(event) = self.events.try_recv() {
             round.items.push(event.into_item());
         }
-        while let Ok(heard) = self.heard.try_recv() {
+        while let Some(heard) = self.hearing.try_recv() {
             self.take_heard(heard, round);
         }
     }

@@ -105,7 +105,7 @@ impl Fixture {
             events,
             moves,
             is_stalled,
-            (peers.bus, peers.heard),
+            (peers.bus, peers.hearing),
         );
         (pipeline, rounds)
     }
