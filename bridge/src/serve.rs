@@ -1,7 +1,7 @@
 //! How the parts are put together: `tidings serve` is the edge and the chat service in one process.
 //!
 //! Reading order: [`serve`], `process` (start, signals, end), `bridge` (the chat service), `doors` (where it listens) with
-//! `certificates`, `accounts` (who may come in), [`options`] (what the settings say to each part).
+//! `certificates`, `accounts` (who may come in), `options` (what the settings say to each part).
 
 mod accounts;
 mod bridge;
