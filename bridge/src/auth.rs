@@ -75,6 +75,12 @@ pub enum AuthError {
     Store(#[from] store::Error),
 }
 
+impl store::InTheWay for AuthError {
+    fn is_in_the_way(&self) -> bool {
+        matches!(self, AuthError::Store(error) if error.is_in_the_way())
+    }
+}
+
 /// Why accounts can't be served at all.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -235,8 +241,12 @@ impl Auth {
             created_at: SystemTime::now(),
             password_changed_at: None,
         };
+        store::repeat(|| self.try_insert(&user, by)).await
+    }
+
+    async fn try_insert(&self, user: &User, by: Option<&str>) -> Result<(), AuthError> {
         let change = self.store.begin().await?;
-        match users::add(&change, &user).await {
+        match users::add(&change, user).await {
             Err(store::Error::Exists(_)) => return Err(AuthError::Exists),
             added => added?,
         }
@@ -282,9 +292,19 @@ impl Auth {
         by: Option<&str>,
     ) -> Result<(), AuthError> {
         let new = self.passwords.hash(new.into()).await?;
+        store::repeat(|| self.try_replace(uid, old, &new, by)).await
+    }
+
+    async fn try_replace(
+        &self,
+        uid: &Uid,
+        old: Option<&str>,
+        new: &str,
+        by: Option<&str>,
+    ) -> Result<(), AuthError> {
         let now = SystemTime::now();
         let change = self.store.begin().await?;
-        let changed_at = users::set_password_hash(&change, uid, old, &new, now).await?;
+        let changed_at = users::set_password_hash(&change, uid, old, new, now).await?;
         let changed_at = changed_at.ok_or(AuthError::Refused)?;
         let ended = logins::revoke_all(&change, uid, now).await?;
         note(&change, by, "user.password", uid, now).await?;
@@ -327,6 +347,10 @@ impl Auth {
     ) -> Result<Tokens, AuthError> {
         let password = password.as_bytes();
         let user = self.user_by_password(uid, password, address).await?;
+        store::repeat(|| self.try_login(uid, &user)).await
+    }
+
+    async fn try_login(&self, uid: &Uid, user: &User) -> Result<Tokens, AuthError> {
         let refresh = RefreshToken::new(token::login_id());
         let now = SystemTime::now();
         let hash = refresh.hash();

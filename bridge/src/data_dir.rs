@@ -36,7 +36,8 @@ pub async fn connect(settings: &Settings) -> Result<Store, OpenError> {
         path: path.clone(),
         source,
     })?;
-    let connected = Store::connect(&settings.database_url()).await;
+    let url = settings.database_url();
+    let connected = Store::connect_with(&url, &settings.database).await;
     connected.map_err(OpenError::Connect)
 }
 

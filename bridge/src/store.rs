@@ -2,25 +2,16 @@
 //!
 //! Access is by noun, one module each; a lookup that finds nothing is `Ok(None)`. On SQLite one connection writes and
 //! several read (WAL), so that a reader never waits for the writer, and in a server one copies the log (`checkpoint`);
-//! elsewhere all are the same pool.
+//! elsewhere those that write and those that read are pools of their own (`pool`), so that neither keeps the other waiting.
 //!
 //! Commits are durable: SQLite runs with `synchronous=FULL`, the others with their defaults.
 
-use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use migrations::{Migrator, MigratorTrait as _};
-use sea_orm::sqlx::Connection as _;
-use sea_orm::sqlx::SqliteConnection;
-use sea_orm::sqlx::pool::PoolConnectionMetadata;
-use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    RuntimeErr, SqlErr, SqliteTransactionMode, TransactionOptions, TransactionTrait as _, sqlx,
-};
+use sea_orm::{ConnectionTrait as _, DbBackend, DbErr};
+
+use crate::settings::{DatabaseOptions, Secret, Settings};
 
 pub mod answers;
 pub mod audit;
@@ -30,6 +21,7 @@ pub mod contacts;
 pub mod conversations;
 pub mod devices;
 pub mod erasure;
+mod error;
 pub mod export;
 pub mod flags;
 pub mod grants;
@@ -39,8 +31,10 @@ pub mod logins;
 pub mod looks;
 pub mod members;
 pub mod messages;
+mod migrate;
 pub mod nodes;
 pub mod operations;
+mod pool;
 pub mod receipts;
 pub mod retained;
 pub mod scheduled;
@@ -50,136 +44,55 @@ pub mod user_words;
 pub mod users;
 pub mod views;
 
+pub use error::{Error, InTheWay, chain, repeat};
+pub use pool::{Pool, Transaction};
+
 use checkpoint::Checkpoints;
+use pool::Limits;
 
-/// How long a statement waits for another process's lock on the SQLite file before it fails as [`Error::Unavailable`].
-const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
-/// SQLite's page cache per connection, in KiB: the hot ends of the indexes stay in memory.
-const SQLITE_CACHE_KIB: u32 = 64 * 1024;
-/// Prepared statements kept per connection: batches come in powers of two, some ten texts per statement.
-const STATEMENT_CACHE: usize = 256;
-/// Connections that read; each costs a thread on SQLite.
-const READERS: u32 = 4;
-
-/// Why a statement failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The database is locked, full, unwritable, restarting or out of reach: the same call may succeed later.
-    #[error("the database is unavailable")]
-    Unavailable(#[source] DbErr),
-    /// A unique key exists already.
-    #[error("the row exists already")]
-    Exists(#[source] DbErr),
-    /// What was known of a row beforehand is no longer so: the same call may succeed with what is so now.
-    #[error("what was known of a row is no longer so")]
-    Stale,
-    /// A defect of ours or of the database.
-    #[error("the database refused a statement")]
-    Internal(#[source] DbErr),
-}
-
-impl Error {
-    /// The node may give no ids for now.
-    pub(crate) fn no_number() -> Self {
-        let reason = "the node has no number until it reaches the database in time";
-        Error::Unavailable(DbErr::Custom(reason.to_owned()))
-    }
-}
-
-impl From<DbErr> for Error {
-    fn from(error: DbErr) -> Self {
-        if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) {
-            return Error::Exists(error);
-        }
-        if is_transient(&error) {
-            Error::Unavailable(error)
-        } else {
-            Error::Internal(error)
-        }
-    }
-}
-
-/// An error with everything behind it, for the log.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
-}
-
-/// Whether waiting may help: anything that isn't the server's answer to the statement itself, and the
-/// answers that speak of locks, space and restarts.
-fn is_transient(error: &DbErr) -> bool {
-    let source = match error {
-        DbErr::Exec(source) | DbErr::Query(source) => source,
-        DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => return true,
-        _ => return false,
-    };
-    match source {
-        RuntimeErr::SqlxError(error) => match error.as_ref() {
-            sqlx::Error::Database(database) => {
-                is_transient_code(database.code().as_deref().unwrap_or_default())
-            }
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => true,
-            _ => false,
-        },
-        RuntimeErr::Internal(_) => false,
-    }
-}
-
-/// SQLite's extended result codes (decimal; the primary code is the low byte), SQLSTATE classes of PostgreSQL and MySQL.
-fn is_transient_code(code: &str) -> bool {
-    // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL
-    const SQLITE: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
-    // connection, transaction rollback (serialization, deadlock), resources, operator intervention, system
-    const SQLSTATE_CLASSES: [&str; 5] = ["08", "40", "53", "57", "58"];
-    match code.parse::<u32>() {
-        Ok(number) if code.len() < 5 => SQLITE.contains(&(number & 0xff)),
-        _ => SQLSTATE_CLASSES.iter().any(|class| code.starts_with(class)) || code == "55P03",
-    }
-}
-
-/// A transaction; dropped without a commit, it is rolled back.
-pub type Transaction = DatabaseTransaction;
+/// Connections that read from SQLite's file; each costs a thread.
+const SQLITE_READERS: u32 = 4;
 
 /// A connected database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    write: DatabaseConnection,
-    read: DatabaseConnection,
+    write: Pool,
+    read: Pool,
+    /// Where it is; may hold a password.
+    url: Secret,
     /// On SQLite only.
     checkpoints: Option<Arc<Checkpoints>>,
 }
 
 impl Store {
-    /// Connects, creating the SQLite file where `url` names one that does not exist.
+    /// [`Store::connect_with`] the defaults.
     ///
     /// # Errors
     /// [`Error`] when the database can't be reached or opened.
     pub async fn connect(url: &str) -> Result<Self, Error> {
-        if !DbBackend::Sqlite.is_prefix_of(url) {
-            let pool = Database::connect(options(url, READERS * 2)).await?;
-            return Ok(Store {
-                write: pool.clone(),
-                read: pool,
-                checkpoints: None,
-            });
-        }
-        let mut writer = sqlite_options(url, 1);
-        writer.map_sqlx_sqlite_pool_opts(|pool| pool.after_release(give_up_if_in_transaction));
-        let write = Database::connect(writer).await?;
-        let read = Database::connect(sqlite_options(url, READERS)).await?;
+        Self::connect_with(url, &Settings::defaults().database).await
+    }
+
+    /// Connects, creating the SQLite file where `url` names one that does not exist.
+    ///
+    /// # Errors
+    /// [`Error`] when the database can't be reached or opened.
+    pub async fn connect_with(url: &str, options: &DatabaseOptions) -> Result<Self, Error> {
+        let (write, read): (Pool, Pool) = if url.starts_with("sqlite:") {
+            let writer = pool::connect_sqlite(url, 1).await?;
+            let readers = pool::connect_sqlite(url, SQLITE_READERS).await?;
+            (writer.into(), readers.into())
+        } else {
+            let limits = Limits::new(options);
+            let write = options.write_connections;
+            let write = Pool::connect(url, options, write, limits.clone()).await?;
+            let read = options.read_connections;
+            (write, Pool::connect(url, options, read, limits).await?)
+        };
         Ok(Store {
             write,
             read,
+            url: url.to_owned().into(),
             checkpoints: None,
         })
     }
@@ -191,8 +104,8 @@ impl Store {
     pub async fn with_checkpoints(mut self) -> Result<Self, Error> {
         if let Some(path) = self.sqlite_path().await? {
             let url = format!("sqlite://{path}");
-            let connection = Database::connect(sqlite_options(&url, 1)).await?;
-            let checkpoints = Checkpoints::start(&self.write, connection, &path).await?;
+            let connection = pool::connect_sqlite(&url, 1).await?;
+            let checkpoints = Checkpoints::start(&self.write, connection.into(), &path).await?;
             self.checkpoints = checkpoints.map(Arc::new);
         }
         Ok(self)
@@ -212,34 +125,6 @@ impl Store {
         format!("sqlite://{}", data_dir.join("tidings.db").display())
     }
 
-    /// Brings the schema up to date.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] when the database holds a migration that this binary does not know.
-    pub async fn migrate(&self) -> Result<(), Error> {
-        Ok(Migrator::up(&self.write, None).await?)
-    }
-
-    /// Takes back the newest migration.
-    ///
-    /// # Errors
-    /// [`Error`] when the database can't do it.
-    pub async fn migrate_down(&self) -> Result<(), Error> {
-        Ok(Migrator::down(&self.write, Some(1)).await?)
-    }
-
-    /// The migrations that this binary knows, oldest first, each with whether it is applied, for people to read.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] when the database holds a migration that this binary does not know.
-    pub async fn migrations(&self) -> Result<Vec<String>, Error> {
-        let migrations = Migrator::get_migration_with_status_read_only(&self.write).await?;
-        let lines = migrations
-            .iter()
-            .map(|migration| format!("{} {}", migration.status(), migration.name()));
-        Ok(lines.collect())
-    }
-
     /// Whether other nodes may write to it at the same time. SQLite's file is one process's.
     #[must_use]
     pub fn is_shared(&self) -> bool {
@@ -248,13 +133,13 @@ impl Store {
 
     /// Reads outside any transaction.
     #[must_use]
-    pub fn reader(&self) -> &DatabaseConnection {
+    pub fn reader(&self) -> &Pool {
         &self.read
     }
 
     /// Single statements that write; each is a transaction of its own.
     #[must_use]
-    pub fn writer(&self) -> &DatabaseConnection {
+    pub fn writer(&self) -> &Pool {
         if let Some(checkpoints) = &self.checkpoints {
             checkpoints.written();
         }
@@ -270,11 +155,7 @@ impl Store {
         if let Some(checkpoints) = &self.checkpoints {
             checkpoints.before_write(&self.write).await;
         }
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..Default::default()
-        };
-        Ok(self.write.begin_with_options(options).await?)
+        Ok(self.write.begin().await?)
     }
 
     /// Whether a write could begin now.
@@ -282,52 +163,11 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when it could not.
     pub async fn check_writable(&self) -> Result<(), Error> {
-        Ok(self.begin().await?.rollback().await?)
-    }
-}
-
-fn options(url: &str, connections: u32) -> ConnectOptions {
-    let mut options = ConnectOptions::new(url);
-    options
-        .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(5))
-        .sqlx_logging(false)
-        .test_before_acquire_if_idle_for(Duration::from_secs(30))
-        .map_sqlx_postgres_opts(|postgres| postgres.statement_cache_capacity(STATEMENT_CACHE))
-        .map_sqlx_mysql_opts(|mysql| mysql.statement_cache_capacity(STATEMENT_CACHE));
-    options
-}
-
-fn sqlite_options(url: &str, connections: u32) -> ConnectOptions {
-    let mut options = options(url, connections);
-    options.map_sqlx_sqlite_opts(|sqlite| {
-        sqlite
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(SQLITE_BUSY_TIMEOUT)
-            .statement_cache_capacity(STATEMENT_CACHE)
-            .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"))
-            .pragma("temp_store", "MEMORY")
-    });
-    options
-}
-
-/// Whether a connection that comes back to the pool can be used again.
-///
-/// A full disk or an I/O error makes SQLite end the transaction by itself, which sqlx does not notice: it would go on
-/// with savepoints inside a transaction that nobody commits.
-fn give_up_if_in_transaction<'c>(
-    connection: &'c mut SqliteConnection,
-    _: PoolConnectionMetadata,
-) -> Pin<Box<dyn Future<Output = Result<bool, sqlx::Error>> + Send + 'c>> {
-    Box::pin(async move {
-        if connection.is_in_transaction() {
-            // Waits for the rollback that a dropped transaction has left behind.
-            connection.ping().await?;
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.before_write(&self.write).await;
         }
-        Ok(!connection.is_in_transaction())
-    })
+        self.write.check_writable().await
+    }
 }
 
 #[cfg(test)]
@@ -346,7 +186,6 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sea_orm::ConnectionTrait as _;
 
     /// What every batch looks up is found by an index, however many rows there are.
     #[tokio::test]

@@ -3,8 +3,9 @@
 //! The same migrations run on SQLite, PostgreSQL and MySQL; where the dialects differ, `dialect::ddl`
 //! fills in the word. See `README.md` beside this crate for when they run and how to write one.
 
-pub use sea_orm_migration::prelude::MigratorTrait;
 use sea_orm_migration::prelude::*;
+pub use sea_orm_migration::prelude::{IntoSchemaManagerConnection, MigratorTrait};
+pub use sea_orm_migration::{Migration, MigrationStatus};
 
 mod dialect;
 mod m0001_chat;

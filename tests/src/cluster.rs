@@ -91,9 +91,7 @@ impl Plan {
         let (postgres, redis) =
             tokio::try_join!(Postgres::start(self.postgres.clone()), Redis::start())?;
         let start = || Node::start(&self, &postgres, &redis);
-        // The first one makes the tables.
-        let mut nodes = vec![start().await?];
-        nodes.extend(try_join_all((1..self.nodes).map(|_| start())).await?);
+        let nodes = try_join_all((0..self.nodes).map(|_| start())).await?;
         let addresses = nodes.iter().map(|node| &node.server);
         let addresses = addresses.map(|server| (server.mqtt(), server.http()));
         let cluster = Cluster {

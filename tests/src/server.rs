@@ -139,16 +139,13 @@ impl Server {
     }
 
     async fn run_user(&self, arguments: &[&str]) -> Result<()> {
-        let mut command = self.folder.command()?;
-        command.arg("user").args(arguments);
-        let output = command.output().await?;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "tidings user {}: {stderr}",
-            arguments[0]
-        );
-        Ok(())
+        let arguments = [&["user"], arguments].concat();
+        self.run(&arguments).await.map(drop)
+    }
+
+    /// [`Folder::run`].
+    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
+        self.folder.run(arguments).await
     }
 
     /// A device of `uid`, to be described and then connected.
@@ -435,7 +432,22 @@ impl Folder {
         self.root.path().join("tidings.toml")
     }
 
+    /// One whose database is there before any server.
+    pub async fn with_database(mut self) -> Result<Self> {
+        self.make_database().await?;
+        Ok(self)
+    }
+
+    /// Where the database is.
+    pub fn database_url(&self) -> Result<String> {
+        let database = self.database.as_ref();
+        Ok(database.context("no server was started here")?.url())
+    }
+
     async fn make_database(&mut self) -> Result<()> {
+        if self.database.is_some() {
+            return Ok(());
+        }
         let mut names = self.settings.iter().map(|(name, _)| name);
         if names.any(|name| name == "TIDINGS__DATABASE__URL") {
             return Ok(());
@@ -446,6 +458,18 @@ impl Folder {
         };
         self.database = Some(Database::make(engine, self.data_dir()).await?);
         Ok(())
+    }
+
+    /// Runs the program for this folder and its database with these arguments, and returns what it prints. What it says when it
+    /// fails is the error.
+    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command()?;
+        command.args(arguments);
+        let output = timeout(PATIENCE, command.kill_on_drop(true).output()).await??;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let name = arguments.first().unwrap_or(&"");
+        ensure!(output.status.success(), "tidings {name}: {stderr}");
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// The program with what it needs to know of the folder and its database.

@@ -31,6 +31,7 @@ mod kinds;
 mod last_will;
 mod limits;
 mod mentions;
+mod migrations;
 mod model;
 mod mqtt;
 mod newcomers;

@@ -41,6 +41,15 @@ impl Auth {
         old_hash: Option<&str>,
         by: Option<&str>,
     ) -> Result<(), AuthError> {
+        store::repeat(|| self.try_delete(uid, old_hash, by)).await
+    }
+
+    async fn try_delete(
+        &self,
+        uid: &Uid,
+        old_hash: Option<&str>,
+        by: Option<&str>,
+    ) -> Result<(), AuthError> {
         let now = SystemTime::now();
         let change = self.store.begin().await?;
         let changed_at = users::delete(&change, uid, old_hash, now).await?;
@@ -60,6 +69,10 @@ impl Auth {
     /// # Errors
     /// [`AuthError::Refused`] when there is no such user.
     pub async fn kick_user(&self, uid: &Uid, by: &str) -> Result<(), AuthError> {
+        store::repeat(|| self.try_kick(uid, by)).await
+    }
+
+    async fn try_kick(&self, uid: &Uid, by: &str) -> Result<(), AuthError> {
         let now = SystemTime::now();
         let change = self.store.begin().await?;
         let user = users::lookup(&change, uid).await?;

@@ -151,7 +151,7 @@ impl From<v1::Error> for Problem {
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
         match error {
-            store::Error::Unavailable(_) => {
+            store::Error::Unavailable(_) | store::Error::Conflict(_) => {
                 tracing::warn!(error = %chain(&error), "a request found no database");
                 Problem::new(Code::Unavailable, "the database is unavailable")
             }

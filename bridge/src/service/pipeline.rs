@@ -520,7 +520,9 @@ impl Pipeline {
                         unstored: HashSet::new(),
                     };
                 }
-                Err(error @ store::Error::Unavailable(_)) => patience.wait_after(&error).await,
+                Err(error @ (store::Error::Unavailable(_) | store::Error::Conflict(_))) => {
+                    patience.wait_after(&error).await;
+                }
                 // Another node was faster with the same client_msg_id or conversation; it is found the next time.
                 Err(error @ (store::Error::Exists(_) | store::Error::Stale))
                     if conflicts < CONFLICTS_MAX =>

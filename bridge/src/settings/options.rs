@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{Check, Secret, units};
+use crate::store::nodes;
 
 /// The longest password that a `password_min` may ask for.
 const PASSWORD_MIN_MAX: usize = 128;
@@ -273,10 +274,21 @@ fn is_unset(path: &Path) -> bool {
 pub struct DatabaseOptions {
     /// May hold a password.
     pub url: Secret,
+    pub write_connections: u32,
+    pub read_connections: u32,
+    #[serde(deserialize_with = "units::duration")]
+    pub acquire_timeout: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    pub statement_timeout: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    pub lock_timeout: Duration,
 }
 
+/// The pipeline, and one more, so that commands by HTTP don't wait for it.
+const WRITE_CONNECTIONS_MIN: u32 = 2;
+
 impl DatabaseOptions {
-    pub(super) fn checks(&self) -> [Check; 1] {
+    pub(super) fn checks(&self) -> [Check; 6] {
         const SCHEMES: [&str; 5] = [
             "sqlite:",
             "postgres://",
@@ -286,10 +298,34 @@ impl DatabaseOptions {
         ];
         let url = self.url.expose();
         let known = url.is_empty() || SCHEMES.iter().any(|scheme| url.starts_with(scheme));
-        [(
-            !known,
-            "database.url begins neither with sqlite:// nor with postgres:// nor with mysql://",
-        )]
+        [
+            (
+                !known,
+                "database.url begins neither with sqlite:// nor with postgres:// nor with mysql://",
+            ),
+            (
+                self.write_connections < WRITE_CONNECTIONS_MIN || self.read_connections == 0,
+                "database.write_connections is less than 2, or read_connections zero",
+            ),
+            (
+                self.acquire_timeout < Duration::from_millis(100),
+                "database.acquire_timeout is less than 100 ms: no connection could be made",
+            ),
+            (
+                // What MySQL can be told.
+                self.lock_timeout < Duration::from_secs(1),
+                "database.lock_timeout is less than a second",
+            ),
+            (
+                // What a node has begun that is gone is at an end before another one has its number.
+                self.statement_timeout >= nodes::GRACE / 2,
+                "database.statement_timeout is 15 s or longer",
+            ),
+            (
+                self.lock_timeout >= self.statement_timeout,
+                "database.lock_timeout is not shorter than database.statement_timeout",
+            ),
+        ]
     }
 }
 

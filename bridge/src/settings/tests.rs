@@ -130,6 +130,21 @@ fn what_makes_no_sense_is_refused_with_its_name() {
         ),
         ("TIDINGS__AUTH__JWT_KEY", "short", "auth.jwt_key"),
         ("TIDINGS__DATABASE__URL", "oracle://x", "database.url"),
+        (
+            "TIDINGS__DATABASE__WRITE_CONNECTIONS",
+            "1",
+            "write_connections",
+        ),
+        (
+            "TIDINGS__DATABASE__LOCK_TIMEOUT",
+            "10s",
+            "not shorter than database.statement_timeout",
+        ),
+        (
+            "TIDINGS__DATABASE__STATEMENT_TIMEOUT",
+            "15s",
+            "database.statement_timeout is 15 s",
+        ),
         ("TIDINGS__MQTTS__LISTEN", "0.0.0.0:8883", "mqtts.listen"),
         ("TIDINGS__REDIS__URL", "localhost:6379", "redis.url begins"),
         ("TIDINGS__REDIS__URL", "redis://x", "not SQLite"),

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sea_orm::{DatabaseConnection, DbErr};
+use sea_orm::DbErr;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_blocking};
 use tracing::warn;
 
-use super::sql;
+use super::{Pool, sql};
 
 /// How long the log may grow before it is copied again.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -57,8 +57,8 @@ impl Checkpoints {
     /// Copies through `connection` what `writer` writes to the database at `path`; `None`: this SQLite has to be left to
     /// itself.
     pub(super) async fn start(
-        writer: &DatabaseConnection,
-        connection: DatabaseConnection,
+        writer: &Pool,
+        connection: Pool,
         path: &str,
     ) -> Result<Option<Self>, DbErr> {
         let version = sqlite_version(&connection).await?;
@@ -90,7 +90,7 @@ impl Checkpoints {
     }
 
     /// To be called before each transaction that writes, with the connection that will.
-    pub(super) async fn before_write(&self, writer: &DatabaseConnection) {
+    pub(super) async fn before_write(&self, writer: &Pool) {
         self.written();
         if self.shared.is_due.swap(false, Ordering::Relaxed) {
             // Where it fails, the log stays long, and the next pass tells.
@@ -105,7 +105,7 @@ impl Drop for Checkpoints {
     }
 }
 
-async fn run(connection: DatabaseConnection, file: &'static File, shared: Arc<Shared>) {
+async fn run(connection: Pool, file: &'static File, shared: Arc<Shared>) {
     let mut is_failing = false;
     loop {
         shared.written.notified().await;
@@ -120,11 +120,7 @@ async fn run(connection: DatabaseConnection, file: &'static File, shared: Arc<Sh
     }
 }
 
-async fn pass(
-    connection: &DatabaseConnection,
-    file: &'static File,
-    shared: &Shared,
-) -> Result<(), DbErr> {
+async fn pass(connection: &Pool, file: &'static File, shared: &Shared) -> Result<(), DbErr> {
     let mut log = copy(connection).await?;
     for _ in 0..PASSES_MAX {
         if log.pages < LONG {
@@ -146,7 +142,7 @@ async fn pass(
 }
 
 /// Copies what nobody needs where it was, without making anybody wait.
-async fn copy(connection: &DatabaseConnection) -> Result<Log, DbErr> {
+async fn copy(connection: &Pool) -> Result<Log, DbErr> {
     let row = sql::query_one(connection, "PRAGMA wal_checkpoint(PASSIVE)", []).await?;
     let column = |name| row.as_ref().map_or(Ok(0), |row| row.try_get("", name));
     Ok(Log {
@@ -155,7 +151,7 @@ async fn copy(connection: &DatabaseConnection) -> Result<Log, DbErr> {
     })
 }
 
-async fn sqlite_version(connection: &DatabaseConnection) -> Result<String, DbErr> {
+async fn sqlite_version(connection: &Pool) -> Result<String, DbErr> {
     let row = sql::query_one(connection, "SELECT sqlite_version() AS version", []).await?;
     row.map_or(Ok(String::new()), |row| row.try_get("", "version"))
 }
