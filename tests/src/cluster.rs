@@ -44,6 +44,8 @@ pub struct Plan {
     has_redis: bool,
     settings: Vec<(String, String)>,
     postgres: postgres::Options,
+    /// What stands behind the `?` of the database's URL.
+    database_query: String,
 }
 
 // === impl Plan ===
@@ -57,6 +59,7 @@ impl Plan {
             has_redis: true,
             settings: Vec::new(),
             postgres: postgres::Options::default(),
+            database_query: String::new(),
         }
     }
 
@@ -83,6 +86,12 @@ impl Plan {
     /// How PostgreSQL is to be.
     pub fn postgres(mut self, options: postgres::Options) -> Self {
         self.postgres = options;
+        self
+    }
+
+    /// How the nodes speak to it, such as `sslmode=require`.
+    pub fn database_query(mut self, query: &str) -> Self {
+        self.database_query = query.into();
         self
     }
 
@@ -123,7 +132,8 @@ impl Node {
             (to_postgres, to_redis) = (Some(postgres), Some(redis));
         }
         let [postgres, redis] = ports;
-        let postgres = format!("postgres://postgres@127.0.0.1:{postgres}/{DATABASE}");
+        let query = &plan.database_query;
+        let postgres = format!("postgres://postgres@127.0.0.1:{postgres}/{DATABASE}?{query}");
         let redis = format!("redis://127.0.0.1:{redis}");
         let mut folder = Folder::new()?
             .with_own_ports()?

@@ -3,9 +3,9 @@
 //! It ends with its value. When the whole test process ends, however that happens, a keeper ends it and removes its
 //! folder: a shell that waits until the pipe from the test process is closed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -80,6 +80,17 @@ impl Home {
 
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Puts a file there that only its owner can read.
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.path().join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        if let Some(Owner { uid, gid }) = self.owner {
+            chown(&path, Some(uid), Some(gid))?;
+        }
+        Ok(())
     }
 
     /// `--option=/its/folder/name`.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
@@ -16,6 +16,7 @@ use tokio::sync::OnceCell;
 use crate::daemon;
 use crate::mariadb::{self, MariaDb};
 use crate::postgres::{self, Postgres};
+use crate::session::Session;
 
 /// Which database servers are tested with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +160,15 @@ impl Database {
             }
             Database::Postgres(name) => postgres().await?.sql(name, statement).await,
             Database::MySql(name) => mariadb().await?.sql(name, statement).await,
+        }
+    }
+
+    /// Somebody else on it, who is more to the server than an ordinary user.
+    pub(crate) async fn session(&self) -> Result<Session> {
+        match self {
+            Database::Sqlite(_) => bail!("SQLite's file is one process's"),
+            Database::Postgres(name) => postgres().await?.session(name),
+            Database::MySql(name) => mariadb().await?.session(name),
         }
     }
 

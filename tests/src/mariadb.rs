@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use crate::daemon::{self, Daemon, Home};
+use crate::session::Session;
 use crate::wait::eventually;
 
 /// Who needs no password from this machine.
@@ -135,6 +136,27 @@ impl MariaDb {
         let mut dump = self.client("mariadb-dump")?;
         dump.args(["--skip-lock-tables", database]);
         daemon::output_bytes(dump).await
+    }
+
+    /// It stays, and does nothing at all (SIGSTOP), until [`MariaDb::resume`].
+    pub fn pause(&self) -> Result<()> {
+        self.daemon()?.signal(Signal::STOP)
+    }
+
+    /// It goes on where it was.
+    pub fn resume(&self) -> Result<()> {
+        self.daemon()?.signal(Signal::CONT)
+    }
+
+    fn daemon(&self) -> Result<&Daemon> {
+        self.daemon.as_ref().context("MariaDB is down")
+    }
+
+    /// Somebody who does one thing after the other there.
+    pub(crate) fn session(&self, database: &str) -> Result<Session> {
+        let mut client = self.client("mariadb")?;
+        client.args(["--batch", "--skip-column-names", "--unbuffered", database]);
+        Session::open(client)
     }
 
     /// Executes statements and returns the rows: a line each, columns separated by tabs.

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use crate::daemon::{self, Daemon, Home};
+use crate::session::Session;
 use crate::wait::eventually;
 
 /// The superuser, who needs no password from this machine.
@@ -20,6 +21,8 @@ pub struct Options {
     pub durable: bool,
     /// Settings for the command line, such as `max_connections=20`.
     pub settings: Vec<String>,
+    /// A certificate and its key: TLS for who asks for it.
+    pub certificate: Option<(String, String)>,
 }
 
 /// A server; ended and removed with its value.
@@ -52,7 +55,17 @@ impl Postgres {
         Self::start_in(home, options).await
     }
 
-    async fn start_in(home: Home, options: Options) -> Result<Self> {
+    async fn start_in(home: Home, mut options: Options) -> Result<Self> {
+        if let Some((cert, key)) = &options.certificate {
+            home.write("server.crt", cert)?;
+            home.write("server.key", key)?;
+            let on = [
+                "ssl=on",
+                "ssl_cert_file=../server.crt",
+                "ssl_key_file=../server.key",
+            ];
+            options.settings.extend(on.map(str::to_owned));
+        }
         let mut postgres = Postgres {
             daemon: None,
             home,
@@ -144,6 +157,11 @@ impl Postgres {
         daemon::output_bytes(dump).await
     }
 
+    /// Somebody who does one thing after the other there.
+    pub(crate) fn session(&self, database: &str) -> Result<Session> {
+        Session::open(psql(&self.url(database))?)
+    }
+
     /// Executes statements and returns the rows: a line each, columns separated by tabs.
     pub async fn sql(&self, database: &str, statements: &str) -> Result<String> {
         execute(&self.url(database), statements).await
@@ -152,12 +170,18 @@ impl Postgres {
 
 /// Executes statements in the database at `url`, and returns the rows as [`Postgres::sql`] does.
 pub(crate) async fn execute(url: &str, statements: &str) -> Result<String> {
+    let mut psql = psql(url)?;
+    psql.args(["--command", statements]);
+    daemon::output(psql).await
+}
+
+fn psql(url: &str) -> Result<Command> {
     let mut psql = Command::new(program("psql")?);
     psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
         .args(["--field-separator=\t", "--set=ON_ERROR_STOP=1"])
-        .args(["--command", statements, url])
+        .args(["--dbname", url])
         .kill_on_drop(true);
-    daemon::output(psql).await
+    Ok(psql)
 }
 
 /// Debian keeps the server's programs in a folder for each version.

@@ -21,6 +21,7 @@ use crate::database::{Database, DatabaseLock, Engine};
 use crate::device;
 use crate::disk::SmallDisk;
 use crate::http::Api;
+use crate::session::Session;
 use crate::tls::Authority;
 use crate::tunnel::{Through, Tunnel};
 use crate::wait::PATIENCE;
@@ -252,6 +253,11 @@ impl Server {
     /// each with tabs between the columns.
     pub async fn sql(&self, statement: &str) -> Result<String> {
         self.database()?.sql(statement).await
+    }
+
+    /// Somebody else on a database server.
+    pub async fn database_session(&self) -> Result<Session> {
+        self.database()?.session().await
     }
 
     /// Everything in the database, as bytes in which texts can be found.
