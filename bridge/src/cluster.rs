@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use schema::bus::{Notice, notice};
+use schema::bus::{self, Notice, notice};
+use schema::link;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -140,6 +141,8 @@ struct Shared {
     is_up: watch::Sender<bool>,
     /// A frame that is on its way back to here, and when it left.
     sample: Mutex<Option<(u64, Instant)>>,
+    /// Nodes that are heard.
+    heard: Mutex<Vec<u32>>,
     counts: Counts,
     /// Where a test hears what is told.
     #[cfg(test)]
@@ -169,7 +172,7 @@ struct Counts {
     heard: AtomicU64,
     missed: AtomicU64,
     garbage: AtomicU64,
-    nodes: AtomicU64,
+    put_behind: AtomicU64,
     lag_micros: AtomicU64,
 }
 
@@ -192,6 +195,8 @@ pub struct Figures {
     pub missed: u64,
     /// What was heard and makes no sense.
     pub garbage: u64,
+    /// How often users had to catch up with what was not heard in time.
+    pub put_behind: u64,
     /// Other nodes that are heard.
     pub nodes: u64,
     /// How long a frame takes to come back to the node that says it.
@@ -240,6 +245,39 @@ impl Bus {
         }
     }
 
+    /// Tells the other nodes what users are to get there; gives it back.
+    #[must_use]
+    pub(crate) fn deliver(
+        &self,
+        deliver: link::Deliver,
+        previous: u64,
+        about: Option<link::Position>,
+    ) -> link::Deliver {
+        let Some(shared) = &self.shared else {
+            return deliver;
+        };
+        // Another node has other sessions.
+        let except_session = deliver.except_session;
+        let mut notice = Notice {
+            notice: Some(notice::Notice::Deliver(bus::Deliver {
+                deliver: Some(link::Deliver {
+                    except_session: 0,
+                    ..deliver
+                }),
+                previous,
+                about,
+            })),
+        };
+        shared.tell(&notice);
+        let Some(notice::Notice::Deliver(told)) = notice.notice.take() else {
+            unreachable!("it was put in here")
+        };
+        link::Deliver {
+            except_session,
+            ..told.deliver.unwrap_or_default()
+        }
+    }
+
     /// Returns when what was told has left, or can't.
     pub async fn flush(&self) {
         if let Some(shared) = &self.shared {
@@ -253,6 +291,20 @@ impl Bus {
     pub fn is_up(&self) -> Option<watch::Receiver<bool>> {
         let shared = self.shared.as_ref();
         shared.map(|shared| shared.is_up.subscribe())
+    }
+
+    /// So many users have to catch up with what was not heard in time.
+    pub(crate) fn count_put_behind(&self, users: usize) {
+        if let Some(shared) = &self.shared {
+            Counts::add(&shared.counts.put_behind, users as u64);
+        }
+    }
+
+    /// Whether another node is heard.
+    #[must_use]
+    pub fn hears(&self, node: u32) -> bool {
+        let heard = |shared: &Arc<Shared>| shared.heard.lock().contains(&node);
+        self.shared.as_ref().is_some_and(heard)
     }
 
     /// How it is; `None`: the node is alone.
@@ -270,7 +322,8 @@ impl Bus {
             heard: read(&counts.heard),
             missed: read(&counts.missed),
             garbage: read(&counts.garbage),
-            nodes: read(&counts.nodes),
+            put_behind: read(&counts.put_behind),
+            nodes: shared.heard.lock().len() as u64,
             lag: Duration::from_micros(read(&counts.lag_micros)),
         })
     }
@@ -284,6 +337,7 @@ impl Shared {
             outgoing: Outgoing::default(),
             is_up: watch::Sender::default(),
             sample: Mutex::default(),
+            heard: Mutex::default(),
             counts: Counts::default(),
             #[cfg(test)]
             to_test: None,

@@ -59,6 +59,7 @@ pub mod words;
 mod alarm;
 mod announce;
 mod announcer;
+mod arrivals;
 mod batch;
 mod briefing;
 mod catalog;
@@ -76,6 +77,7 @@ mod indexer;
 mod intake;
 mod job;
 mod notes;
+mod outlet;
 mod packed;
 mod parcels;
 mod patience;
@@ -85,6 +87,7 @@ mod receipts;
 mod retains;
 mod single;
 mod system_messages;
+mod tail;
 mod watchers;
 
 pub use job::Caller;
@@ -97,11 +100,13 @@ use expiry::Expiry;
 use gate::Admitted;
 use indexer::{Behind, Indexer};
 use job::{Door, Job};
-use pipeline::{Pipeline, Unheard};
+use outlet::Outlet;
+use pipeline::{Others, Pipeline, Unheard};
 use presence::Presence;
 use rates::Rates;
 use receipts::Teller;
 use refused::Refused;
+use tail::{Lookup, Tail};
 use watchers::Watchers;
 use words::Words;
 
@@ -115,6 +120,8 @@ const FRAME_QUEUE: usize = 64;
 const EVENTS: usize = 256;
 /// Rounds' acknowledgements and readings that may wait to be taken in.
 const MOVES: usize = 16;
+/// What was found of other nodes' messages that may wait for the pipeline.
+const FINDINGS: usize = 256;
 /// Rounds that may wait to be announced.
 const ANNOUNCEMENTS: usize = 1;
 
@@ -279,6 +286,31 @@ impl Service {
             jobs: jobs.clone(),
         };
         let erasures = executor.alarms.erasure.clone();
+        let (overdue, asked) = mpsc::unbounded_channel();
+        let (found, findings) = mpsc::channel(FINDINGS);
+        let lookup = Lookup {
+            store: store.clone(),
+            presence: presence.clone(),
+            overdue: asked,
+            found: found.clone(),
+        };
+        let missed = Arc::new(Notify::new());
+        let tail = Tail {
+            store: store.clone(),
+            bus: bus.clone(),
+            presence: presence.clone(),
+            missed: missed.clone(),
+            found,
+        };
+        let begin = Tail::begin(&store).await?;
+        let outlet = Outlet::new(bus.clone(), overdue, &begin);
+        tasks.spawn(in_background(lookup.run(stop.clone())));
+        tasks.spawn(in_background(tail.run(stop.clone())));
+        let others = Others {
+            hearing: peers.hearing,
+            missed,
+            found: findings,
+        };
         let pipeline = Pipeline::new(
             executor,
             announcements,
@@ -286,7 +318,7 @@ impl Service {
             notices,
             moves,
             is_stalled.clone(),
-            (bus.clone(), peers.hearing),
+            (bus.clone(), others),
         );
         let behind = Behind::default();
         if limits.search {
@@ -316,7 +348,7 @@ impl Service {
         tasks.spawn({
             let ended = ended.drop_guard();
             async move {
-                let outcome = Announcer::new(link.sender).run(rounds).await;
+                let outcome = Announcer::new(link.sender, outlet).run(rounds).await;
                 drop(ended);
                 outcome
             }

@@ -32,10 +32,14 @@ pub(crate) async fn run(
                 Some(to_edge::Item::Deliver(deliver)) => {
                     on_deliver(&sessions, deliver, &edge.stats)
                 }
+                Some(to_edge::Item::Behind(behind)) => {
+                    let handles = behind.uids.iter().flat_map(|uid| sessions.of_user(uid));
+                    handles.for_each(|handle| handle.outbox.fall_behind());
+                }
                 Some(to_edge::Item::CatchUp(page)) => on_catch_up(&sessions, page),
                 Some(to_edge::Item::Live(live)) => {
                     if let Some(handle) = sessions.by_id(live.session) {
-                        handle.outbox.go_live(live.epoch);
+                        handle.outbox.go_live(live.epoch, live.sent);
                     }
                 }
                 Some(to_edge::Item::End(end)) => {

@@ -78,6 +78,8 @@ pub(crate) struct State {
     /// QoS of the subscription: decides what a full queue means.
     pub(crate) qos: Qos,
     bytes: usize,
+    /// Newest messages of conversations that were sent before the session went live, and may come live, too.
+    sent: Vec<Position>,
 }
 
 impl State {
@@ -96,7 +98,21 @@ impl State {
     pub(crate) fn restart(&mut self, feed: Feed) {
         self.deliveries = VecDeque::new();
         self.bytes = 0;
+        self.sent = Vec::new();
         self.feed = feed;
+    }
+
+    /// Whether a message that comes live was sent before; the first that was not ends the question for its conversation.
+    fn was_sent(&mut self, message: &Position) -> bool {
+        let of_it = |sent: &Position| sent.conversation == message.conversation;
+        let Some(found) = self.sent.iter().position(of_it) else {
+            return false;
+        };
+        let was_sent = message.seq <= self.sent[found].seq;
+        if !was_sent {
+            self.sent.swap_remove(found);
+        }
+        was_sent
     }
 
     fn push_delivery(&mut self, delivery: Delivery) {
@@ -126,6 +142,7 @@ impl Outbox {
                 leaving: None,
                 qos: Qos::AtMostOnce,
                 bytes: 0,
+                sent: Vec::new(),
             }),
             wake: Notify::new(),
             bytes_max,
@@ -201,26 +218,41 @@ impl Outbox {
             Feed::CatchingUp(_) | Feed::Behind(_) if is_message => return false,
             Feed::CatchingUp(_) | Feed::Behind(_) | Feed::Live(_) => {}
         }
+        if let Delivery::Message(_, position) = delivery
+            && state.was_sent(position)
+        {
+            return false;
+        }
         if state.bytes + weight(delivery) > self.bytes_max {
             // QoS 0 promises nothing: the client sees the gap in `seq`. QoS 1 has to be caught up.
-            if let Feed::Live(epoch) = state.feed
-                && is_message
-                && state.qos != Qos::AtMostOnce
-            {
-                state.feed = Feed::Behind(epoch);
-                if self.is_nameless {
-                    state.closed.get_or_insert(Closed::QueueFull);
-                }
-                drop(state);
-                self.wake.notify_one();
-                return false;
-            }
-            return true;
+            return !(is_message && self.is_now_behind(state));
         }
         state.push_delivery(delivery.clone());
         drop(state);
         self.wake.notify_one();
         false
+    }
+
+    /// The bridge has not got everything for the session. QoS 0 promises nothing: its client sees the gap in `seq`.
+    pub(crate) fn fall_behind(&self) {
+        self.is_now_behind(self.state.lock());
+    }
+
+    /// From live to behind; tells whether the session was live, and has to be caught up.
+    fn is_now_behind(&self, mut state: parking_lot::MutexGuard<'_, State>) -> bool {
+        let Feed::Live(epoch) = state.feed else {
+            return false;
+        };
+        if state.qos == Qos::AtMostOnce {
+            return false;
+        }
+        state.feed = Feed::Behind(epoch);
+        if self.is_nameless {
+            state.closed.get_or_insert(Closed::QueueFull);
+        }
+        drop(state);
+        self.wake.notify_one();
+        true
     }
 
     /// A page of catch-up. The bridge sends the next one when this one is taken, so that it needs no bound here.
@@ -238,10 +270,11 @@ impl Outbox {
     }
 
     /// From here on messages are delivered as they happen.
-    pub(crate) fn go_live(&self, epoch: u32) {
+    pub(crate) fn go_live(&self, epoch: u32, sent: Vec<Position>) {
         let mut state = self.state.lock();
         if state.feed == Feed::CatchingUp(epoch) {
             state.feed = Feed::Live(epoch);
+            state.sent = sent;
         }
     }
 }

@@ -7,6 +7,7 @@ mod blocks;
 mod changes;
 mod chat;
 mod cluster_harness;
+mod cluster_messages;
 mod cluster_rates;
 mod contact_presence;
 mod contacts;

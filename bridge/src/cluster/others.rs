@@ -95,6 +95,11 @@ impl Others {
         }
     }
 
+    /// Their numbers.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = u32> {
+        self.known.keys().copied()
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.known.len()

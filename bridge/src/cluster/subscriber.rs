@@ -96,16 +96,23 @@ impl Subscriber {
         }
         for node in self.others.silent(now) {
             info!(node, "another node is gone");
-            self.inbox.put(Heard::Left { node }, 0);
-            // It may have stored something, and not have come to telling it.
-            self.missed();
+            self.gone(node);
         }
-        self.count_others();
+        self.note_others();
     }
 
-    fn count_others(&self) {
-        let nodes = self.others.len() as u64;
-        self.shared.counts.nodes.store(nodes, Ordering::Relaxed);
+    fn gone(&mut self, node: u32) {
+        self.inbox.put(Heard::Left { node }, 0);
+        // It may have stored something, and not have come to telling it.
+        self.missed();
+    }
+
+    fn note_others(&self) {
+        let mut heard = self.shared.heard.lock();
+        // Whoever comes or goes is noted by itself.
+        if heard.len() != self.others.len() {
+            *heard = self.others.nodes().collect();
+        }
     }
 
     fn missed(&mut self) {
@@ -171,7 +178,7 @@ impl Subscriber {
         let verdict = self.others.take(from, frame.number, has_notices, now);
         if verdict.has_left {
             info!(node, "another node was started anew");
-            self.inbox.put(Heard::Left { node }, 0);
+            self.gone(node);
         }
         if verdict.has_missed {
             debug!(
@@ -183,7 +190,7 @@ impl Subscriber {
         if !verdict.is_new {
             return;
         }
-        self.count_others();
+        self.note_others();
         for notice in frame.notices {
             let bytes = notice.encoded_len();
             // One that is none is of a later version.

@@ -390,6 +390,11 @@ fn told(page: &mut Page, bus: cluster::Figures) -> fmt::Result {
         "tidings_bus_missed",
         "Times that something which others have told may not have arrived.",
         ConstCounter::new(bus.missed),
+    )?;
+    page.one(
+        "tidings_bus_put_behind",
+        "Times that a user's sessions had to catch up with a message that was not heard in time.",
+        ConstCounter::new(bus.put_behind),
     )
 }
 

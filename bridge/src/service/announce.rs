@@ -1,6 +1,6 @@
 //! What goes out: answers through the door that a command came in by, and items for the edge.
 
-use schema::link::{self, ToEdge, to_edge};
+use schema::link::{self, Position, ToEdge, to_edge};
 use schema::v1;
 use schema::wire::encode_down;
 use tracing::debug;
@@ -58,11 +58,12 @@ pub(super) fn catch_up_item(target: &Target, messages: Vec<link::Missed>) -> ToE
     }
 }
 
-pub(super) fn live_item(target: &Target) -> ToEdge {
+pub(super) fn live_item(target: &Target, sent: Vec<Position>) -> ToEdge {
     ToEdge {
         item: Some(to_edge::Item::Live(link::Live {
             session: target.session,
             epoch: target.epoch,
+            sent,
         })),
     }
 }

@@ -6,10 +6,12 @@ use broker::link::{FrameSender, LinkClosed};
 use schema::Uid;
 use schema::link::{DownFrame, ToEdge};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::announce::{Answered, answer};
 use super::command::Command;
 use super::job::{Delivery, Door, Job, Outcome, Place, Settled};
+use super::outlet::{Found, Outlet};
 
 /// Recipients whose names may wait in memory before what there is to say is said.
 const RECIPIENTS_MAX: usize = 16 * 1024;
@@ -19,6 +21,10 @@ const RECIPIENTS_MAX: usize = 16 * 1024;
 pub(super) struct Announcement {
     /// Answers that needed no transaction, and those to retained messages.
     pub(super) first: Vec<ToEdge>,
+    /// What users get to know beside any command.
+    pub(super) told: Vec<Delivery>,
+    /// What is known of other nodes' messages.
+    pub(super) abroad: Abroad,
     /// The round's commands, in their order.
     pub(super) executed: Vec<(Job, Outcome)>,
     /// What continues the deliveries of what has been committed, without a gap.
@@ -27,17 +33,29 @@ pub(super) struct Announcement {
     pub(super) last_frame: Option<u64>,
 }
 
+/// What is known of messages that other nodes have stored.
+#[derive(Debug, Default)]
+pub(super) struct Abroad {
+    /// What they have told, for users who are connected here.
+    pub(super) heard: Vec<Delivery>,
+    /// They may have told something that was not heard.
+    pub(super) is_in_doubt: bool,
+    pub(super) found: Vec<Found>,
+}
+
 /// See the module's documentation.
 pub(super) struct Announcer {
     sender: FrameSender<DownFrame>,
+    outlet: Outlet,
     /// Answers to HTTP that leave when the edge is done with the frame of that number.
     held: VecDeque<(u64, Answered)>,
 }
 
 impl Announcer {
-    pub(super) fn new(sender: FrameSender<DownFrame>) -> Self {
+    pub(super) fn new(sender: FrameSender<DownFrame>, outlet: Outlet) -> Self {
         Announcer {
             sender,
+            outlet,
             held: VecDeque::new(),
         }
     }
@@ -55,6 +73,7 @@ impl Announcer {
                     None => break,
                 },
                 () = flow.woken() => {}
+                () = sleep_until(self.outlet.next_due()) => self.outlet.ask(),
             }
             self.release_answers(self.sender.flow().peer_done());
             self.sender.report().await?;
@@ -65,15 +84,33 @@ impl Announcer {
 
     async fn announce(&mut self, announcement: Announcement) -> Result<(), LinkClosed> {
         let mut items = announcement.first;
+        let outlet = &mut self.outlet;
+        for delivery in announcement.told {
+            outlet.tell(delivery, &mut items);
+        }
+        if announcement.abroad.is_in_doubt {
+            outlet.doubt();
+        }
+        for delivery in announcement.abroad.heard {
+            outlet.pass(delivery, &mut items);
+        }
+        for found in announcement.abroad.found {
+            outlet.take(found, &mut items);
+        }
         let mut held = Vec::new();
         let mut recipients = 0;
         for (job, outcome) in announcement.executed {
             match outcome {
                 Outcome::Stored(place) => {
                     recipients += place.conversation.members().len();
-                    tell_stored(job, &place, &mut items);
+                    let delivery = tell_stored(job, &place, &mut items);
+                    self.outlet.tell(delivery, &mut items);
                 }
-                Outcome::Settled(settled) => tell_settled(job, *settled, &mut items, &mut held),
+                Outcome::Settled(settled) => {
+                    for delivery in tell_settled(job, *settled, &mut items, &mut held) {
+                        self.outlet.tell(delivery, &mut items);
+                    }
+                }
             }
             if recipients >= RECIPIENTS_MAX {
                 recipients = 0;
@@ -106,8 +143,8 @@ impl Announcer {
     }
 }
 
-/// The answer to the sender, and the message to everybody else.
-fn tell_stored(job: Job, place: &Place, items: &mut Vec<ToEdge>) {
+/// The answer to the sender; returns the message for everybody else.
+fn tell_stored(job: Job, place: &Place, items: &mut Vec<ToEdge>) -> Delivery {
     let Command::Send(send) = job.command else {
         unreachable!("only what is sent gets a place")
     };
@@ -117,11 +154,16 @@ fn tell_stored(job: Job, place: &Place, items: &mut Vec<ToEdge>) {
     let conversation = &place.conversation;
     let hears = |uid: &&Uid| place.hidden_from.as_ref() != Some(uid);
     let to = conversation.members().iter().filter(hears);
-    let delivery = Delivery::message(conversation.id, &message, place.previous, to, session);
-    items.push(delivery.into_item());
+    Delivery::message(conversation.id, &message, place.previous, to, session)
 }
 
-fn tell_settled(job: Job, settled: Settled, items: &mut Vec<ToEdge>, held: &mut Vec<Answered>) {
+/// The answer; returns what others get to know.
+fn tell_settled(
+    job: Job,
+    settled: Settled,
+    items: &mut Vec<ToEdge>,
+    held: &mut Vec<Answered>,
+) -> Vec<Delivery> {
     // On the link it arrives before the answer; an answer to HTTP could overtake it.
     let is_held = settled.precondition.is_some() && matches!(job.door, Door::Http(_));
     items.extend(settled.precondition);
@@ -131,6 +173,12 @@ fn tell_settled(job: Job, settled: Settled, items: &mut Vec<ToEdge>, held: &mut 
     } else {
         answer(answered, items);
     }
-    let deliveries = settled.deliveries.into_iter();
-    items.extend(deliveries.map(Delivery::into_item));
+    settled.deliveries
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }

@@ -68,6 +68,8 @@ pub(super) struct Progress {
     pub(super) seq: u32,
     /// Whether the device was sent anything, which it may not have acknowledged yet.
     pub(super) is_sent: bool,
+    /// The id of the newest message.
+    pub(super) newest_id: u64,
 }
 
 /// What a task needs besides.
@@ -143,7 +145,7 @@ pub(super) struct Backlog {
     bytes: usize,
     packing: Packing,
     /// What earlier rounds have sent.
-    earlier: HashMap<i64, Progress>,
+    pub(super) earlier: HashMap<i64, Progress>,
 }
 
 /// The missing part of one conversation: `(after, last]`.
@@ -321,6 +323,7 @@ impl Backlog {
             let progress = reached.positions.entry(stream.conversation_id).or_default();
             progress.seq = progress.seq.max(stream.last);
             progress.is_sent |= stream.is_sent;
+            progress.newest_id = progress.newest_id.max(stream.newest_id);
             if !progress.is_sent && stream.newest_id > 0 {
                 reached.cursors.push(Cursor {
                     uid: self.uid.clone(),
@@ -442,11 +445,12 @@ mod tests {
         }
         assert!(ids == (1..=msg_id).collect::<Vec<_>>(), "{ids:?}");
         assert!(round > 4, "several pages, or nothing was shown");
-        let everything = Progress {
+        let everything = |id: i64| Progress {
             seq: EACH,
             is_sent: true,
+            newest_id: msg_id - (CONVERSATIONS - id).cast_unsigned(),
         };
-        let expected = (1..=CONVERSATIONS).map(|id| (id, everything)).collect();
+        let expected = (1..=CONVERSATIONS).map(|id| (id, everything(id))).collect();
         assert_eq!(backlog.reached().positions, expected);
     }
 
@@ -483,6 +487,7 @@ mod tests {
         let sent = Progress {
             seq: 9,
             is_sent: true,
+            newest_id: 9,
         };
         for (earlier, cursors) in [
             (HashMap::new(), 1),

@@ -9,12 +9,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use schema::Uid;
-use schema::link::{Drained, Missed, Subscribed, ToEdge};
+use schema::link::{Drained, Missed, Position, Subscribed, ToEdge};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tracing::{error, warn};
 
 use super::announce::{catch_up_item, end_item, live_item};
+use super::arrivals::Moment;
 use super::catch_up::{self, Backlog, Progress, Reached, Step, Target};
 use super::parcels::Packing;
 use super::patience::Patience;
@@ -36,6 +37,8 @@ pub(super) struct Feeds {
     context: catch_up::Context,
     devices_max: u32,
     is_stalled: Arc<AtomicBool>,
+    /// There are no other nodes.
+    is_alone: bool,
 }
 
 /// A session whose catch-up is running.
@@ -55,7 +58,7 @@ impl Drop for CatchingUp {
 /// What is missing at the end of a catch-up.
 enum Rest {
     /// One page.
-    Little(Vec<Missed>),
+    Little(Vec<Missed>, Reached),
     Much(Vec<Behind>),
 }
 
@@ -68,6 +71,7 @@ impl Feeds {
         catch_up_max: u32,
         devices_max: u32,
         is_stalled: Arc<AtomicBool>,
+        is_alone: bool,
     ) -> (Self, mpsc::Receiver<Step>) {
         let (steps, receiver) = mpsc::channel(STEP_QUEUE);
         let context = catch_up::Context {
@@ -83,6 +87,7 @@ impl Feeds {
             context,
             devices_max,
             is_stalled,
+            is_alone,
         };
         (feeds, receiver)
     }
@@ -125,7 +130,7 @@ impl Feeds {
             match behind {
                 // Its device has had to make room: what it alone has missed is no longer known.
                 None => items.push(end_item(&target)),
-                Some(behind) if behind.is_empty() => items.push(live_item(&target)),
+                Some(behind) if behind.is_empty() => items.push(live_item(&target, Vec::new())),
                 Some(behind) => self.start_catch_up(target, behind, HashMap::new()),
             }
         }
@@ -312,16 +317,35 @@ impl Feeds {
         };
         patience.end();
         match rest {
-            Rest::Little(messages) => {
+            Rest::Little(messages, reached) => {
                 if !messages.is_empty() {
                     items.push(catch_up_item(&target, messages));
                 }
-                items.push(live_item(&target));
+                items.push(live_item(&target, self.sent_of_late(&reached)));
             }
             Rest::Much(behind) => {
                 self.start_catch_up(target, behind, reached.positions.clone());
             }
         }
+    }
+
+    /// How far a session was sent what other nodes may still tell of.
+    fn sent_of_late(&self, reached: &Reached) -> Vec<Position> {
+        if self.is_alone {
+            return Vec::new();
+        }
+        let now = Moment::now();
+        let recent = reached
+            .positions
+            .iter()
+            .filter(|(_, progress)| !now.is_past(progress.newest_id));
+        recent
+            .map(|(conversation, progress)| Position {
+                conversation: conversation.cast_unsigned(),
+                seq: progress.seq,
+                msg_id: progress.newest_id,
+            })
+            .collect()
     }
 
     async fn read_rest(
@@ -344,9 +368,10 @@ impl Feeds {
         }
         behind.retain(|conversation| conversation.last_seq > conversation.after_seq);
         let mut backlog = Backlog::new(target, behind.clone(), self.context.max);
+        backlog.earlier.clone_from(positions);
         let page = backlog.next_page(store).await?;
         Ok(if backlog.is_empty() {
-            Rest::Little(page)
+            Rest::Little(page, backlog.reached())
         } else {
             Rest::Much(behind)
         })

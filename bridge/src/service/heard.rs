@@ -8,6 +8,7 @@ use schema::bus::{Changed, Due, changed};
 use schema::link::{Elsewhere, ToEdge, to_edge};
 use tracing::debug;
 
+use super::job::Delivery;
 use super::pipeline::{Pipeline, Round};
 use crate::cluster::Heard;
 
@@ -16,7 +17,11 @@ impl Pipeline {
     pub(super) fn take_heard(&mut self, heard: Heard, round: &mut Round) {
         match heard {
             Heard::Notice { node, notice } => self.take_notice_of(node, notice, round),
-            Heard::Missed => self.presence.greet(),
+            Heard::Missed => {
+                self.presence.greet();
+                round.abroad.is_in_doubt = true;
+                self.others.missed.notify_one();
+            }
             Heard::Left { node } => self.presence.left(node, SystemTime::now()),
         }
     }
@@ -47,8 +52,18 @@ impl Pipeline {
                 let items = elsewhere.into_iter().map(elsewhere_item);
                 round.items.extend(items);
             }
-            Notice::Deliver(_)
-            | Notice::Published(_)
+            Notice::Deliver(heard) => {
+                let (previous, about) = (heard.previous, heard.about);
+                if let Some(mut deliver) = heard.deliver {
+                    presence.retain_here(&mut deliver.to);
+                    round.abroad.heard.push(Delivery {
+                        deliver,
+                        previous,
+                        about,
+                    });
+                }
+            }
+            Notice::Published(_)
             | Notice::Retained(_)
             | Notice::Decision(_)
             | Notice::Shared(_) => debug!(node, "nothing is done with this notice yet"),

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use schema::link::{self, Position, ToEdge, to_edge};
 use schema::{MsgId, Timestamp, Uid, v1};
 use tokio::sync::oneshot;
@@ -197,14 +196,11 @@ impl From<Settled> for Outcome {
 /// One payload for the live sessions of some users.
 #[derive(Debug)]
 pub(super) struct Delivery {
-    pub(super) to: Vec<String>,
-    pub(super) except_session: u64,
-    pub(super) payload: Bytes,
-    /// Set for messages.
-    pub(super) position: Option<Position>,
+    pub(super) deliver: link::Deliver,
     /// Of a message: as in [`Place::previous`].
-    #[expect(dead_code, reason = "what other nodes hear of it is not said yet")]
     pub(super) previous: u64,
+    /// Of an event: the message that it speaks of, which comes before it.
+    pub(super) about: Option<Position>,
 }
 
 impl Delivery {
@@ -216,12 +212,16 @@ impl Delivery {
         to: impl IntoIterator<Item = &'a Uid>,
         except_session: u64,
     ) -> Self {
-        Delivery {
+        let deliver = link::Deliver {
             to: to.into_iter().map(Uid::to_string).collect(),
             except_session,
             payload: schema::wire::encode_message(message),
             position: Some(position(conversation_id, message)),
+        };
+        Delivery {
+            deliver,
             previous,
+            about: None,
         }
     }
 
@@ -232,23 +232,30 @@ impl Delivery {
         except_session: u64,
     ) -> Self {
         let event = v1::Event { event: Some(event) };
-        Delivery {
+        let deliver = link::Deliver {
             to: to.into_iter().map(Uid::to_string).collect(),
             except_session,
             payload: schema::wire::encode_down(v1::down::Content::Event(event)),
             position: None,
+        };
+        Delivery {
+            deliver,
             previous: 0,
+            about: None,
+        }
+    }
+
+    /// The event speaks of a stored message.
+    pub(super) fn about(self, position: Position) -> Self {
+        Delivery {
+            about: Some(position),
+            ..self
         }
     }
 
     pub(super) fn into_item(self) -> ToEdge {
         ToEdge {
-            item: Some(to_edge::Item::Deliver(link::Deliver {
-                to: self.to,
-                except_session: self.except_session,
-                payload: self.payload,
-                position: self.position,
-            })),
+            item: Some(to_edge::Item::Deliver(self.deliver)),
         }
     }
 }

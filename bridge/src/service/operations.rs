@@ -11,7 +11,7 @@ use super::Limits;
 use super::batch::Executor;
 use super::command;
 use super::conversations;
-use super::job::{Caller, Delivery, Settled};
+use super::job::{Caller, Delivery, Settled, position};
 use super::refused::Refused;
 use super::schedule;
 use super::send::{self, SYSTEM};
@@ -350,8 +350,9 @@ async fn react(
         reactions: message.reactions.clone(),
     });
     let audience = operations::audience(tx, msg_id).await?;
+    let about = position(place.conversation_id, &message);
     Ok(Settled {
-        deliveries: vec![Delivery::event(event, &audience, session)],
+        deliveries: vec![Delivery::event(event, &audience, session).about(about)],
         ..Settled::ok(ok(message))
     })
 }
@@ -424,11 +425,16 @@ async fn changed(
     msg_id: u64,
     session: u64,
 ) -> Result<Settled, Failed> {
-    let message = lock_and_see(tx, caller, msg_id).await?.message;
+    let Seen {
+        message,
+        conversation_id,
+        ..
+    } = lock_and_see(tx, caller, msg_id).await?;
     let audience = operations::audience(tx, msg_id).await?;
     let event = v1::event::Event::Changed(Box::new(message.clone()));
+    let about = position(conversation_id, &message);
     Ok(Settled {
-        deliveries: vec![Delivery::event(event, &audience, session)],
+        deliveries: vec![Delivery::event(event, &audience, session).about(about)],
         ..Settled::ok(ok(message))
     })
 }

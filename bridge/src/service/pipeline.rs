@@ -14,12 +14,12 @@ use schema::bus::notice::Notice;
 use schema::bus::{Changed, changed};
 use schema::link::{ToEdge, from_edge};
 use schema::{MsgId, Uid};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::announce::{answer, catch_up_item};
-use super::announcer::Announcement;
+use super::announcer::{Abroad, Announcement};
 use super::batch::Executor;
 use super::catch_up::{Step, Target};
 use super::command::Command;
@@ -29,6 +29,7 @@ use super::feeds::{self, Feeds};
 use super::intake::Intake;
 use super::job::{Delivery, Door, Job, Outcome, Settled};
 use super::notes::Notes;
+use super::outlet::Found;
 use super::patience::Patience;
 use super::presence::Presence;
 use super::questions;
@@ -88,8 +89,30 @@ pub(super) struct Pipeline {
     moves: mpsc::Sender<Moves>,
     /// Tells other nodes.
     pub(super) bus: Bus,
+    pub(super) others: Others,
+}
+
+/// What comes of other nodes.
+#[derive(Debug)]
+pub(super) struct Others {
     /// What they tell.
-    hearing: Hearing,
+    pub(super) hearing: Hearing,
+    /// Rung when something may have been missed.
+    pub(super) missed: Arc<Notify>,
+    /// What was found where something was missed.
+    pub(super) found: mpsc::Receiver<Found>,
+}
+
+#[cfg(test)]
+impl Others {
+    /// There are none.
+    pub(super) fn of_nobody(hearing: Hearing) -> Self {
+        Others {
+            hearing,
+            missed: Arc::default(),
+            found: mpsc::channel(1).1,
+        }
+    }
 }
 
 /// Who has asked a question, its door and `client_msg_id`, and its answer.
@@ -110,6 +133,10 @@ pub(super) struct Round {
     retains: Retains,
     /// Answers that need no transaction.
     pub(super) items: Vec<ToEdge>,
+    /// What users get to know beside any command.
+    told: Vec<Delivery>,
+    /// What is known of other nodes' messages.
+    pub(super) abroad: Abroad,
     last_frame: Option<u64>,
 }
 
@@ -125,6 +152,7 @@ impl Round {
             && self.jobs.is_empty()
             && self.steps.is_empty()
             && self.items.is_empty()
+            && self.told.is_empty()
     }
 }
 
@@ -136,7 +164,7 @@ impl Pipeline {
         events: mpsc::Receiver<Delivery>,
         moves: mpsc::Sender<Moves>,
         is_stalled: Arc<AtomicBool>,
-        (bus, hearing): (Bus, Hearing),
+        (bus, others): (Bus, Others),
     ) -> Self {
         let readers = Arc::new(Semaphore::new(READERS));
         let (feeds, steps) = Feeds::new(
@@ -146,6 +174,7 @@ impl Pipeline {
             executor.limits.catch_up_max,
             executor.limits.devices_max,
             is_stalled.clone(),
+            bus.is_alone(),
         );
         let context = questions::Context {
             store: executor.store().clone(),
@@ -170,7 +199,7 @@ impl Pipeline {
             commits: watch::Sender::default(),
             moves,
             bus,
-            hearing,
+            others,
         }
     }
 
@@ -198,9 +227,10 @@ impl Pipeline {
                 Some(frame) = frames.recv() => self.take_frame(frame, &mut round),
                 Some(job) = jobs.recv() => self.take_job(job, &mut round),
                 Some(step) = self.steps.recv() => round.steps.push(step),
-                Some(answered) = self.answered.1.recv() => self.tell_answered(answered, &mut round.items),
-                Some(event) = self.events.recv() => round.items.push(event.into_item()),
-                Some(heard) = self.hearing.recv() => self.take_heard(heard, &mut round),
+                Some(answered) = self.answered.1.recv() => self.tell_answered(answered, &mut round),
+                Some(event) = self.events.recv() => round.told.push(event),
+                Some(heard) = self.others.hearing.recv() => self.take_heard(heard, &mut round),
+                Some(found) = self.others.found.recv() => round.abroad.found.push(found),
                 () = sleep_until(notes_due.min()) => {}
                 _ = prune.tick() => self.prune().await,
                 () = stop.cancelled() => break,
@@ -249,12 +279,12 @@ impl Pipeline {
             round.steps.push(step);
         }
         while let Ok(answered) = self.answered.1.try_recv() {
-            self.tell_answered(answered, &mut round.items);
+            self.tell_answered(answered, round);
         }
         while let Ok(event) = self.events.try_recv() {
-            round.items.push(event.into_item());
+            round.told.push(event);
         }
-        while let Some(heard) = self.hearing.try_recv() {
+        while let Some(heard) = self.others.hearing.try_recv() {
             self.take_heard(heard, round);
         }
     }
@@ -347,10 +377,10 @@ impl Pipeline {
     }
 
     /// The answer to a question, and then what others hear of it.
-    fn tell_answered(&mut self, (uid, door, id, settled): Answer, items: &mut Vec<ToEdge>) {
+    fn tell_answered(&mut self, (uid, door, id, settled): Answer, round: &mut Round) {
         self.has_answer(&uid);
-        answer((door, id, settled.result), items);
-        items.extend(settled.deliveries.into_iter().map(Delivery::into_item));
+        answer((door, id, settled.result), &mut round.items);
+        round.told.extend(settled.deliveries);
     }
 
     fn has_answer(&mut self, uid: &Uid) {
@@ -408,6 +438,8 @@ impl Pipeline {
             steps,
             mut retains,
             items: mut first,
+            told,
+            abroad,
             last_frame,
         } = round;
         // Whoever asks where a cursor stands, or which device was seen last, gets what has been heard by now.
@@ -433,6 +465,8 @@ impl Pipeline {
         first.extend(retains.answers(&done.unstored));
         let mut announcement = Announcement {
             first,
+            told,
+            abroad,
             executed: jobs.into_iter().zip(done.outcomes).collect(),
             ..Announcement::default()
         };

@@ -165,6 +165,27 @@ impl Presence {
         self.state.lock().connections.contains_key(uid)
     }
 
+    /// Users who are connected here.
+    pub(super) fn users_here(&self) -> Vec<Uid> {
+        let state = self.state.lock();
+        let here = state
+            .connections
+            .iter()
+            .filter(|(_, connections)| connections.iter().any(|found| found.place == Place::Here));
+        here.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// Leaves only those of these users who are connected here.
+    pub(super) fn retain_here(&self, uids: &mut Vec<String>) {
+        let state = self.state.lock();
+        uids.retain(|uid| {
+            let connections = state.connections.get(uid.as_str()).into_iter().flatten();
+            connections
+                .into_iter()
+                .any(|found| found.place == Place::Here)
+        });
+    }
+
     /// How the user appears to who asks.
     pub(super) fn appearance(&self, uid: &Uid) -> Appearance {
         self.state.lock().appearances.ask(uid, Instant::now())

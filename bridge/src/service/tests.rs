@@ -13,7 +13,7 @@ use schema::v1::{reply, up};
 
 use super::announcer::Announcement;
 use super::job::Outcome;
-use super::pipeline::Round;
+use super::pipeline::{Others, Round};
 use super::*;
 use crate::clock;
 use crate::cluster::node::Node;
@@ -105,7 +105,7 @@ impl Fixture {
             events,
             moves,
             is_stalled,
-            (peers.bus, peers.hearing),
+            (peers.bus, Others::of_nobody(peers.hearing)),
         );
         (pipeline, rounds)
     }

@@ -77,6 +77,29 @@ pub async fn lookup<C: ConnectionTrait>(db: &C, names: &[&str]) -> Result<Vec<Fo
     Ok(found)
 }
 
+/// Who is in each of these conversations now.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn members<C: ConnectionTrait>(
+    db: &C,
+    ids: &[i64],
+) -> Result<HashMap<i64, Vec<String>>, Error> {
+    let mut rows = sql::Rows::new(1);
+    for id in ids {
+        rows.push([(*id).into()]);
+    }
+    let text = "SELECT conversation_id, uid FROM members WHERE conversation_id {in}";
+    let mut members: HashMap<i64, Vec<String>> = HashMap::new();
+    for row in sql::query_rows(db, text, rows).await? {
+        let conversation = members
+            .entry(row.try_get("", "conversation_id")?)
+            .or_default();
+        conversation.push(row.try_get("", "uid")?);
+    }
+    Ok(members)
+}
+
 /// The names of a user's conversations with single others.
 ///
 /// # Errors

@@ -181,6 +181,24 @@ pub async fn id_at<C: ConnectionTrait>(
     Ok(Some(id.cast_unsigned()))
 }
 
+/// The newest seq of each conversation that has a message of that id or a larger one.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn newest_since<C: ConnectionTrait>(
+    db: &C,
+    since: MsgId,
+) -> Result<Vec<(i64, u32)>, Error> {
+    let text = "SELECT conversation_id, MAX(seq) AS newest FROM messages WHERE msg_id >= ?
+        GROUP BY conversation_id";
+    let mut newest = Vec::new();
+    for row in sql::query(db, text, [since.0.cast_signed().into()]).await? {
+        let seq: i32 = row.try_get("", "newest")?;
+        newest.push((row.try_get("", "conversation_id")?, seq.cast_unsigned()));
+    }
+    Ok(newest)
+}
+
 /// The largest id that was ever given, to a message or to anything else; 0: none.
 ///
 /// # Errors

@@ -59,7 +59,7 @@ pub fn session(data: &[u8]) {
             0..=7 => answer(&mut client, step.into()),
             8..=11 => deliver(&mut client, step),
             12 => {
-                client.handle.outbox.go_live(1);
+                client.handle.outbox.go_live(1, Vec::new());
                 client.look()
             }
             13 => Err(Closed::Lost),

@@ -203,7 +203,7 @@ fn a_session_that_falls_behind_catches_up() {
         alice.packets().is_empty(),
         "it is catching up: the bridge sends this one"
     );
-    alice.handle.outbox.go_live(1);
+    alice.handle.outbox.go_live(1, Vec::new());
     for seq in 2..=20 {
         alice.deliver(seq);
     }
@@ -320,7 +320,7 @@ proptest! {
                     user_properties: Vec::new(),
                 })),
                 Step::GoLive(epoch) => {
-                    alice.handle.outbox.go_live(epoch);
+                    alice.handle.outbox.go_live(epoch, Vec::new());
                     Ok(())
                 }
             };

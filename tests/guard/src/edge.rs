@@ -138,7 +138,11 @@ impl Edge {
         client.subscribe(&[topic]).await?;
         let subscribed = |item| match item {
             from_edge::Item::Subscribed(Subscribed { session, epoch, .. }) => {
-                vec![Live { session, epoch }]
+                vec![Live {
+                    session,
+                    epoch,
+                    sent: Vec::new(),
+                }]
             }
             _ => Vec::new(),
         };

@@ -317,7 +317,7 @@ mod tests {
             self.teller = Some(teller);
             let mut told = Vec::new();
             while let Ok(delivery) = self.told.try_recv() {
-                let down = v1::Down::decode(delivery.payload).unwrap();
+                let down = v1::Down::decode(delivery.deliver.payload).unwrap();
                 let Some(v1::down::Content::Event(event)) = down.content else {
                     panic!("not an event: {down:?}");
                 };
@@ -325,7 +325,7 @@ mod tests {
                     panic!("no receipts: {event:?}");
                 };
                 let members = receipts.members.len();
-                told.push((receipts.conversation, members, delivery.to));
+                told.push((receipts.conversation, members, delivery.deliver.to));
             }
             told
         }
