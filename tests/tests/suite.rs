@@ -9,6 +9,7 @@ mod chat;
 mod cluster_harness;
 mod cluster_messages;
 mod cluster_rates;
+mod cluster_state;
 mod contact_presence;
 mod contacts;
 mod contention;

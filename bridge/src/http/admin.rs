@@ -70,10 +70,12 @@ impl FromRequestParts<Api> for Admin {
 impl Api {
     /// Adds to the audit log what needs no transaction of its own.
     pub(super) async fn note(&self, act: Act<'_>) -> Result<(), Problem> {
-        let tx = self.store.begin().await?;
-        audit::add(&tx, act, SystemTime::now()).await?;
-        tx.commit().await.map_err(store::Error::from)?;
-        Ok(())
+        let note = || async {
+            let tx = self.store.begin().await?;
+            audit::add(&tx, act, SystemTime::now()).await?;
+            tx.commit().await.map_err(store::Error::from)
+        };
+        Ok(store::repeat(note).await?)
     }
 }
 

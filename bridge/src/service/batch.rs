@@ -180,7 +180,7 @@ impl Executor {
         self.ids.go_on_as(number.number.into(), number.after);
         let busy = self.node.begin(SystemTime::now());
         let tx = self.store.begin().await?;
-        notes.store(&tx).await?;
+        notes.store_unordered(&tx).await?;
         let earlier = self.earlier_answers(&tx, jobs).await?;
         let first = earlier.iter().map(|(uid, client_msg_id, ok)| {
             let key = (uid.as_str(), client_msg_id.as_str());
@@ -202,6 +202,7 @@ impl Executor {
                 }
             }
         }
+        notes.store_cursors(&tx).await?;
         if let Err(error) = tx.commit().await {
             busy.doubt();
             return Err(error.into());
@@ -293,6 +294,10 @@ impl Executor {
         self.load_conversations(tx, &admissible).await?;
         let at = outcomes.len();
         let mut admitted = self.admit(sends, &mut looked_up, answers, at);
+        let refused = sends.iter().zip(&admitted);
+        let refused = refused.filter(|(_, admitted)| matches!(admitted, Admitted::Refused(_)));
+        self.check_known(tx, refused.map(|((_, send), _)| *send))
+            .await?;
         self.answer_repeated(tx, sends, &mut admitted).await?;
         let wishes: Vec<Wish> = admitted.iter().filter_map(Admitted::wish).collect();
         let mut taken = self.take_places(tx, &wishes).await?.into_iter();
@@ -392,6 +397,31 @@ impl Executor {
         admitted
     }
 
+    /// Whether what is in memory of the conversations is still so: for what no place is taken by, which would tell.
+    ///
+    /// # Errors
+    /// [`store::Error::Stale`] where it is not: it is forgotten then.
+    async fn check_known(
+        &mut self,
+        tx: &Transaction,
+        sends: impl Iterator<Item = &Send>,
+    ) -> Result<(), store::Error> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        let known = sends.filter_map(|send| self.catalog.get(&send.name));
+        let known: HashMap<i64, i64> = known.map(|known| (known.id, known.revision)).collect();
+        let ids: Vec<i64> = known.keys().copied().collect();
+        let now = conversations::revisions(tx, &ids).await?;
+        let is_stale = |id: &i64| now.get(id) != known.get(id);
+        let stale: Vec<i64> = ids.into_iter().filter(is_stale).collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        self.catalog.forget(&stale);
+        Err(store::Error::Stale)
+    }
+
     /// Gives those who would be refused the answer that they had when they were not.
     async fn answer_repeated(
         &mut self,
@@ -478,13 +508,14 @@ impl Executor {
         self.effects.changed.push(name.to_owned());
     }
 
-    /// The conversation of that name, if there is one.
-    pub(super) async fn conversation(
+    /// The conversation of that name as it is now, if there is one; its row is locked.
+    pub(super) async fn locked_conversation(
         &mut self,
         tx: &Transaction,
         id: &ConversationId,
     ) -> Result<Option<Arc<Conversation>>, store::Error> {
         let name = id.to_string();
+        self.forget_if_stale(tx, &name).await?;
         if self.catalog.get(&name).is_none() {
             let found = conversations::lookup(tx, &[&name]).await?;
             let pairs: Vec<(&Uid, &Uid)> = pair(id).into_iter().collect();
@@ -497,6 +528,22 @@ impl Executor {
             }
         }
         Ok(self.catalog.get(&name).cloned())
+    }
+
+    /// Forgets what is in memory of a conversation where it is no longer so.
+    pub(super) async fn forget_if_stale(
+        &mut self,
+        tx: &Transaction,
+        name: &str,
+    ) -> Result<(), store::Error> {
+        let known = self.catalog.get(name).filter(|_| self.store.is_shared());
+        let known = known.map(|known| (known.id, known.revision));
+        if let Some((id, revision)) = known
+            && conversations::revisions(tx, &[id]).await?.get(&id) != Some(&revision)
+        {
+            self.catalog.forget(&[id]);
+        }
+        Ok(())
     }
 
     async fn make_direct(

@@ -139,6 +139,7 @@ impl Executor {
         session: u64,
     ) -> Result<Settled, Failed> {
         let name = command.conversation().to_string();
+        members::lock(tx, &caller.uid, &name).await?;
         let before = standing(tx, caller, &name).await?;
         let is_changed = match command {
             Command::Set(_, changes) => {

@@ -98,12 +98,16 @@ impl Executor {
         tx: &Transaction,
         uid: &Uid,
     ) -> Result<Settled, Failed> {
-        let Some(place) = erasure::place(tx, uid).await? else {
+        let Some(mut place) = erasure::place(tx, uid).await? else {
             return Ok(done());
         };
         let id = place.conversation_id;
         // Under the lock that gives places: nothing comes in between a message and its delivery.
         conversations::lock(tx, &[id]).await?;
+        let Some(role) = members::role(tx, id, uid.as_str()).await? else {
+            return Ok(more(place.name));
+        };
+        place.role = role;
         members::remove(tx, id, uid).await?;
         conversations::count_change(tx, id).await?;
         self.stage_change(&place.name);

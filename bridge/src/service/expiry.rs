@@ -1,6 +1,7 @@
 //! Messages that disappear: a task asks the pipeline to take their content away when their time has run out. Readers
 //! see nothing of them from that moment on, however late the task is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,7 +18,7 @@ use super::single::Failed;
 use crate::clock;
 use crate::cluster::duty::Duty;
 use crate::store::operations::{Gone, Place, audience, blank, next_expiry, note_changes};
-use crate::store::{self, Store, Transaction, views};
+use crate::store::{self, Store, Transaction, conversations, views};
 
 /// Messages that disappear in one transaction.
 const AT_ONCE: u32 = 64;
@@ -28,10 +29,15 @@ impl Executor {
     /// Takes away the content of messages whose time has run out, some at a time.
     pub(super) async fn expire(&mut self, tx: &Transaction) -> Result<Settled, Failed> {
         let now = clock::millis(SystemTime::now());
+        // Nobody changes them meanwhile.
+        let found = views::expired(tx, now, AT_ONCE).await?;
+        let ids: BTreeSet<i64> = found.iter().map(|found| found.conversation_id).collect();
+        conversations::lock(tx, &Vec::from_iter(ids.iter().copied())).await?;
         let mut gone = Vec::new();
         let mut deliveries = Vec::new();
         let mut heard = 0;
-        for expired in views::expired(tx, now, AT_ONCE).await? {
+        let expired = views::expired(tx, now, AT_ONCE).await?.into_iter();
+        for expired in expired.filter(|expired| ids.contains(&expired.conversation_id)) {
             let place = Place {
                 msg_id: expired.message.msg_id,
                 conversation_id: expired.conversation_id,

@@ -29,13 +29,22 @@ impl Notes {
             && self.retained.is_empty()
     }
 
+    /// What may be stored before the commands.
+    ///
     /// # Errors
     /// [`store::Error`] when the database can't do it.
-    pub(super) async fn store(&self, tx: &Transaction) -> Result<(), store::Error> {
-        devices::move_cursors(tx, &self.cursors).await?;
+    pub(super) async fn store_unordered(&self, tx: &Transaction) -> Result<(), store::Error> {
         devices::leave(tx, &self.departures).await?;
         looks::seen(tx, &self.last_seen).await?;
         retained::set(tx, &self.retained).await
+    }
+
+    /// What is stored after them: members' rows are locked after those of conversations, on all nodes.
+    ///
+    /// # Errors
+    /// [`store::Error`] when the database can't do it.
+    pub(super) async fn store_cursors(&self, tx: &Transaction) -> Result<(), store::Error> {
+        devices::move_cursors(tx, &self.cursors).await
     }
 
     /// The parts that are stored one by one when all together failed: cursors, departures, those who have left, each

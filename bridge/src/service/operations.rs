@@ -220,7 +220,7 @@ impl Executor {
         changed(tx, caller, edit.msg_id, session).await
     }
 
-    /// Whether what the caller does to a message reaches the others. Of somebody whom the other one has blocked silently
+    /// Whether what the caller does to a message, which is locked, reaches the others. Of somebody whom the other one has blocked silently
     /// nothing comes, and nothing is said.
     async fn is_heard(
         &mut self,
@@ -230,7 +230,7 @@ impl Executor {
         asks: Asks,
     ) -> Result<bool, Failed> {
         let id = command::conversation(&message.conversation)?;
-        let Some(conversation) = self.conversation(tx, &id).await? else {
+        let Some(conversation) = self.locked_conversation(tx, &id).await? else {
             return Ok(true);
         };
         if let (Asks::ToWrite, Some(group)) = (asks, &conversation.group) {
@@ -374,6 +374,7 @@ async fn delete(
         let reason = "the messages are not of one conversation";
         return Err(Refused::invalid(reason).into());
     }
+    members::lock(tx, uid, name).await?;
     let Some(membership) = views::membership(tx, uid, name).await? else {
         return Err(Refused::not_found("there is no such message").into());
     };

@@ -23,7 +23,7 @@ use crate::clock;
 use crate::cluster::duty::Duty;
 use crate::code::Code;
 use crate::store::scheduled::{self, Scheduled};
-use crate::store::{self, Store, Transaction, conversations};
+use crate::store::{self, Store, Transaction, conversations, users};
 
 /// What the `client_msg_id` of a scheduled message begins with, when it is sent. No client may use such ones.
 pub(super) const CLIENT_MSG_ID: &str = "scheduled:";
@@ -71,6 +71,8 @@ impl Executor {
         new: &New,
     ) -> Result<Settled, Failed> {
         let caller = &job.caller;
+        // Nobody else takes the last place in the list.
+        users::lock(tx, [&caller.uid]).await?;
         self.check_sendable(tx, job, &new.send).await?;
         let row_bytes = new.asked.encoded_len() as u64;
         let (count, bytes) = scheduled::waiting(tx, &caller.uid).await?;
@@ -104,7 +106,10 @@ impl Executor {
         let Some(row) = scheduled::find(tx, &caller.uid, id).await? else {
             return Err(Refused::not_found("there is no such message").into());
         };
-        scheduled::take(tx, &[id]).await?;
+        // It may have been sent since.
+        if scheduled::take(tx, &[id]).await?.is_empty() {
+            return Err(Refused::not_found("there is no such message").into());
+        }
         let canceled = to_wire(&caller.uid, &row, State::Canceled);
         Ok(told(caller, canceled, session))
     }
@@ -120,6 +125,7 @@ impl Executor {
         if let Some(refused) = self.look_up(tx, &sends).await?.refused.remove(&0) {
             return Err(refused.into());
         }
+        self.forget_if_stale(tx, &send.name).await?;
         let exists = !conversations::lookup(tx, &[&send.name]).await?.is_empty();
         match &send.conversation {
             ConversationId::Direct(one, other) if !exists => {

@@ -76,6 +76,8 @@ impl Executor {
 
     async fn grant(&self, tx: &Transaction, grant: &Grant) -> Result<Settled, Failed> {
         check_existence(tx, std::slice::from_ref(&grant.user)).await?;
+        // Nobody else gives the last one.
+        users::lock(tx, [&grant.owner]).await?;
         let others = grants::count_others(tx, &grant.owner, &grant.user, &grant.filter).await?;
         let is_taken_back = !grant.read && !grant.write;
         if !is_taken_back && others >= self.limits.grants_max.into() {
@@ -127,6 +129,7 @@ async fn read(
     effects: &mut Effects,
 ) -> Result<Settled, Failed> {
     let name = conversation.to_string();
+    members::lock(tx, &caller.uid, &name).await?;
     let before = reachable(tx, caller, &name, seq).await?;
     let is_news = seq > before.last_read_seq || before.wishes.marked_unread;
     if !is_news {

@@ -117,6 +117,7 @@ impl Executor {
         session: u64,
     ) -> Result<Settled, Failed> {
         let uid = &caller.uid;
+        users::lock(tx, [uid]).await?;
         let Some(before) = views::profile(tx, uid).await? else {
             return Err(Refused::not_found("there is no such user").into());
         };

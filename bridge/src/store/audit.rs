@@ -58,7 +58,7 @@ pub struct Range<'a> {
 /// Adds a row.
 ///
 /// # Errors
-/// [`Error`] when the database can't do it.
+/// [`Error`] when the database can't do it; [`Error::Conflict`] where somebody else adds one at the same time.
 pub async fn add<C: ConnectionTrait>(db: &C, act: Act<'_>, now: SystemTime) -> Result<(), Error> {
     let newest = sql::query_one(db, "SELECT MAX(id) AS newest FROM audit", []).await?;
     let newest: Option<i64> = match newest {
@@ -77,8 +77,11 @@ pub async fn add<C: ConnectionTrait>(db: &C, act: Act<'_>, now: SystemTime) -> R
         clock::millis(now).into(),
     ];
     let text = "INSERT INTO audit (id, uid, action, target, detail, at) VALUES (?, ?, ?, ?, ?, ?)";
-    sql::execute(db, text, values).await?;
-    Ok(())
+    match sql::execute(db, text, values).await.map_err(Error::from) {
+        Ok(_) => Ok(()),
+        Err(Error::Exists(error)) => Err(Error::Conflict(error)),
+        Err(error) => Err(error),
+    }
 }
 
 /// What was done, latest first.

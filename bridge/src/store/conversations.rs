@@ -193,6 +193,26 @@ pub async fn lock<C: ConnectionTrait>(db: &C, ids: &[i64]) -> Result<Vec<(i64, L
     Ok(locked)
 }
 
+/// The revisions of conversations as they are now; see [`Found::revision`].
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn revisions<C: ConnectionTrait>(
+    db: &C,
+    ids: &[i64],
+) -> Result<HashMap<i64, i64>, Error> {
+    let mut rows = sql::Rows::new(1);
+    for id in ids {
+        rows.push([(*id).into()]);
+    }
+    let text = "SELECT id, revision FROM conversations WHERE id {in}";
+    let mut revisions = HashMap::with_capacity(ids.len());
+    for row in sql::query_rows(db, text, rows).await? {
+        revisions.insert(row.try_get("", "id")?, row.try_get("", "revision")?);
+    }
+    Ok(revisions)
+}
+
 /// Places that are wanted in a conversation.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {

@@ -1,12 +1,12 @@
 //! The devices that receive, and how far each is in each conversation.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use schema::Uid;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
-use super::{Error, sql};
+use super::{Error, members, sql, users};
 use crate::clock;
 
 /// A user's device: its client id.
@@ -56,6 +56,8 @@ pub async fn add<C: ConnectionTrait>(
     now: i64,
     max: u32,
 ) -> Result<(), Error> {
+    // Nobody else adds the last one.
+    users::lock(db, [uid]).await?;
     let text = "SELECT device FROM devices WHERE uid = ? ORDER BY seen_at DESC";
     let devices = sql::query(db, text, [uid.as_str().into()]).await?;
     for row in devices.iter().skip(max.saturating_sub(1) as usize) {
@@ -211,7 +213,8 @@ pub async fn move_cursors<C: ConnectionTrait>(db: &C, cursors: &[Cursor]) -> Res
     let backend = db.get_database_backend();
     let mut positions = sql::Rows::new(4);
     // The furthest of a user's devices: an UPDATE that meets several rows takes any of them.
-    let mut furthest: HashMap<(i64, &Uid), (u32, u64)> = HashMap::new();
+    // In one order on all nodes, so that two transactions don't wait for each other.
+    let mut furthest: BTreeMap<(i64, &Uid), (u32, u64)> = BTreeMap::new();
     for cursor in cursors {
         let seq = cursor.seq.cast_signed();
         positions.push([
@@ -249,7 +252,7 @@ pub async fn move_cursors<C: ConnectionTrait>(db: &C, cursors: &[Cursor]) -> Res
     let set = "last_ack_seq = v.seq, last_ack_msgid = v.msg_id";
     let on = "members.conversation_id = v.conversation_id AND members.uid = v.uid
         AND members.last_ack_seq < v.seq";
-    sql::update_rows(db, "members", &columns, set, on, acks).await?;
+    sql::update_rows_in_order(db, members::TABLE, &columns, set, on, acks).await?;
     Ok(())
 }
 

@@ -5,6 +5,9 @@ use sea_orm::ConnectionTrait;
 
 use super::{Error, sql};
 
+/// The table, and in which order its rows are locked.
+pub(super) const TABLE: (&str, &str) = ("members", "members.conversation_id, members.uid");
+
 /// What a member may do in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -104,6 +107,23 @@ async fn note_departure<C: ConnectionTrait>(
         SELECT ?, c.name, 0 FROM conversations c WHERE c.id = ? {conflict} version = 0"
     );
     sql::execute(db, &text, [uid.as_str().into(), conversation_id.into()]).await?;
+    Ok(())
+}
+
+/// Keeps others from changing where a member stands in the conversation of that name, to the end of the transaction.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn lock<C: ConnectionTrait>(db: &C, uid: &Uid, name: &str) -> Result<(), Error> {
+    let lock = sql::for_update(db.get_database_backend());
+    // There is no other node on SQLite.
+    if !lock.is_empty() {
+        let text = format!(
+            "SELECT m.uid FROM members m WHERE m.uid = ?
+            AND m.conversation_id = (SELECT c.id FROM conversations c WHERE c.name = ?){lock}"
+        );
+        sql::query(db, &text, [uid.as_str().into(), name.into()]).await?;
+    }
     Ok(())
 }
 
@@ -329,6 +349,9 @@ pub async fn count_sent<'a, C: ConnectionTrait>(
     sent: impl IntoIterator<Item = (i64, &'a Uid, u32)>,
 ) -> Result<(), Error> {
     let mut rows = sql::Rows::new(3);
+    // In one order on all nodes, so that two transactions don't wait for each other.
+    let mut sent: Vec<(i64, &Uid, u32)> = sent.into_iter().collect();
+    sent.sort_unstable();
     for (conversation_id, uid, more) in sent {
         rows.push([
             conversation_id.into(),
@@ -339,7 +362,7 @@ pub async fn count_sent<'a, C: ConnectionTrait>(
     let columns = ["conversation_id", "uid", "more"];
     let on = "members.conversation_id = v.conversation_id AND members.uid = v.uid";
     let set = "sent = members.sent + v.more";
-    sql::update_rows(db, "members", &columns, set, on, rows).await?;
+    sql::update_rows_in_order(db, TABLE, &columns, set, on, rows).await?;
     Ok(())
 }
 

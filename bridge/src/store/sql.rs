@@ -249,7 +249,37 @@ pub async fn update_rows<C: ConnectionTrait>(
     Ok(())
 }
 
-/// The same, and returns what the `RETURNING` clause asks for of each row: not on MySQL, which has none.
+/// The same for rows that several nodes update at once: on PostgreSQL, which would take them in any order, they are locked
+/// in the order that is named beside the table. Elsewhere they are taken in the order of `rows`.
+///
+/// # Errors
+/// [`DbErr`] as the database has it.
+pub async fn update_rows_in_order<C: ConnectionTrait>(
+    connection: &C,
+    (table, order): (&str, &str),
+    columns: &[&str],
+    set: &str,
+    on: &str,
+    rows: Rows,
+) -> Result<(), DbErr> {
+    let backend = connection.get_database_backend();
+    if backend != DbBackend::Postgres {
+        return update_rows(connection, table, columns, set, on, rows).await;
+    }
+    let names = columns.join(", ");
+    for chunk in rows.chunks(backend) {
+        let rows = &chunk.table;
+        let text = format!(
+            "WITH v AS (SELECT v.* FROM ({rows}) AS v({names}) JOIN {table} ON {on}
+                ORDER BY {order} FOR UPDATE OF {table})
+            UPDATE {table} SET {set} FROM v WHERE {on}"
+        );
+        execute(connection, &text, chunk.values).await?;
+    }
+    Ok(())
+}
+
+/// The same as [`update_rows`], and returns what the `RETURNING` clause asks for of each row: not on MySQL, which has none.
 ///
 /// # Errors
 /// [`DbErr`] as the database has it.

@@ -155,19 +155,25 @@ pub(crate) async fn settle_flag(
     let no_such = || Problem::not_found("marked message");
     let id: u64 = msg_id.parse().map_err(|_| no_such())?;
     let now = SystemTime::now();
-    let tx = api.store.begin().await?;
-    if !flags::set_done(&tx, id, now).await? {
-        return Err(no_such());
-    }
     let act = Act {
         by: admin.uid().as_str(),
         action: "flags.done",
         target: &id.to_string(),
         detail: "",
     };
-    audit::add(&tx, act, now).await?;
-    tx.commit().await.map_err(store::Error::from)?;
-    Ok(StatusCode::NO_CONTENT)
+    let settle = || async {
+        let tx = api.store.begin().await?;
+        let is_marked = flags::set_done(&tx, id, now).await?;
+        if is_marked {
+            audit::add(&tx, act, now).await?;
+            tx.commit().await.map_err(store::Error::from)?;
+        }
+        Ok::<_, store::Error>(is_marked)
+    };
+    match store::repeat(settle).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(no_such()),
+    }
 }
 
 /// What administrators have done, latest first.

@@ -1,6 +1,6 @@
 //! What deleted accounts have written, and how they have reacted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{Uid, v1};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use super::STEP;
 use crate::content;
 use crate::store::operations::{self, Gone, Place};
-use crate::store::{Error, sql};
+use crate::store::{Error, conversations, sql};
 
 fn place(row: &QueryResult) -> Result<Place, DbErr> {
     let (msg_id, seq): (i64, i32) = (row.try_get("", "msg_id")?, row.try_get("", "seq")?);
@@ -29,6 +29,11 @@ pub async fn blank_messages<C: ConnectionTrait>(
     uid: &Uid,
     after: i64,
 ) -> Result<Option<i64>, Error> {
+    let found = some_messages(db, uid, after).await?;
+    // Nobody changes them meanwhile.
+    let id = |(row, _): &(QueryResult, bool)| row.try_get("", "conversation_id");
+    let conversations: BTreeSet<i64> = found.iter().map(id).collect::<Result<_, _>>()?;
+    conversations::lock(db, &Vec::from_iter(conversations)).await?;
     let rows = some_messages(db, uid, after).await?;
     let mut ids = sql::Rows::new(1);
     let mut messages = Vec::with_capacity(rows.len());
@@ -110,9 +115,10 @@ pub async fn remove_reactions<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<b
         keys.push([id.into(), emoji.into(), uid.as_str().into()]);
         changed.insert(place.msg_id, place);
     }
-    let text = "DELETE FROM reactions WHERE (msg_id, emoji, uid) {in}";
-    sql::execute_in(db, text, keys).await?;
+    // First, since it locks the conversations.
     let changed: Vec<Place> = changed.into_values().collect();
     operations::note_changes(db, &changed).await?;
+    let text = "DELETE FROM reactions WHERE (msg_id, emoji, uid) {in}";
+    sql::execute_in(db, text, keys).await?;
     Ok(!rows.is_empty())
 }
