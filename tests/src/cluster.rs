@@ -99,6 +99,16 @@ impl Plan {
     pub async fn start(self, uids: &[&str]) -> Result<Cluster> {
         let (postgres, redis) =
             tokio::try_join!(Postgres::start(self.postgres.clone()), Redis::start())?;
+        self.start_with(postgres, redis, uids).await
+    }
+
+    /// The same on a PostgreSQL that the test has prepared.
+    pub async fn start_on(self, postgres: Postgres, uids: &[&str]) -> Result<Cluster> {
+        let redis = Redis::start().await?;
+        self.start_with(postgres, redis, uids).await
+    }
+
+    async fn start_with(self, postgres: Postgres, redis: Redis, uids: &[&str]) -> Result<Cluster> {
         let start = || Node::start(&self, &postgres, &redis);
         let nodes = try_join_all((0..self.nodes).map(|_| start())).await?;
         let addresses = nodes.iter().map(|node| &node.server);

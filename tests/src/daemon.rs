@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::disk::SmallDisk;
 use crate::wait::PATIENCE;
 
 /// Below the ports that the system gives to outgoing connections, so that none takes it while the server is down.
@@ -32,6 +33,7 @@ const KEEPER: &str = r#"
 read -r _ && exit
 kill -9 "$1" $(cat "/proc/$1/task/$1/children")
 while kill -0 "$1" && [ "$((tries += 1))" -lt 100 ]; do sleep 0.05; done
+umount -l "$2"/data
 rm -rf "$2"
 "#;
 
@@ -76,6 +78,17 @@ impl Home {
             owner,
             port: free_port()?,
         })
+    }
+
+    /// A folder in it that is a disk of its own; `None` when this user may not mount.
+    pub(crate) fn small_disk(&self, name: &str, mib: u32) -> Result<Option<SmallDisk>> {
+        let path = self.path().join(name);
+        fs::create_dir(&path)?;
+        let disk = SmallDisk::mount(&path, mib)?;
+        if let Some(Owner { uid, gid }) = self.owner {
+            chown(&path, Some(uid), Some(gid))?;
+        }
+        Ok(disk)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -195,6 +208,15 @@ impl Daemon {
         self.kill_all();
         self.child.wait().await?;
         self.dismiss_keeper().await
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) async fn has_ended(&mut self) -> Result<bool> {
+        let has_ended = self.child.try_wait()?.is_some();
+        if has_ended {
+            self.dismiss_keeper().await?;
+        }
+        Ok(has_ended)
     }
 
     /// The folder stays, for the server's next life.

@@ -13,10 +13,10 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// `None` when this user may not mount.
-    pub fn mount(path: &Path) -> Result<Option<Self>> {
+    /// One of so many MiB; `None` when this user may not mount.
+    pub fn mount(path: &Path, mib: u32) -> Result<Option<Self>> {
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
             .arg(path)
             .output()
             .context("starting mount")?;

@@ -1,6 +1,7 @@
 //! A PostgreSQL server for tests, from Debian's package, beside whatever runs on this machine already.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -8,11 +9,15 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use crate::daemon::{self, Daemon, Home};
+use crate::disk::SmallDisk;
 use crate::session::Session;
 use crate::wait::eventually;
 
 /// The superuser, who needs no password from this machine.
 const SUPERUSER: &str = "postgres";
+
+/// Room for the data of a server with a small disk: twice of what it begins with.
+const DISK_MIB: u32 = 128;
 
 /// What differs from one server to the next.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +34,8 @@ pub struct Options {
 pub struct Postgres {
     /// `None` while it is down. Before `home`, which it needs.
     daemon: Option<Daemon>,
+    /// Before `home`, because what is mounted can't be removed.
+    _disk: Option<SmallDisk>,
     home: Home,
     options: Options,
 }
@@ -37,12 +44,26 @@ impl Postgres {
     /// A new one, with the database `postgres` only.
     pub async fn start(options: Options) -> Result<Self> {
         let home = Home::new("postgres", "postgres")?;
+        Self::start_new(home, None, options).await
+    }
+
+    /// The same, with its data on a disk that the test can fill. `None` when this user may not mount.
+    pub async fn on_small_disk(options: Options) -> Result<Option<Self>> {
+        let home = Home::new("postgres", "postgres")?;
+        let Some(disk) = home.small_disk("data", DISK_MIB)? else {
+            return Ok(None);
+        };
+        let started = Self::start_new(home, Some(disk), options).await?;
+        Ok(Some(started))
+    }
+
+    async fn start_new(home: Home, disk: Option<SmallDisk>, options: Options) -> Result<Self> {
         let mut initdb = home.command(program("initdb")?);
         initdb
             .args(["--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"])
             .args(["--no-sync", "--username", SUPERUSER, "-D", "data"]);
         daemon::output(initdb).await?;
-        Self::start_in(home, options).await
+        Self::start_in(home, disk, options).await
     }
 
     /// Another one that follows this one (a streaming replica); [`Postgres::promote`] makes it go on alone.
@@ -52,10 +73,10 @@ impl Postgres {
         copy.args(["-D", "data", "--write-recovery-conf", "--no-sync"])
             .args(["--checkpoint=fast", "-d", &self.url("postgres")]);
         daemon::output(copy).await?;
-        Self::start_in(home, options).await
+        Self::start_in(home, None, options).await
     }
 
-    async fn start_in(home: Home, mut options: Options) -> Result<Self> {
+    async fn start_in(home: Home, disk: Option<SmallDisk>, mut options: Options) -> Result<Self> {
         if let Some((cert, key)) = &options.certificate {
             home.write("server.crt", cert)?;
             home.write("server.key", key)?;
@@ -68,6 +89,7 @@ impl Postgres {
         }
         let mut postgres = Postgres {
             daemon: None,
+            _disk: disk,
             home,
             options,
         };
@@ -116,6 +138,19 @@ impl Postgres {
         daemon.kill().await
     }
 
+    /// What its service does when it has ended by itself: starts it again.
+    pub async fn ensure_running(&mut self) -> Result<()> {
+        let has_ended = match &mut self.daemon {
+            Some(daemon) => daemon.has_ended().await?,
+            None => true,
+        };
+        if has_ended {
+            self.daemon = None;
+            self.restart().await?;
+        }
+        Ok(())
+    }
+
     /// Makes a standby a server of its own.
     pub async fn promote(&self) -> Result<()> {
         let promoted = self.sql("postgres", "SELECT pg_promote()").await?;
@@ -130,6 +165,12 @@ impl Postgres {
             "postgres://{SUPERUSER}@127.0.0.1:{}/{database}",
             self.home.port
         )
+    }
+
+    /// Where it is, for those who know no URLs.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.home.port).into()
     }
 
     /// Its port on 127.0.0.1.

@@ -29,6 +29,9 @@ use crate::wait::PATIENCE;
 /// Lines of the server's log that a failing test shows.
 const LOG_TAIL_LINES: usize = 60;
 
+/// Room for the data of a server with a small disk.
+const DISK_MIB: u32 = 64;
+
 /// A running server. A test ends with [`Server::finish`]; a server dropped before that has seen its test fail,
 /// and shows the end of its log.
 pub struct Server {
@@ -512,7 +515,7 @@ impl Folder {
     /// One whose data part is a disk of its own, which the test can fill. `None` when this user may not mount.
     pub fn on_small_disk() -> Result<Option<Self>> {
         let mut folder = Self::new()?;
-        folder.disk = SmallDisk::mount(&folder.data_dir())?;
+        folder.disk = SmallDisk::mount(&folder.data_dir(), DISK_MIB)?;
         Ok(folder.disk.is_some().then_some(folder))
     }
 
@@ -599,7 +602,10 @@ fn serve(folder: &Folder, doors: &Listeners) -> Result<Command> {
     }
     command
         .arg("serve")
-        .env("TIDINGS__LOG", "info")
+        .env(
+            "TIDINGS__LOG",
+            std::env::var("TIDINGS_TEST_LOG").unwrap_or("info".into()),
+        )
         // A test's user writes more than a person.
         .envs(UNLIMITED.map(|name| (name, "0")))
         .envs(folder.settings.iter().cloned())

@@ -284,6 +284,9 @@ impl Pipeline {
         while let Ok(event) = self.events.try_recv() {
             round.told.push(event);
         }
+        while let Ok(found) = self.others.found.try_recv() {
+            round.abroad.found.push(found);
+        }
         while let Some(heard) = self.others.hearing.try_recv() {
             self.take_heard(heard, round);
         }

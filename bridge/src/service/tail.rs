@@ -10,7 +10,7 @@ use schema::{MsgId, Uid, v1};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::job::Delivery;
 use super::outlet::{Found, Overdue, Readers, Recent};
@@ -95,6 +95,11 @@ impl Tail {
             });
             let mut found = Vec::new();
             if let Some(recent) = recent {
+                debug!(
+                    ?span,
+                    conversations = recent.newest.len(),
+                    "looked for what was not heard"
+                );
                 looked_at = recent.asked_at;
                 outdated.note(reason);
                 found.push(Found::Recent(recent));
@@ -205,6 +210,7 @@ impl Lookup {
             for overdue in asked.drain(..) {
                 let mut uids = members.remove(&overdue.conversation).unwrap_or_default();
                 self.presence.retain_here(&mut uids);
+                debug!(?overdue, users = uids.len(), "users are behind");
                 let readers = Found::Readers(Readers { overdue, uids });
                 if self.found.send(readers).await.is_err() {
                     return;
