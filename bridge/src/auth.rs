@@ -16,7 +16,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use schema::Uid;
+use schema::{Uid, bus};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use self::administration::note;
 use self::backoff::Backoff;
@@ -24,15 +26,17 @@ pub use self::backoff::TooManyFailures;
 use self::password::{Busy, Passwords};
 use self::revocations::Revocations;
 use self::token::{AccessTokens, RefreshToken};
+use crate::cluster::decisions::Decisions;
 use crate::settings::{AuthOptions, Settings};
 use crate::store::audit::OPERATOR;
+use crate::store::devices;
 use crate::store::logins::{self, Refresh, Revocation};
 use crate::store::users::{self, PasswordChange, Role, User};
 use crate::store::{self, Store};
 
 /// The longest password in bytes, so that a request can't make the server hash megabytes.
 const PASSWORD_MAX: usize = 1024;
-/// How often [`Auth::follow_revocations`] looks for logins and passwords that another process has ended.
+/// How often [`Auth::follow`] looks for logins and passwords that another process has ended.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Ends sessions of a user; tells whether there were any.
@@ -131,6 +135,7 @@ pub struct Auth {
     access_tokens: Arc<AccessTokens>,
     revocations: Revocations,
     kick: Kick,
+    decisions: Decisions,
 }
 
 // === impl Auth: start ===
@@ -154,18 +159,54 @@ impl Auth {
             revocations: Revocations::new(options.access_token_ttl),
             options,
             kick,
+            decisions: Decisions::default(),
         };
         auth.load_revocations().await?;
         Ok(auth)
     }
 
-    /// Learns of logins and passwords that another process has ended, like `tidings user passwd`, until it is dropped.
-    /// A session that was opened since by the new password ends too, and comes back.
-    pub async fn follow_revocations(self) {
+    /// Tells other nodes of sessions that end.
+    #[must_use]
+    pub fn among(self, decisions: Decisions) -> Self {
+        Auth { decisions, ..self }
+    }
+
+    /// Learns of logins and passwords that another process has ended, like `tidings user passwd`, and of sessions that
+    /// other nodes have ended, until it is dropped. A session that was opened since by the new password may end too, and
+    /// comes back.
+    pub async fn follow(self, mut kicks: mpsc::Receiver<bus::Kick>) {
+        let mut interval = tokio::time::interval(FOLLOW_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::time::sleep(FOLLOW_INTERVAL).await;
-            if let Err(error) = self.load_revocations().await {
-                tracing::warn!(error = %store::chain(&error), "can't look for ended logins");
+            tokio::select! {
+                Some(kick) = kicks.recv() => self.follow_kick(&kick).await,
+                _ = interval.tick() => self.follow_revocations().await,
+            }
+        }
+    }
+
+    async fn follow_revocations(&self) {
+        if let Err(error) = self.load_revocations().await {
+            tracing::warn!(error = %store::chain(&error), "can't look for ended logins");
+        }
+    }
+
+    /// Another node has ended sessions of a user.
+    async fn follow_kick(&self, kick: &bus::Kick) {
+        let Ok(uid) = kick.uid.parse::<Uid>() else {
+            return tracing::error!("another node has ended sessions of a user who can't exist");
+        };
+        match &kick.which {
+            Some(bus::kick::Which::Login(login)) => {
+                self.announce(&revocation(&uid, login.clone(), SystemTime::now()));
+            }
+            Some(bus::kick::Which::Device(device)) => {
+                (self.kick)(&uid, Sessions::OfDevice(device));
+            }
+            None => {
+                // First what they were let in by, so that they don't come back with that, nor end again for it later.
+                self.follow_revocations().await;
+                (self.kick)(&uid, Sessions::All);
             }
         }
     }
@@ -308,8 +349,10 @@ impl Auth {
         let changed_at = changed_at.ok_or(AuthError::Refused)?;
         let ended = logins::revoke_all(&change, uid, now).await?;
         note(&change, by, "user.password", uid, now).await?;
+        let kick = self.decisions.kick(&change, uid, Sessions::All).await?;
         change.commit().await.map_err(store::Error::from)?;
         self.end_logins(uid, ended, now);
+        self.decisions.tell(kick);
         let uid = uid.clone();
         self.announce_password(&PasswordChange { uid, changed_at });
         Ok(())
@@ -399,9 +442,18 @@ impl Auth {
     /// # Errors
     /// [`AuthError::Store`] when the database can't note it; the login lives on then.
     pub async fn logout(&self, uid: &Uid, login: &str) -> Result<(), AuthError> {
+        store::repeat(|| self.try_logout(uid, login)).await
+    }
+
+    async fn try_logout(&self, uid: &Uid, login: &str) -> Result<(), AuthError> {
         let now = SystemTime::now();
-        logins::revoke(self.store.writer(), uid, login, now).await?;
+        let change = self.store.begin().await?;
+        logins::revoke(&change, uid, login, now).await?;
+        let which = Sessions::OfLogin(login);
+        let kick = self.decisions.kick(&change, uid, which).await?;
+        change.commit().await.map_err(store::Error::from)?;
         self.announce(&revocation(uid, login.to_owned(), now));
+        self.decisions.tell(kick);
         Ok(())
     }
 
@@ -419,9 +471,25 @@ impl Auth {
         }
     }
 
-    /// Ends the session of a user's device; with a valid password or token it can come back. Tells whether there was one.
-    pub fn end_session_of(&self, uid: &Uid, device: &str) -> bool {
-        (self.kick)(uid, Sessions::OfDevice(device))
+    /// Forgets a user's device, and ends its session; with a valid password or token it can come back, as a new device.
+    /// Tells whether it was known, or had a session at this node.
+    ///
+    /// # Errors
+    /// [`store::Error`] when the database can't note it; nothing has changed then.
+    pub async fn forget_device(&self, uid: &Uid, device: &str) -> Result<bool, store::Error> {
+        store::repeat(|| self.try_forget(uid, device)).await
+    }
+
+    async fn try_forget(&self, uid: &Uid, device: &str) -> Result<bool, store::Error> {
+        let which = Sessions::OfDevice(device);
+        let change = self.store.begin().await?;
+        let is_known = devices::forget(&change, (uid, device)).await?;
+        let kick = self.decisions.kick(&change, uid, which).await?;
+        change.commit().await?;
+        // After it is forgotten: what comes back is a new device.
+        let had_session = (self.kick)(uid, which);
+        self.decisions.tell(kick);
+        Ok(is_known || had_session)
     }
 
     fn next<'a>(&self, hash: &'a [u8], now: SystemTime) -> Refresh<'a> {

@@ -8,6 +8,7 @@
 //! (`frame`) by the `publisher`, and is heard by the `subscriber`, who counts in `others` whether frames are missing, and
 //! puts what it hears into the `inbox` for the pipeline.
 
+pub mod decisions;
 pub mod duty;
 pub mod node;
 
@@ -18,10 +19,11 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use schema::bus::{self, Notice, notice};
-use schema::link;
-use tokio::sync::watch;
+use schema::link::{self, Published};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use decisions::{Decided, Decisions};
 use node::Node;
 
 use crate::clock;
@@ -76,6 +78,10 @@ pub struct Peers {
     pub redis: Option<Redis>,
     /// What this node is among them.
     pub node: Node,
+    /// Tells them what they have to hear of.
+    pub decisions: Decisions,
+    /// What they have decided that users may do.
+    pub granted: mpsc::Receiver<link::Grant>,
 }
 
 impl Peers {
@@ -87,6 +93,8 @@ impl Peers {
             hearing: Hearing::nothing(),
             redis: None,
             node: Node::sole(),
+            decisions: Decisions::default(),
+            granted: Decided::nothing().grants,
         }
     }
 
@@ -117,6 +125,7 @@ impl Peers {
             hearing,
             redis: Some(redis),
             node,
+            ..Self::none()
         };
         Ok((peers, keeping))
     }
@@ -170,6 +179,7 @@ struct Counts {
     untold: AtomicU64,
     frames_heard: AtomicU64,
     heard: AtomicU64,
+    unheard: AtomicU64,
     missed: AtomicU64,
     garbage: AtomicU64,
     put_behind: AtomicU64,
@@ -191,6 +201,8 @@ pub struct Figures {
     pub frames_heard: u64,
     /// Notices of others.
     pub heard: u64,
+    /// Those of them that were left out, since the pipeline has more to do than it can.
+    pub unheard: u64,
     /// How often something may not have arrived.
     pub missed: u64,
     /// What was heard and makes no sense.
@@ -243,6 +255,21 @@ impl Bus {
                 notice: Some(notice),
             });
         }
+    }
+
+    /// Tells the other nodes what was published on a plain topic; tells whether there was room for it. Where they can't be
+    /// told at all it is for here only, and that counts as told.
+    pub(crate) fn publish(&self, published: Published) -> bool {
+        let Some(shared) = &self.shared else {
+            return true;
+        };
+        if !shared.is_heard() {
+            Counts::add(&shared.counts.untold, 1);
+            return true;
+        }
+        shared.tell_passing(&Notice {
+            notice: Some(notice::Notice::Published(Box::new(published))),
+        })
     }
 
     /// Tells the other nodes what users are to get there; gives it back.
@@ -320,6 +347,7 @@ impl Bus {
             untold: read(&counts.untold),
             frames_heard: read(&counts.frames_heard),
             heard: read(&counts.heard),
+            unheard: read(&counts.unheard),
             missed: read(&counts.missed),
             garbage: read(&counts.garbage),
             put_behind: read(&counts.put_behind),
@@ -357,11 +385,25 @@ impl Shared {
         if let Some(to_test) = &self.to_test {
             let _ = to_test.try_send(notice.clone());
         }
-        let count = if self.outgoing.push(notice) {
-            &self.counts.told
-        } else {
-            &self.counts.untold
+        self.count(self.outgoing.push(notice));
+    }
+
+    fn tell_passing(&self, notice: &Notice) -> bool {
+        let is_told = self.outgoing.push_passing(notice);
+        self.count(is_told);
+        is_told
+    }
+
+    fn count(&self, is_told: bool) {
+        let counts = &self.counts;
+        let count = match is_told {
+            true => &counts.told,
+            false => &counts.untold,
         };
         Counts::add(count, 1);
+    }
+
+    fn is_heard(&self) -> bool {
+        *self.is_up.borrow()
     }
 }

@@ -6,7 +6,8 @@
 //! waits for its time), `catalog` (who is where, in memory), `cursors` (what devices have acknowledged), `retains` (what
 //! is kept of plain topics), [`presence`] (who is connected), [`appearance`] and `watchers` (what others see of that),
 //! `receipts` (what those who have written hear of readers), `feeds` and `catch_up` (from subscribing to live delivery:
-//! what a device missed), `briefing` (what the edge has to know first), `heard` (what other nodes tell), `indexer` (makes messages findable), `gate` with
+//! what a device missed), `briefing` (what the edge has to know first), `heard` (what other nodes tell), `crossing` and
+//! `reviews` (plain topics and rights among nodes), `indexer` (makes messages findable), `gate` with
 //! [`rates`] and [`words`] (what commands may come in at all), [`erasure`] (what a deleted account leaves).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
@@ -65,6 +66,7 @@ mod briefing;
 mod catalog;
 mod catch_up;
 mod changed_messages;
+mod crossing;
 mod cursors;
 mod direct_rules;
 mod effects;
@@ -85,6 +87,7 @@ mod pipeline;
 mod places;
 mod receipts;
 mod retains;
+mod reviews;
 mod single;
 mod system_messages;
 mod tail;
@@ -96,6 +99,7 @@ use announcer::Announcer;
 use appearance::Pace;
 use batch::Executor;
 use catalog::Catalog;
+use crossing::Crossing;
 use expiry::Expiry;
 use gate::Admitted;
 use indexer::{Behind, Indexer};
@@ -248,7 +252,7 @@ impl Service {
             taken,
             ended.clone(),
         ));
-        briefing::send(&store, &mut link.sender).await?;
+        briefing::send(&store, &mut link.sender, !peers.bus.is_alone()).await?;
         let catalog = Catalog::new(CATALOG_WEIGHT_MAX);
         let pace = Pace {
             interval: limits.presence_interval,
@@ -269,7 +273,9 @@ impl Service {
         tasks.spawn(watchers.run(stop.clone()).map(Ok));
         tasks.spawn(presence.clone().tell_rosters(stop.clone()).map(Ok));
         presence.greet();
-        let executor = Executor::new(store.clone(), node.clone(), catalog, newest, limits.clone());
+        let mut executor =
+            Executor::new(store.clone(), node.clone(), catalog, newest, limits.clone());
+        executor.decisions = peers.decisions.clone();
         let (jobs, job_queue) = mpsc::channel(HTTP_QUEUE);
         let (announcements, rounds) = mpsc::channel(ANNOUNCEMENTS);
         let is_stalled = Arc::new(AtomicBool::new(false));
@@ -311,6 +317,7 @@ impl Service {
             missed,
             found: findings,
         };
+        let crossing = Crossing::new(bus.clone(), peers.decisions, peers.granted);
         let pipeline = Pipeline::new(
             executor,
             announcements,
@@ -318,7 +325,7 @@ impl Service {
             notices,
             moves,
             is_stalled.clone(),
-            (bus.clone(), others),
+            (bus.clone(), others, crossing),
         );
         let behind = Behind::default();
         if limits.search {

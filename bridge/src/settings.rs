@@ -191,7 +191,7 @@ impl Settings {
         tracing_subscriber::EnvFilter::try_new(self.log_filter())
             .map_err(|error| Error::Invalid(format!("log is not a filter: {error}")))?;
         refuse_first(&self.database.checks())?;
-        refuse_first(&self.redis.checks(&self.database_url()))?;
+        refuse_first(&self.redis.checks(&self.database_url(), &self.auth))?;
         refuse_first(&self.network.checks())?;
         refuse_first(&self.mqtt.checks())?;
         refuse_first(&self.mqtts.checks())?;

@@ -19,6 +19,7 @@ pub mod changes;
 mod checkpoint;
 pub mod contacts;
 pub mod conversations;
+pub mod decisions;
 pub mod devices;
 pub mod erasure;
 mod error;

@@ -11,7 +11,7 @@ use crate::http::Api;
 use crate::postgres::{self, Postgres};
 use crate::proxy::Proxy;
 use crate::redis::Redis;
-use crate::server::{Folder, Server, password_of};
+use crate::server::{Folder, Server, befriending, password_of};
 
 /// What all nodes sign and check access tokens with.
 const JWT_KEY: &str = "one key for all nodes of the cluster";
@@ -238,6 +238,11 @@ impl Cluster {
     /// Executes SQL statements in the nodes' database, beside them; rows come back as lines.
     pub async fn sql(&self, statements: &str) -> Result<String> {
         self.postgres.sql(DATABASE, statements).await
+    }
+
+    /// Makes two users each other's contacts.
+    pub async fn befriend(&self, one: &str, other: &str) -> Result<()> {
+        self.sql(&befriending(one, other)).await.map(drop)
     }
 
     /// kill -9 of one node.

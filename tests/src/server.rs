@@ -270,12 +270,7 @@ impl Server {
 
     /// Makes two users each other's contacts.
     pub async fn befriend(&self, one: &str, other: &str) -> Result<()> {
-        let row = |uid: &str, other: &str| {
-            format!("('{uid}', '{other}', 'contact', '', '', '', 0, 0, 0, -1)")
-        };
-        let rows = [row(one, other), row(other, one)].join(", ");
-        let insert = format!("INSERT INTO contacts VALUES {rows}");
-        self.sql(&insert).await.map(drop)
+        self.sql(&befriending(one, other)).await.map(drop)
     }
 
     /// Sends the process a signal, such as `HUP`, and does not wait for what comes of it.
@@ -474,6 +469,7 @@ impl Folder {
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.command()?;
         command.args(arguments);
+        command.envs(self.settings.iter().cloned());
         let output = timeout(PATIENCE, command.kill_on_drop(true).output()).await??;
         let stderr = String::from_utf8_lossy(&output.stderr);
         let name = arguments.first().unwrap_or(&"");
@@ -587,6 +583,15 @@ impl Process {
         ensure!(status.success(), "the server left with {status}");
         Ok(())
     }
+}
+
+/// The statement that makes two users each other's contacts.
+pub(crate) fn befriending(one: &str, other: &str) -> String {
+    let row = |uid: &str, other: &str| {
+        format!("('{uid}', '{other}', 'contact', '', '', '', 0, 0, 0, -1)")
+    };
+    let rows = [row(one, other), row(other, one)].join(", ");
+    format!("INSERT INTO contacts VALUES {rows}")
 }
 
 fn serve(folder: &Folder, doors: &Listeners) -> Result<Command> {

@@ -57,8 +57,10 @@ impl Auth {
         let ended = logins::revoke_all(&change, uid, now).await?;
         erasure::add(&change, uid, now).await?;
         note(&change, by, "user.delete", uid, now).await?;
+        let kick = self.decisions.kick(&change, uid, Sessions::All).await?;
         change.commit().await.map_err(store::Error::from)?;
         self.end_logins(uid, ended, now);
+        self.decisions.tell(kick);
         let uid = uid.clone();
         self.announce_password(&PasswordChange { uid, changed_at });
         Ok(())
@@ -79,9 +81,11 @@ impl Auth {
         let user = user.ok_or(AuthError::Refused)?;
         let ended = logins::revoke_all(&change, uid, now).await?;
         note(&change, Some(by), "user.kick", uid, now).await?;
+        let kick = self.decisions.kick(&change, uid, Sessions::All).await?;
         change.commit().await.map_err(store::Error::from)?;
         self.end_logins(uid, ended, now);
         (self.kick)(&user.uid, Sessions::All);
+        self.decisions.tell(kick);
         Ok(())
     }
 

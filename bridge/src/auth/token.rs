@@ -162,6 +162,12 @@ pub fn random_hex() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// 64 random bits.
+#[must_use]
+pub fn random() -> u64 {
+    getrandom::u64().expect("the operating system gives random bytes")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

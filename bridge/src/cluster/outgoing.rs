@@ -13,6 +13,8 @@ use super::frame;
 
 /// Bytes that may wait; what is told beyond is missed by the others.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes beyond which publishes on plain topics are not told: the rest is for what chat needs.
+const PASSING_BYTES_MAX: usize = BYTES_MAX / 2;
 /// A frame takes no more notices when it has so many bytes: between two frames others get at Redis.
 const FRAME_BYTES: usize = 256 * 1024;
 /// How old what was told may be when it leaves. Others have found in the database by then what is there.
@@ -47,6 +49,12 @@ pub(super) struct Notices {
 }
 
 impl Outgoing {
+    /// Like [`Outgoing::push`], for publishes on plain topics, as long as half of the room is there. What finds none leaves
+    /// no gap, since nobody could fill it from the database.
+    pub(super) fn push_passing(&self, notice: &Notice) -> bool {
+        self.queue.lock().bytes <= PASSING_BYTES_MAX && self.push(notice)
+    }
+
     /// Whether there was room.
     pub(super) fn push(&self, notice: &Notice) -> bool {
         let mut queue = self.queue.lock();
@@ -179,6 +187,20 @@ mod tests {
             shape(&outgoing.take()),
             (vec![(1, false), (1, true)], false)
         );
+    }
+
+    #[tokio::test]
+    async fn half_of_the_room_is_not_for_what_passes() {
+        let outgoing = Outgoing::default();
+        for _ in 0..2 {
+            assert!(outgoing.push_passing(&notice(PASSING_BYTES_MAX)));
+            assert!(!outgoing.push_passing(&notice(10)));
+            assert!(push(&outgoing, 10));
+            assert_eq!(
+                shape(&outgoing.take()),
+                (vec![(1, false), (1, false)], false)
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

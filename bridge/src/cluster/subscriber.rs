@@ -196,7 +196,9 @@ impl Subscriber {
             // One that is none is of a later version.
             if let Some(notice) = notice.notice {
                 Counts::add(&self.shared.counts.heard, 1);
-                self.inbox.put(Heard::Notice { node, notice }, bytes);
+                if !self.inbox.put(Heard::Notice { node, notice }, bytes) {
+                    Counts::add(&self.shared.counts.unheard, 1);
+                }
             }
         }
     }

@@ -87,16 +87,10 @@ pub(super) async fn forget(
     Path(device): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let forget = async move {
-        let forget = || async {
-            let tx = api.store.begin().await?;
-            let is_known = devices::forget(&tx, (&caller.uid, &device)).await?;
-            tx.commit().await.map_err(store::Error::from)?;
-            Ok::<_, store::Error>(is_known)
-        };
-        let is_known = store::repeat(forget).await?;
-        // After it is forgotten: what comes back is a new device.
-        let had_session = api.auth.end_session_of(&caller.uid, &device);
-        Ok::<_, store::Error>(is_known || had_session)
+        let connections = api.service.presence().of(&caller.uid).connections;
+        let is_connected = connections.iter().any(|found| found.device == device);
+        let was_there = api.auth.forget_device(&caller.uid, &device).await?;
+        Ok::<_, store::Error>(was_there || is_connected)
     };
     if to_its_end(forget).await?? {
         Ok(StatusCode::NO_CONTENT)

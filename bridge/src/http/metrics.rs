@@ -379,10 +379,11 @@ fn told(page: &mut Page, bus: cluster::Figures) -> fmt::Result {
         ("told".to_owned(), bus.told),
         ("untold".to_owned(), bus.untold),
         ("heard".to_owned(), bus.heard),
+        ("unheard".to_owned(), bus.unheard),
     ];
     page.each(
         "tidings_bus_notices",
-        "What nodes have told each other; for what is untold there was no room.",
+        "What nodes have told each other; for what is untold, or unheard, there was no room.",
         ConstCounter::new,
         ("what", &notices),
     )?;

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use broker::link::BridgeLink;
+use schema::bus;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::options::limits;
 use crate::auth::{Auth, Kick};
+use crate::cluster::decisions::Decisions;
 use crate::cluster::node::{Kept, Node};
 use crate::cluster::{Keeping, Peers};
 use crate::service::words::Words;
@@ -27,6 +30,8 @@ pub(super) struct Opened {
     limits: Limits,
     peers: Peers,
     keeping: Keeping,
+    /// What other nodes have ended.
+    kicked: mpsc::Receiver<bus::Kick>,
     number: Kept,
 }
 
@@ -54,12 +59,19 @@ impl Opened {
         let (node, number) = Node::join(&store, &settings.data_dir).await?;
         let (peers, keeping) =
             Peers::join(&settings.redis, node).context("redis.url can't be used")?;
+        let (decisions, decided) = Decisions::open(&store, &peers.bus).await?;
+        let peers = Peers {
+            decisions: decisions.clone(),
+            granted: decided.grants,
+            ..peers
+        };
         Ok(Opened {
+            auth: auth.among(decisions),
             store,
-            auth,
             limits,
             peers,
             keeping,
+            kicked: decided.kicks,
             number,
         })
     }
@@ -72,13 +84,16 @@ impl Opened {
             limits,
             peers,
             keeping,
+            kicked,
             number,
         } = self;
         let (words, rates) = (limits.words.clone(), limits.rates.clone());
         let redis = peers.redis.clone();
+        let decisions = peers.decisions.clone();
         let (service, running) = Service::start(store.clone(), link, limits, peers).await?;
         let mut watchers = JoinSet::new();
-        watchers.spawn(auth.clone().follow_revocations());
+        watchers.spawn(auth.clone().follow(kicked));
+        watchers.spawn(decisions.read());
         watchers.spawn(words.clone().follow_file());
         if let Some(redis) = redis {
             watchers.spawn(rates.share(redis));

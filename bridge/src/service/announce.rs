@@ -1,5 +1,6 @@
 //! What goes out: answers through the door that a command came in by, and items for the edge.
 
+use bytes::Bytes;
 use schema::link::{self, Position, ToEdge, to_edge};
 use schema::v1;
 use schema::wire::encode_down;
@@ -45,6 +46,18 @@ pub(super) fn answer((door, client_msg_id, result): Answered, items: &mut Vec<To
                 debug!("an HTTP client did not wait for its answer");
             }
         }
+    }
+}
+
+/// The answer to a publish on a plain topic, which has no reply.
+pub(super) fn plain_answer(session: u64, token: u32, reason: u8) -> ToEdge {
+    ToEdge {
+        item: Some(to_edge::Item::Answer(link::Answer {
+            session,
+            token,
+            reason: reason.into(),
+            reply: Bytes::new(),
+        })),
     }
 }
 

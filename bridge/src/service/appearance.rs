@@ -177,6 +177,11 @@ impl Appearances {
         }
     }
 
+    /// The number of this node, which may be another one after it had none for a while.
+    pub(super) fn set_number(&mut self, node: u32) {
+        self.nodes.own = node;
+    }
+
     /// The user appears like this now, since something has happened there.
     pub(super) fn set(&mut self, uid: &Uid, appearance: Appearance, there: Place, at: Instant) {
         self.change(uid, at, |entry| {

@@ -30,6 +30,7 @@ use super::places::Wish;
 use super::refused::Refused;
 use super::send::{LookedUp, Send, new_message, note_special};
 use crate::clock;
+use crate::cluster::decisions::Decisions;
 use crate::cluster::node::Node;
 use crate::code::Code;
 use crate::store::members::Role;
@@ -54,6 +55,8 @@ pub(super) struct Executor {
     /// Of the transaction under way, or the last one.
     pub(super) effects: Effects,
     pub(super) alarms: Alarms,
+    /// Tells other nodes what they have to hear of.
+    pub(super) decisions: Decisions,
     /// Transactions in which repeated messages are still looked for.
     wary: u32,
 }
@@ -119,6 +122,7 @@ impl Executor {
             catalog,
             limits,
             effects: Effects::default(),
+            decisions: Decisions::default(),
             alarms: Alarms::default(),
             wary: 0,
         }

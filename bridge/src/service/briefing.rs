@@ -12,11 +12,18 @@ use crate::store::{Store, retained};
 
 /// Read at once: small rows, and such as may each be as large as a packet.
 const GRANTS: u32 = 1024;
-const RETAINED: u32 = 64;
+pub(super) const RETAINED: u32 = 64;
 
 /// Sends all of it. The edge must be read from meanwhile, or its reports of what it has taken would not arrive.
-pub(super) async fn send(store: &Store, sender: &mut FrameSender<DownFrame>) -> Result<(), Error> {
-    let begin = to_edge::Item::Briefing(Briefing::default());
+pub(super) async fn send(
+    store: &Store,
+    sender: &mut FrameSender<DownFrame>,
+    has_others: bool,
+) -> Result<(), Error> {
+    let begin = to_edge::Item::Briefing(Briefing {
+        has_others,
+        only_retained: false,
+    });
     sender.send(vec![ToEdge { item: Some(begin) }]).await?;
     send_grants(store, sender).await?;
     send_retained(store, sender).await?;
@@ -56,12 +63,17 @@ async fn send_retained(store: &Store, sender: &mut FrameSender<DownFrame>) -> Re
 /// Tells the edge of a grant.
 pub(super) fn grant(grant: Grant) -> ToEdge {
     ToEdge {
-        item: Some(to_edge::Item::Grant(link::Grant {
-            owner: grant.owner.to_string(),
-            user: grant.user.to_string(),
-            filter: grant.filter,
-            read: grant.read,
-            write: grant.write,
-        })),
+        item: Some(to_edge::Item::Grant(link_grant(grant))),
+    }
+}
+
+/// A grant as edges and nodes know it.
+pub(super) fn link_grant(grant: Grant) -> link::Grant {
+    link::Grant {
+        owner: grant.owner.to_string(),
+        user: grant.user.to_string(),
+        filter: grant.filter,
+        read: grant.read,
+        write: grant.write,
     }
 }

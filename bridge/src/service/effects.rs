@@ -2,9 +2,11 @@
 
 use schema::Uid;
 use schema::bus::Due;
+use schema::link::PlainMessage;
 
 use super::appearance::Status;
 use super::receipts::Moves;
+use crate::cluster::decisions::Made;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -19,6 +21,10 @@ pub(super) struct Effects {
     pub(super) changed: Vec<String>,
     /// What waits for its time, and may have come before what other nodes know of.
     pub(super) due: Vec<Due>,
+    /// What is retained for topics now.
+    pub(super) retained: Vec<PlainMessage>,
+    /// What other nodes have to hear of.
+    pub(super) decisions: Vec<Made>,
 }
 
 impl Effects {
@@ -30,5 +36,7 @@ impl Effects {
         self.restyled.append(&mut later.restyled);
         self.changed.append(&mut later.changed);
         self.due.append(&mut later.due);
+        self.retained.append(&mut later.retained);
+        self.decisions.append(&mut later.decisions);
     }
 }

@@ -71,8 +71,10 @@ impl Executor {
         let uid = &step.uid;
         let goes_on = match step.part {
             Some(Part::Memberships) => return self.leave_a_conversation(tx, uid).await,
-            Some(Part::Grants) => return end_a_grant(tx, uid).await,
-            Some(Part::Retained) => return drop_a_retained_message(tx, uid, &step.after).await,
+            Some(Part::Grants) => return self.end_a_grant(tx, uid).await,
+            Some(Part::Retained) => {
+                return self.drop_a_retained_message(tx, uid, &step.after).await;
+            }
             Some(Part::Messages) => {
                 let after = step.after.parse().unwrap_or_default();
                 let next = erasure::blank_messages(tx, uid, after).await?;
@@ -119,6 +121,59 @@ impl Executor {
         }
         Ok(settled)
     }
+
+    /// Ends one grant that the user has given or got, and tells the edge.
+    async fn end_a_grant(&mut self, tx: &Transaction, uid: &Uid) -> Result<Settled, Failed> {
+        let given = grants::given(tx, uid).await?.into_iter().next();
+        let grant = match given {
+            Some(grant) => Some(grant),
+            None => grants::received(tx, uid, 1).await?.into_iter().next(),
+        };
+        let Some(grant) = grant else {
+            return Ok(done());
+        };
+        let ended = Grant {
+            read: false,
+            write: false,
+            ..grant
+        };
+        self.set_grant(tx, &ended).await?;
+        Ok(Settled {
+            precondition: Some(briefing::grant(ended)),
+            ..more("more".to_owned())
+        })
+    }
+
+    /// Drops the first retained message on the user's topics after that key, and tells the edge.
+    async fn drop_a_retained_message(
+        &mut self,
+        tx: &Transaction,
+        uid: &Uid,
+        after: &str,
+    ) -> Result<Settled, Failed> {
+        let page = retained::page(tx, after, RETAINED, 0).await?;
+        let prefix = format!("dev/{uid}/");
+        let mut messages = page.messages.into_iter();
+        let Some(message) = messages.find(|message| message.topic.starts_with(&prefix)) else {
+            return Ok(page.next.map_or_else(done, more));
+        };
+        let nothing = PlainMessage {
+            topic: message.topic,
+            ..Default::default()
+        };
+        retained::set(tx, std::slice::from_ref(&nothing)).await?;
+        self.effects.retained.push(nothing.clone());
+        let item = to_edge::Item::Retained(nothing);
+        Ok(Settled {
+            precondition: Some(ToEdge { item: Some(item) }),
+            // There may be more on this page. At its beginning, the first page has to be asked for again.
+            ..if after.is_empty() {
+                more(START.to_owned())
+            } else {
+                more(after.to_owned())
+            }
+        })
+    }
 }
 
 /// Finds the group an owner if it needs one, or ends it; returns what its members are told.
@@ -157,57 +212,6 @@ async fn leave_group(
     group.partial = true;
     let event = v1::event::Event::Group(group);
     Ok(Some(Delivery::event(event, &everybody, 0)))
-}
-
-/// Ends one grant that the user has given or got, and tells the edge.
-async fn end_a_grant(tx: &Transaction, uid: &Uid) -> Result<Settled, Failed> {
-    let given = grants::given(tx, uid).await?.into_iter().next();
-    let grant = match given {
-        Some(grant) => Some(grant),
-        None => grants::received(tx, uid, 1).await?.into_iter().next(),
-    };
-    let Some(grant) = grant else {
-        return Ok(done());
-    };
-    let ended = Grant {
-        read: false,
-        write: false,
-        ..grant
-    };
-    grants::set(tx, &ended).await?;
-    Ok(Settled {
-        precondition: Some(briefing::grant(ended)),
-        ..more("more".to_owned())
-    })
-}
-
-/// Drops the first retained message on the user's topics after that key, and tells the edge.
-async fn drop_a_retained_message(
-    tx: &Transaction,
-    uid: &Uid,
-    after: &str,
-) -> Result<Settled, Failed> {
-    let page = retained::page(tx, after, RETAINED, 0).await?;
-    let prefix = format!("dev/{uid}/");
-    let mut messages = page.messages.into_iter();
-    let Some(message) = messages.find(|message| message.topic.starts_with(&prefix)) else {
-        return Ok(page.next.map_or_else(done, more));
-    };
-    let nothing = PlainMessage {
-        topic: message.topic,
-        ..Default::default()
-    };
-    retained::set(tx, std::slice::from_ref(&nothing)).await?;
-    let item = to_edge::Item::Retained(nothing);
-    Ok(Settled {
-        precondition: Some(ToEdge { item: Some(item) }),
-        // There may be more on this page. At its beginning, the first page has to be asked for again.
-        ..if after.is_empty() {
-            more(START.to_owned())
-        } else {
-            more(after.to_owned())
-        }
-    })
 }
 
 /// Before every key, and not empty.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use schema::bus::notice::Notice;
 use schema::bus::{Changed, Due, changed};
 use schema::link::{Elsewhere, ToEdge, to_edge};
-use tracing::debug;
+use tokio::time::Instant;
 
 use super::job::Delivery;
 use super::pipeline::{Pipeline, Round};
@@ -18,11 +18,16 @@ impl Pipeline {
         match heard {
             Heard::Notice { node, notice } => self.take_notice_of(node, notice, round),
             Heard::Missed => {
+                self.crossing.asked();
+                self.crossing.reviews.note_missed(Instant::now());
                 self.presence.greet();
                 round.abroad.is_in_doubt = true;
                 self.others.missed.notify_one();
             }
-            Heard::Left { node } => self.presence.left(node, SystemTime::now()),
+            Heard::Left { node } => {
+                round.items.extend(self.crossing.left(node));
+                self.presence.left(node, SystemTime::now());
+            }
         }
     }
 
@@ -46,7 +51,20 @@ impl Pipeline {
             Notice::Status(status) => presence.heard_status(node, &status, now),
             Notice::Restyled(uid) => presence.heard_restyled(node, &uid),
             Notice::Told(told) => presence.heard_told(&told),
-            Notice::Hello(_) => presence.asked(),
+            Notice::Hello(_) => {
+                presence.asked();
+                self.crossing.asked();
+            }
+            Notice::Published(published) => {
+                round.items.push(self.crossing.heard_published(published));
+            }
+            Notice::Retained(message) => {
+                round.items.push(self.crossing.heard_retained(*message));
+            }
+            Notice::Shared(shared) => {
+                round.items.push(self.crossing.heard_shared(node, shared));
+            }
+            Notice::Decision(decision) => self.crossing.decisions.heard(decision),
             Notice::Roster(roster) => {
                 let elsewhere = presence.heard_roster(node, roster, now);
                 let items = elsewhere.into_iter().map(elsewhere_item);
@@ -63,10 +81,6 @@ impl Pipeline {
                     });
                 }
             }
-            Notice::Published(_)
-            | Notice::Retained(_)
-            | Notice::Decision(_)
-            | Notice::Shared(_) => debug!(node, "nothing is done with this notice yet"),
         }
     }
 

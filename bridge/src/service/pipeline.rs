@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use schema::bus::notice::Notice;
 use schema::bus::{Changed, changed};
-use schema::link::{ToEdge, from_edge};
+use schema::link::{self, Publish, ToEdge, from_edge};
 use schema::{MsgId, Uid};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use super::announcer::{Abroad, Announcement};
 use super::batch::Executor;
 use super::catch_up::{Step, Target};
 use super::command::Command;
+use super::crossing::{self, Crossing};
 use super::cursors::Cursors;
 use super::effects::Effects;
 use super::feeds::{self, Feeds};
@@ -54,6 +55,8 @@ const CONFLICTS_MAX: u32 = 5;
 const HTTP_FIRST: usize = 64;
 /// Topics whose retained messages are stored in one transaction.
 const RETAINED_MAX: usize = 512;
+/// Publishes on plain topics that other nodes are told of after one transaction.
+const PUBLISHES_MAX: usize = 2048;
 /// How often answers that are no longer kept, and retained messages that have run out, are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 /// Catch-ups that read at the same time; more wait.
@@ -90,6 +93,8 @@ pub(super) struct Pipeline {
     /// Tells other nodes.
     pub(super) bus: Bus,
     pub(super) others: Others,
+    /// What crosses between the nodes of plain topics and rights.
+    pub(super) crossing: Crossing,
 }
 
 /// What comes of other nodes.
@@ -131,6 +136,8 @@ pub(super) struct Round {
     gone: Vec<u64>,
     steps: Vec<Step>,
     retains: Retains,
+    /// What was published on plain topics, for other nodes.
+    publishes: Vec<Publish>,
     /// Answers that need no transaction.
     pub(super) items: Vec<ToEdge>,
     /// What users get to know beside any command.
@@ -164,7 +171,7 @@ impl Pipeline {
         events: mpsc::Receiver<Delivery>,
         moves: mpsc::Sender<Moves>,
         is_stalled: Arc<AtomicBool>,
-        (bus, others): (Bus, Others),
+        (bus, others, crossing): (Bus, Others, Crossing),
     ) -> Self {
         let readers = Arc::new(Semaphore::new(READERS));
         let (feeds, steps) = Feeds::new(
@@ -200,6 +207,7 @@ impl Pipeline {
             moves,
             bus,
             others,
+            crossing,
         }
     }
 
@@ -223,6 +231,7 @@ impl Pipeline {
                 .due_at()
                 .into_iter()
                 .chain(self.presence.due_at());
+            let review_at = self.crossing.reviews.due_at();
             tokio::select! {
                 Some(frame) = frames.recv() => self.take_frame(frame, &mut round),
                 Some(job) = jobs.recv() => self.take_job(job, &mut round),
@@ -231,12 +240,18 @@ impl Pipeline {
                 Some(event) = self.events.recv() => round.told.push(event),
                 Some(heard) = self.others.hearing.recv() => self.take_heard(heard, &mut round),
                 Some(found) = self.others.found.recv() => round.abroad.found.push(found),
+                Some(grant) = self.crossing.granted.recv() => self.take_grant(&grant, &mut round),
+                () = crossing::until_alone(&mut self.crossing.is_up) => {
+                    round.items.extend(self.crossing.forget_shared());
+                }
                 () = sleep_until(notes_due.min()) => {}
+                () = sleep_until(review_at) => {}
                 _ = prune.tick() => self.prune().await,
                 () = stop.cancelled() => break,
             }
             self.take_waiting(&mut frames, &mut jobs, &mut round);
             self.execute_round(round).await?;
+            self.review().await?;
         }
         loop {
             let mut rest = Round::default();
@@ -266,6 +281,7 @@ impl Pipeline {
         while round.jobs.len() < BATCH_MAX
             && round.subscribed.len() < SUBSCRIBED_MAX
             && round.retains.len() < RETAINED_MAX
+            && round.publishes.len() < PUBLISHES_MAX
         {
             if let Ok(frame) = frames.try_recv() {
                 self.take_frame(frame, round);
@@ -289,6 +305,9 @@ impl Pipeline {
         }
         while let Some(heard) = self.others.hearing.try_recv() {
             self.take_heard(heard, round);
+        }
+        while let Ok(grant) = self.crossing.granted.try_recv() {
+            self.take_grant(&grant, round);
         }
     }
 
@@ -325,9 +344,8 @@ impl Pipeline {
                 self.presence.disconnected(disconnected, SystemTime::now());
             }
             from_edge::Item::Retain(retain) => round.retains.note(retain),
-            from_edge::Item::Publish(_) | from_edge::Item::Shared(_) => {
-                error!("the edge has something for other nodes, and was told that there are none");
-            }
+            from_edge::Item::Publish(publish) => round.publishes.push(*publish),
+            from_edge::Item::Shared(shared) => self.crossing.set_shared(shared),
         }
     }
 
@@ -440,6 +458,7 @@ impl Pipeline {
             gone,
             steps,
             mut retains,
+            publishes,
             items: mut first,
             told,
             abroad,
@@ -466,6 +485,9 @@ impl Pipeline {
         self.presence.written();
         self.apply(done.effects).await;
         first.extend(retains.answers(&done.unstored));
+        // What is retained is known elsewhere by then: whoever subscribes there gets one or the other, if not both.
+        let publishes = publishes.into_iter();
+        first.extend(publishes.filter_map(|publish| self.crossing.publish(publish)));
         let mut announcement = Announcement {
             first,
             told,
@@ -498,7 +520,11 @@ impl Pipeline {
     }
 
     /// What has been committed shows.
-    async fn apply(&self, effects: Effects) {
+    async fn apply(&mut self, effects: Effects) {
+        self.crossing.retained(effects.retained);
+        for decision in effects.decisions {
+            self.crossing.decisions.tell(decision);
+        }
         for name in effects.changed {
             let what = Some(changed::What::Conversation(name));
             self.bus.tell(Notice::Changed(Changed { what }));
@@ -517,6 +543,25 @@ impl Pipeline {
             // Whoever tells others of it takes it at once, and ends only with the service.
             let _ = self.moves.send(effects.moves).await;
         }
+    }
+
+    /// Another node has decided what a user may do.
+    fn take_grant(&mut self, grant: &link::Grant, round: &mut Round) {
+        round.items.extend(self.crossing.heard_grant(grant));
+    }
+
+    /// Tells the edge what had to be read again.
+    async fn review(&mut self) -> Result<(), Unheard> {
+        let store = self.executor.store();
+        let last = self.crossing.reviews.run(store).await;
+        if last.is_empty() {
+            return Ok(());
+        }
+        self.hand_on(Announcement {
+            last,
+            ..Announcement::default()
+        })
+        .await
     }
 
     async fn hand_on(&self, announcement: Announcement) -> Result<(), Unheard> {
@@ -551,6 +596,7 @@ impl Pipeline {
                     patience.end();
                     let mut effects = std::mem::take(&mut self.executor.effects);
                     effects.moves.cursors.append(&mut notes.cursors);
+                    effects.retained.append(&mut notes.retained);
                     return Done {
                         outcomes,
                         effects,

@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bytes::Bytes;
-use schema::link::{self, PlainMessage, Retain, ToEdge, to_edge};
+use schema::link::{PlainMessage, Retain, ToEdge};
 use tracing::error;
 
+use super::announce::plain_answer;
 use crate::code::Code;
 
 /// What has to be stored, and who waits for it. Of several messages to one topic only the last one is stored.
@@ -62,20 +62,15 @@ impl Retains {
             } else {
                 0
             };
-            ToEdge {
-                item: Some(to_edge::Item::Answer(link::Answer {
-                    session: waiting.session,
-                    token: waiting.token,
-                    reason: reason.into(),
-                    reply: Bytes::new(),
-                })),
-            }
+            plain_answer(waiting.session, waiting.token, reason)
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use schema::link::to_edge;
+
     use super::*;
 
     fn retain(session: u64, token: u32, topic: &str, payload: &'static str) -> Retain {

@@ -74,7 +74,7 @@ impl Executor {
         }
     }
 
-    async fn grant(&self, tx: &Transaction, grant: &Grant) -> Result<Settled, Failed> {
+    async fn grant(&mut self, tx: &Transaction, grant: &Grant) -> Result<Settled, Failed> {
         check_existence(tx, std::slice::from_ref(&grant.user)).await?;
         // Nobody else gives the last one.
         users::lock(tx, [&grant.owner]).await?;
@@ -83,11 +83,24 @@ impl Executor {
         if !is_taken_back && others >= self.limits.grants_max.into() {
             return Err(too_many_grants(&self.limits).into());
         }
-        grants::set(tx, grant).await?;
+        self.set_grant(tx, grant).await?;
         Ok(Settled {
             precondition: Some(briefing::grant(grant.clone())),
             ..Settled::ok(v1::Ok::default())
         })
+    }
+
+    /// Sets what a user may do, and lets other nodes know.
+    pub(super) async fn set_grant(
+        &mut self,
+        tx: &Transaction,
+        grant: &Grant,
+    ) -> Result<(), store::Error> {
+        grants::set(tx, grant).await?;
+        let decision = briefing::link_grant(grant.clone());
+        let decision = self.decisions.grant(tx, decision).await?;
+        self.effects.decisions.push(decision);
+        Ok(())
     }
 }
 

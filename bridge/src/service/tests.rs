@@ -98,6 +98,8 @@ impl Fixture {
         let (_, events) = mpsc::channel(1);
         let (moves, _) = mpsc::channel(1);
         let peers = Peers::none();
+        let others = Others::of_nobody(peers.hearing);
+        let crossing = Crossing::new(peers.bus.clone(), peers.decisions, peers.granted);
         let pipeline = Pipeline::new(
             executor,
             announcements,
@@ -105,7 +107,7 @@ impl Fixture {
             events,
             moves,
             is_stalled,
-            (peers.bus, Others::of_nobody(peers.hearing)),
+            (peers.bus, others, crossing),
         );
         (pipeline, rounds)
     }

@@ -346,7 +346,7 @@ impl RedisOptions {
         !self.url.expose().is_empty()
     }
 
-    pub(super) fn checks(&self, database_url: &str) -> [Check; 4] {
+    pub(super) fn checks(&self, database_url: &str, auth: &AuthOptions) -> [Check; 5] {
         let url = self.url.expose();
         let known = ["redis://", "rediss://"];
         [
@@ -357,6 +357,10 @@ impl RedisOptions {
             (
                 self.is_set() && database_url.starts_with("sqlite:"),
                 "redis.url is for several nodes, which need a database.url that they share: PostgreSQL or MySQL, not SQLite",
+            ),
+            (
+                self.is_set() && auth.jwt_key.expose().is_empty(),
+                "redis.url is for several nodes, which need the same auth.jwt_key: a token of one is not valid at another without",
             ),
             (
                 self.prefix.is_empty() || self.prefix.contains(['{', '}']),

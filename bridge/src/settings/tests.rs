@@ -159,6 +159,19 @@ fn what_makes_no_sense_is_refused_with_its_name() {
 }
 
 #[test]
+fn nodes_that_know_of_each_other_need_the_same_key() {
+    let key = "0123456789abcdef0123456789abcdef";
+    let settings = [
+        ("TIDINGS__DATABASE__URL", "postgres://h/d"),
+        ("TIDINGS__REDIS__URL", "redis://h"),
+        ("TIDINGS__AUTH__JWT_KEY", key),
+    ];
+    load(&settings).unwrap();
+    let text = chain(&load(&settings[..2]).unwrap_err());
+    assert!(text.contains("auth.jwt_key"), "{text}");
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let key = "0123456789abcdef0123456789abcdef";
     let (database, redis) = (format!("mysql://u:{key}@h/d"), format!("redis://:{key}@h"));

@@ -63,6 +63,28 @@ pub async fn count_others<C: ConnectionTrait>(
     Ok(others.unwrap_or_default().cast_unsigned())
 }
 
+/// What is granted to that user for that filter now: where nothing is, neither to read nor to write.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn lookup<C: ConnectionTrait>(
+    db: &C,
+    owner: &Uid,
+    user: &Uid,
+    filter: &str,
+) -> Result<Grant, Error> {
+    let text =
+        format!("SELECT {COLUMNS} FROM grants WHERE owner = ? AND grantee = ? AND filter_hash = ?");
+    let found = read(db, &text, primary_key(owner, user, filter)).await?;
+    Ok(found.into_iter().next().unwrap_or_else(|| Grant {
+        owner: owner.clone(),
+        user: user.clone(),
+        filter: filter.to_owned(),
+        read: false,
+        write: false,
+    }))
+}
+
 /// What a user has granted to others, by their names.
 ///
 /// # Errors
@@ -194,10 +216,12 @@ mod tests {
             let key = (
                 grant.owner.to_string(),
                 grant.user.to_string(),
-                grant.filter,
+                grant.filter.clone(),
             );
             let is_others = |other: &&(String, String, String)| other.0 == key.0 && **other != key;
             assert_eq!(others, model.keys().filter(is_others).count() as u64);
+            let found = lookup(store.reader(), &grant.owner, &grant.user, &grant.filter);
+            assert_eq!(found.await.unwrap(), grant);
             match rights {
                 (false, false) => model.remove(&key),
                 rights => model.insert(key, rights),

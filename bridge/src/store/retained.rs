@@ -1,5 +1,6 @@
 //! Retained messages: the newest of each plain topic that has one.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use prost::Message as _;
@@ -74,6 +75,38 @@ pub async fn page<C: ConnectionTrait>(
         page.next = Some(row.try_get("", "topic_hash")?);
     }
     Ok(page)
+}
+
+/// What is retained for each of the topics now: nothing is a message without payload.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn lookup<C: ConnectionTrait>(
+    db: &C,
+    topics: &[String],
+    now: i64,
+) -> Result<Vec<PlainMessage>, Error> {
+    let mut keys = sql::Rows::new(1);
+    for topic in topics {
+        keys.push([key(topic).into()]);
+    }
+    let text = "SELECT message, expires_at FROM retained WHERE topic_hash {in}";
+    let mut found: HashMap<String, PlainMessage> = HashMap::new();
+    for row in sql::query_rows(db, text, keys).await? {
+        let expires_at: Option<i64> = row.try_get("", "expires_at")?;
+        let blob: Vec<u8> = row.try_get("", "message")?;
+        if expires_at.is_none_or(|at| at > now)
+            && let Ok(message) = PlainMessage::decode(blob.as_slice())
+        {
+            found.insert(message.topic.clone(), message);
+        }
+    }
+    let nothing = |topic: &String| PlainMessage {
+        topic: topic.clone(),
+        ..PlainMessage::default()
+    };
+    let mut now = |topic: &String| found.remove(topic).unwrap_or_else(|| nothing(topic));
+    Ok(topics.iter().map(&mut now).collect())
 }
 
 /// Drops the messages that have run out.
@@ -160,6 +193,15 @@ mod tests {
             assert_eq!(all["dev/alice/1"], changes[0]);
             assert_eq!(all[&long].payload, "far");
             assert!(all.contains_key("soon") && !all.contains_key("dev/alice/2"));
+        }
+        let topics = ["dev/alice/1", "dev/alice/2", "soon"].map(str::to_owned);
+        let found = lookup(db, &topics, 500).await.unwrap();
+        let expected = [&changes[0], &changes[1], &message("soon", "", 0)];
+        for (found, expected) in found.iter().zip(expected) {
+            assert_eq!(
+                (&found.topic, &found.payload),
+                (&expected.topic, &expected.payload)
+            );
         }
         assert!(!all(&store, 7, 500).await.contains_key("soon"));
         forget_expired(db, 500).await.unwrap();

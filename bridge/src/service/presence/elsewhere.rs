@@ -53,6 +53,8 @@ impl Presence {
     /// Asks all others who is connected to them, and tells who is connected here: something may have been missed.
     pub(in crate::service) fn greet(&self) {
         if !self.bus.is_alone() {
+            let number = self.bus.node();
+            self.state.lock().appearances.set_number(number);
             self.bus.tell(Notice::Hello(Hello {}));
             self.asked();
         }
