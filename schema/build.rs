@@ -16,6 +16,7 @@ fn main() -> Result<()> {
         "tidings/v1/tidings.proto",
         "tidings/link/v1/link.proto",
         "tidings/bus/v1/bus.proto",
+        "tidings/archive/v1/archive.proto",
     ];
     let descriptors = protox::compile(files, ["proto"]).map_err(Error::other)?;
 

@@ -2,7 +2,7 @@
 //! it out.
 //!
 //! Reading order: [`serve`] (how the parts are put together), [`service`] (the pipeline: commands in, answers and deliveries
-//! out), [`store`] (the database), [`cluster`] and [`mod@redis`] (other nodes on it), [`auth`] (accounts and tokens), [`http`] (the second door), [`settings`] and [`cli`] (what
+//! out), [`store`] (the database), [`archive`] (messages in files), [`cluster`] and [`mod@redis`] (other nodes on it), [`auth`] (accounts and tokens), [`http`] (the second door), [`settings`] and [`cli`] (what
 //! the operator sees), [`demo`], [`mod@bench`].
 //!
 //! Invariants: only [`store`] knows sea-orm and SQL; only the service's pipeline writes conversations; an answer leaves
@@ -10,6 +10,7 @@
 
 #![warn(missing_docs)]
 
+pub mod archive;
 pub mod auth;
 pub mod bench;
 pub mod cli;

@@ -8,10 +8,11 @@
 //! `receipts` (what those who have written hear of readers), `feeds` and `catch_up` (from subscribing to live delivery:
 //! what a device missed), `briefing` (what the edge has to know first), `heard` (what other nodes tell), `crossing` and
 //! `reviews` (plain topics and rights among nodes), `indexer` (makes messages findable), `gate` with
-//! [`rates`] and [`words`] (what commands may come in at all), [`erasure`] (what a deleted account leaves).
+//! [`rates`] and [`words`] (what commands may come in at all), [`erasure`] (what a deleted account leaves), [`archiver`] and
+//! `archived` (messages that leave the database).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
-//! commits; only the pipeline's task writes conversations.
+//! commits; only the pipeline's task writes conversations, but for the archiver, who takes old messages away.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +33,7 @@ use crate::redis::Redis;
 use crate::store::{self, Store, messages};
 
 pub mod appearance;
+pub mod archiver;
 pub mod changes;
 pub mod command;
 pub mod contacts;
@@ -60,6 +62,7 @@ pub mod words;
 mod alarm;
 mod announce;
 mod announcer;
+pub(crate) mod archived;
 mod arrivals;
 mod batch;
 mod briefing;
@@ -97,8 +100,10 @@ pub use job::Caller;
 
 use announcer::Announcer;
 use appearance::Pace;
+use archiver::Archiver;
 use batch::Executor;
 use catalog::Catalog;
+use command::Command;
 use crossing::Crossing;
 use expiry::Expiry;
 use gate::Admitted;
@@ -164,6 +169,8 @@ pub struct Limits {
     pub answers_kept: std::time::Duration,
     /// Whether messages are indexed, and can be looked for.
     pub search: bool,
+    /// When they leave the database.
+    pub ages: archiver::Ages,
     /// How often users may do what.
     pub rates: Rates,
     /// What they may not write.
@@ -173,6 +180,7 @@ pub struct Limits {
 /// Gives commands to the pipeline. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Service {
+    store: Store,
     jobs: mpsc::Sender<Job>,
     is_stalled: Arc<AtomicBool>,
     limits: Limits,
@@ -360,8 +368,11 @@ impl Service {
                 outcome
             }
         });
+        let archiver = Archiver::new(store.clone(), limits.ages);
+        let duty = node.duty("archive");
+        tasks.spawn(in_background(archiver.run(duty, stop.clone())));
         tasks.spawn({
-            let eraser = erasure::Eraser::new(store, jobs.clone(), erasures.clone());
+            let eraser = erasure::Eraser::new(store.clone(), jobs.clone(), erasures.clone());
             let (duty, stop) = (node.duty("erasure"), stop.clone());
             async move {
                 eraser.run(duty, stop).await;
@@ -369,6 +380,7 @@ impl Service {
             }
         });
         let service = Service {
+            store,
             jobs,
             is_stalled,
             limits,
@@ -387,6 +399,7 @@ impl Service {
         let client_msg_id = up.client_msg_id.clone();
         let result = match gate::admit(&caller.uid, up, &self.limits) {
             Ok(Admitted { command, flagged }) => {
+                self.fetch_archived(&caller, &command).await;
                 let (door, answer) = oneshot::channel();
                 let job = Job {
                     caller,
@@ -406,6 +419,15 @@ impl Service {
             Err(refused) => Err(refused),
         };
         announce::reply(client_msg_id, result)
+    }
+
+    /// What is forwarded may be in files, which the pipeline does not wait for.
+    async fn fetch_archived(&self, caller: &Caller, command: &Command) {
+        if let Command::Send(send) = command
+            && let Some(forward) = send.special.as_deref().and_then(|it| it.forward.as_ref())
+        {
+            archived::fetch(&self.store, &caller.uid, &forward.msg_ids).await;
+        }
     }
 
     /// Commands from HTTP that the pipeline has not taken yet.

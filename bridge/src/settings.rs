@@ -15,10 +15,10 @@ use config::{
 use serde::Deserialize;
 
 pub use options::{
-    Action, AuthOptions, ClientCert, ContactsOptions, DatabaseOptions, DevicesOptions, Effect,
-    GroupsOptions, HttpOptions, HttpsOptions, MessagesOptions, MqttOptions, MqttsOptions,
-    NetworkOptions, PresenceOptions, RatesOptions, RedisOptions, RuleOptions, SearchOptions,
-    ShutdownOptions, TopicsOptions, Who, WordsOptions,
+    Action, ArchiveOptions, AuthOptions, ClientCert, ContactsOptions, DatabaseOptions,
+    DevicesOptions, Effect, GroupsOptions, HttpOptions, HttpsOptions, MessagesOptions, MqttOptions,
+    MqttsOptions, NetworkOptions, PresenceOptions, RatesOptions, RedisOptions, RuleOptions,
+    SearchOptions, ShutdownOptions, TopicsOptions, Who, WordsOptions,
 };
 pub use secret::Secret;
 
@@ -61,6 +61,7 @@ pub struct Settings {
     pub database: DatabaseOptions,
     pub redis: RedisOptions,
     pub messages: MessagesOptions,
+    pub archive: ArchiveOptions,
     pub groups: GroupsOptions,
     pub contacts: ContactsOptions,
     pub devices: DevicesOptions,
@@ -198,6 +199,7 @@ impl Settings {
         refuse_first(&self.http.checks())?;
         refuse_first(&self.https.checks(&self.mqtts))?;
         refuse_first(&self.messages.checks(&self.mqtt))?;
+        refuse_first(&self.archive.checks(&self.messages))?;
         refuse_first(&self.groups.checks())?;
         refuse_first(&self.devices.checks())?;
         refuse_first(&self.auth.checks())?;

@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr};
 
+use crate::archive::{self, Archive};
 use crate::settings::{DatabaseOptions, Secret, Settings};
 
 pub mod answers;
+pub mod archives;
 pub mod audit;
 pub mod changes;
 mod checkpoint;
@@ -63,6 +65,7 @@ pub struct Store {
     url: Secret,
     /// On SQLite only.
     checkpoints: Option<Arc<Checkpoints>>,
+    archive: Option<Archive>,
 }
 
 impl Store {
@@ -95,7 +98,25 @@ impl Store {
             read,
             url: url.to_owned().into(),
             checkpoints: None,
+            archive: None,
         })
+    }
+
+    /// Reads messages that are no rows any more from this archive.
+    #[must_use]
+    pub fn with_archive(mut self, archive: Archive) -> Self {
+        self.archive = Some(archive);
+        self
+    }
+
+    /// Where messages are that are no rows any more.
+    ///
+    /// # Errors
+    /// [`Error::Archive`] when this store was not given one.
+    pub fn archive(&self) -> Result<&Archive, Error> {
+        self.archive
+            .as_ref()
+            .ok_or(Error::Archive(archive::Error::None))
     }
 
     /// Copies SQLite's log beside the writer from now on: for a process that writes much. Elsewhere it changes nothing.

@@ -13,6 +13,7 @@ mod m0002_plain_topics;
 mod m0003_chat_semantics;
 mod m0004_search;
 mod m0005_cluster;
+mod m0006_archive;
 mod m0007_decisions;
 
 /// All migrations, oldest first.
@@ -28,6 +29,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_chat_semantics::Migration),
             Box::new(m0004_search::Migration),
             Box::new(m0005_cluster::Migration),
+            Box::new(m0006_archive::Migration),
             Box::new(m0007_decisions::Migration),
         ]
     }

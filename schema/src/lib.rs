@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`v1`] (what clients send and get, generated from `proto/tidings/v1`),
 //! [`wire`] (its two encodings), [`openapi`] (one of them described), [`topic`] (which topics carry it), [`id`] (the names in it),
-//! [`link`] (what edge and bridge say to each other), [`bus`] (what nodes say to each other).
+//! [`link`] (what edge and bridge say to each other), [`bus`] (what nodes say to each other), [`archive`] (messages in files).
 //!
 //! Invariant: only this crate knows how the messages look as bytes.
 
@@ -32,6 +32,11 @@ mod generated {
             include!(concat!(env!("OUT_DIR"), "/tidings.link.v1.rs"));
         }
     }
+    pub mod archive {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/tidings.archive.v1.rs"));
+        }
+    }
     pub mod bus {
         pub mod v1 {
             include!(concat!(env!("OUT_DIR"), "/tidings.bus.v1.rs"));
@@ -39,6 +44,8 @@ mod generated {
     }
 }
 
+/// What is kept of messages in files; explained in `proto/tidings/archive/v1/archive.proto`.
+pub use generated::archive::v1 as archive;
 /// What nodes tell each other; explained in `proto/tidings/bus/v1/bus.proto`.
 pub use generated::bus::v1 as bus;
 /// Frames between the edge and the bridge; explained in `proto/tidings/link/v1/link.proto`.

@@ -217,7 +217,7 @@ pub(super) async fn messages(
         range.after_seq = Some(dates::seq_before(&api.store, &member, first_id).await?);
     }
     let (id, visible) = (member.conversation_id, member.visible_seq);
-    let page = views::history(db, &caller.uid, id, &name, visible, range).await?;
+    let page = views::history(&api.store, &caller.uid, id, &name, visible, range).await?;
     // Something may have been written between the two reads.
     let newest = page.messages.last().map_or(0, |message| message.seq);
     Ok(private(PageView {

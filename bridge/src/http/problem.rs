@@ -155,6 +155,10 @@ impl From<store::Error> for Problem {
                 tracing::warn!(error = %chain(&error), "a request found no database");
                 Problem::new(Code::Unavailable, "the database is unavailable")
             }
+            store::Error::Archive(_) => {
+                tracing::warn!(error = %chain(&error), "messages in files can't be read");
+                Problem::new(Code::Unavailable, "archived messages are unavailable")
+            }
             store::Error::Exists(_) | store::Error::Stale | store::Error::Internal(_) => {
                 Problem::internal(&error)
             }

@@ -53,6 +53,7 @@ impl Opened {
     pub(super) async fn open(settings: &Settings, kick: Kick) -> anyhow::Result<Self> {
         let store = data_dir::open_store(settings).await?;
         let store = store.with_checkpoints().await?;
+        let store = store.with_archive(data_dir::open_archive(settings)?);
         let auth = Auth::open(store.clone(), settings, kick).await?;
         let limits = limits(settings);
         limits.words.reload().context("words.file can't be used")?;

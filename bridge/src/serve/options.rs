@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::service;
+use crate::service::archiver::Ages;
 use crate::service::rates::Rates;
 use crate::service::words::Words;
 use crate::settings::{self, Settings};
@@ -113,6 +114,11 @@ pub fn limits(settings: &Settings) -> service::Limits {
         presence_grace: settings.presence.grace,
         answers_kept: ANSWERS_KEPT,
         search: settings.search.enabled,
+        ages: Ages {
+            archive_after: settings.archive.after,
+            keep: settings.messages.keep,
+            interval: settings.archive.interval,
+        },
         rates: Rates::new(&settings.rates),
         words: Words::of_file(&settings.words.file),
     }

@@ -1,7 +1,7 @@
 //! What a device missed, oldest first, page by page, as fast as the device takes it.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use schema::link::Missed;
 use schema::wire::encode_down;
 use schema::{Uid, v1};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::parcels::{self, Packing, Piece};
 use crate::store::devices::{Behind, Cursor};
 use crate::store::views::{self, Membership};
-use crate::store::{self, Store, messages};
+use crate::store::{self, Store, archives, messages};
 
 /// A page ends after so many messages or bytes.
 const PAGE_MESSAGES: usize = 256;
@@ -100,6 +100,15 @@ pub(super) async fn run(
                 // The pipeline is only gone when the service ends.
                 context.steps.send(Step::Failed(target)).await.ok();
                 return;
+            }
+            Err(store::Error::Archive(error)) => {
+                // What is newer than the files must not wait for them. The client is told what to ask for.
+                warn!(error = %store::chain(&error), "a catch-up leaves out messages in files");
+                if let Err(error) = backlog.leave_files_out(&context.store).await {
+                    debug!(error = %store::chain(&error), "catch-up waits for the database");
+                    tokio::time::sleep(RETRY).await;
+                }
+                continue;
             }
             Err(error) => {
                 // The pipeline warns of it, once for everybody.
@@ -277,6 +286,7 @@ impl Backlog {
     ) -> Result<(), store::Error> {
         let ids: Vec<u64> = next.iter().map(|(_, _, id)| *id).collect();
         let mut found = views::messages_by_id(store.reader(), &self.uid, &ids).await?;
+        self.add_archived(store, next, &mut found).await?;
         for (index, _, msg_id) in next {
             self.take_place(*index);
             let stream = &mut self.streams[*index];
@@ -297,6 +307,56 @@ impl Backlog {
             });
             if self.bytes >= PAGE_BYTES {
                 break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds those of the messages that were not found as rows, but are in files.
+    async fn add_archived(
+        &self,
+        store: &Store,
+        next: &[(usize, u32, u64)],
+        found: &mut HashMap<u64, v1::Message>,
+    ) -> Result<(), store::Error> {
+        let mut missing: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+        for (index, seq, msg_id) in next {
+            if !found.contains_key(msg_id) {
+                missing.entry(*index).or_default().push(*seq);
+            }
+        }
+        for (index, seqs) in missing {
+            let stream = &self.streams[index];
+            let conversation = (stream.conversation_id, stream.name.as_str());
+            let archived = views::archived_messages(store, &self.uid, conversation, &seqs).await?;
+            found.extend(
+                archived
+                    .into_iter()
+                    .map(|message| (message.msg_id, message)),
+            );
+        }
+        Ok(())
+    }
+
+    /// Goes on after the messages that are in files; notices say so.
+    async fn leave_files_out(&mut self, store: &Store) -> Result<(), store::Error> {
+        let ids = self.streams.iter().map(|stream| stream.conversation_id);
+        let archived = archives::archived_seqs(store.reader(), ids).await?;
+        self.heads.clear();
+        self.to_read.clear();
+        for (index, stream) in self.streams.iter_mut().enumerate() {
+            let archived = archived.get(&stream.conversation_id).copied();
+            let archived = archived.unwrap_or_default().min(stream.last);
+            let next = stream.places.front().map(|(seq, _)| *seq);
+            if next.unwrap_or(stream.after + 1) <= archived {
+                stream.places.clear();
+                stream.after = archived;
+                self.notices.push((stream.name.clone(), archived + 1));
+            }
+            match stream.places.front() {
+                Some((_, msg_id)) => self.heads.push(Reverse((*msg_id, index))),
+                None if stream.after < stream.last => self.to_read.push(index),
+                None => {}
             }
         }
         Ok(())
@@ -412,6 +472,7 @@ mod tests {
             name: format!("g:{conversation_id}"),
             after_seq: 0,
             last_seq: EACH,
+            archived_seq: 0,
         };
         let target = Target {
             session: 1,
@@ -483,6 +544,7 @@ mod tests {
             name: "g:1".into(),
             after_seq: 0,
             last_seq: 3,
+            archived_seq: 0,
         };
         let sent = Progress {
             seq: 9,

@@ -28,8 +28,7 @@ pub(super) async fn page(
     limit: u32,
     bytes_max: usize,
 ) -> Result<v1::Batch, store::Error> {
-    let db = store.reader();
-    let page = views::changed_messages(db, uid, membership, after, limit, bytes_max).await?;
+    let page = views::changed_messages(store, uid, membership, after, limit, bytes_max).await?;
     Ok(v1::Batch {
         conversation: membership.name.clone(),
         messages: page.messages,

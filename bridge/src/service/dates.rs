@@ -41,7 +41,8 @@ pub async fn seq_before(
     while before + 1 < end {
         let middle = before + (end - before) / 2;
         let id = messages::id_at(store.reader(), membership.conversation_id, middle).await?;
-        if id.is_some_and(|id| id < first_id) {
+        // What is nowhere was deleted for its age.
+        if id.is_none_or(|id| id < first_id) {
             before = middle;
         } else {
             end = middle;

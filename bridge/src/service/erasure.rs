@@ -19,11 +19,14 @@ use super::briefing;
 use super::command::Command;
 use super::job::{Caller, Delivery, Door, Job, Settled};
 use super::single::Failed;
+use crate::clock;
 use crate::cluster::duty::Duty;
 use crate::store::erasure::{self, Erasure, Place};
 use crate::store::grants::{self, Grant};
 use crate::store::members::{self, Role};
-use crate::store::{self, Store, Transaction, conversations, retained, views};
+use crate::store::{
+    self, Store, Transaction, archives, conversations, operations, retained, views,
+};
 
 /// How often accounts are looked for that another process has deleted.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -41,16 +44,19 @@ enum Part {
     Own,
     Messages,
     Reactions,
+    /// What has gone to files before it could be one of those two.
+    Files,
     Contacts,
     Grants,
     Retained,
 }
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     Part::Memberships,
     Part::Own,
     Part::Messages,
     Part::Reactions,
+    Part::Files,
     Part::Contacts,
     Part::Grants,
     Part::Retained,
@@ -80,9 +86,12 @@ impl Executor {
                 let next = erasure::blank_messages(tx, uid, after).await?;
                 return Ok(next.map_or_else(done, |next| more(next.to_string())));
             }
+            Some(Part::Files) => return erase_from_a_file(tx, uid, &step.after).await,
             Some(Part::Own) => erasure::remove_own(tx, uid).await?,
             Some(Part::Reactions) => erasure::remove_reactions(tx, uid).await?,
             Some(Part::Contacts) => erasure::remove_contacts(tx, uid).await?,
+            // The account's row goes when its files are written anew.
+            None if archives::holds(tx, uid).await? => true,
             None => {
                 erasure::remove(tx, uid).await?;
                 false
@@ -174,6 +183,20 @@ impl Executor {
             }
         })
     }
+}
+
+/// Takes away what the user has left in the next file after that key: nobody is shown it from now on, and the file is written
+/// anew soon.
+async fn erase_from_a_file(tx: &Transaction, uid: &Uid, after: &str) -> Result<Settled, Failed> {
+    let key = after
+        .split_once(' ')
+        .and_then(|(conversation, seq)| Some((conversation.parse().ok()?, seq.parse().ok()?)));
+    let now = clock::millis(SystemTime::now());
+    let Some((file, taken)) = archives::erase(tx, uid, key.unwrap_or_default(), now).await? else {
+        return Ok(done());
+    };
+    operations::note_changes(tx, &taken).await?;
+    Ok(more(format!("{} {}", file.0, file.1)))
 }
 
 /// Finds the group an owner if it needs one, or ends it; returns what its members are told.
@@ -286,8 +309,10 @@ impl Eraser {
             }
         }
         if age.is_ok_and(|age| age >= SETTLED_AFTER) {
-            self.execute(uid, None, String::new()).await?;
-            info!(user.id = %uid, "the data of a deleted account is erased");
+            let is_left = self.execute(uid, None, String::new()).await?;
+            if is_left.is_empty() {
+                info!(user.id = %uid, "the data of a deleted account is erased");
+            }
         }
         Ok(())
     }

@@ -307,7 +307,7 @@ impl Feeds {
         let rest = loop {
             match self.read_rest(&target, &reached.positions).await {
                 Ok(rest) => break rest,
-                Err(error @ store::Error::Internal(_)) => {
+                Err(error @ (store::Error::Internal(_) | store::Error::Archive(_))) => {
                     error!(error = %store::chain(&error), "a catch-up can't be ended");
                     items.push(end_item(&target));
                     return;
@@ -367,6 +367,13 @@ impl Feeds {
             }
         }
         behind.retain(|conversation| conversation.last_seq > conversation.after_seq);
+        // Nobody waits here for files.
+        if behind
+            .iter()
+            .any(|conversation| conversation.archived_seq > conversation.after_seq)
+        {
+            return Ok(Rest::Much(behind));
+        }
         let mut backlog = Backlog::new(target, behind.clone(), self.context.max);
         backlog.earlier.clone_from(positions);
         let page = backlog.next_page(store).await?;

@@ -6,11 +6,14 @@ use prost::Message as _;
 use schema::v1;
 
 use super::job::Job;
+use super::rates::Rates;
 use super::refused::Refused;
 use super::send::{LookedUp, MERGED, SYSTEM, Send};
+use super::single::Failed;
+use super::{Limits, archived};
 use crate::code::Code;
 use crate::content;
-use crate::store::{self, Transaction, views};
+use crate::store::{self, Store, Transaction, views};
 
 /// Messages that are forwarded together.
 const MESSAGES_MAX: usize = 100;
@@ -69,9 +72,10 @@ pub(super) fn check(asked: v1::Forward) -> Result<Forward, Refused> {
 
 /// Copies what the sends forward.
 pub(super) async fn copy(
+    store: &Store,
     tx: &Transaction,
     sends: &[(&Job, &Send)],
-    text_max: usize,
+    limits: &Limits,
     looked_up: &mut LookedUp,
 ) -> Result<(), store::Error> {
     let mut bytes = 0;
@@ -93,12 +97,20 @@ pub(super) async fn copy(
         }
         let seen = views::seen(tx, &job.caller.uid, &forward.msg_ids).await?;
         let originals = seen.into_iter().map(|seen| seen.message);
-        let originals: Vec<v1::Message> = originals.collect();
+        let mut originals: Vec<v1::Message> = originals.collect();
+        match in_files(store, tx, job, forward, &originals, &limits.rates).await {
+            Ok(archived) => originals.extend(archived),
+            Err(Failed::Refused(refused)) => {
+                looked_up.refused.insert(index, refused);
+                continue;
+            }
+            Err(Failed::Store(error)) => return Err(error),
+        }
         bytes += originals
             .iter()
             .map(v1::Message::encoded_len)
             .sum::<usize>();
-        match copied(forward, originals, send, text_max * SIZE_FACTOR) {
+        match copied(forward, originals, send, limits.text_max * SIZE_FACTOR) {
             Ok(copied) => {
                 looked_up.copied.insert(index, Arc::new(copied));
             }
@@ -108,6 +120,29 @@ pub(super) async fn copy(
         }
     }
     Ok(())
+}
+
+/// Those of the messages that are in files.
+async fn in_files(
+    store: &Store,
+    tx: &Transaction,
+    job: &Job,
+    forward: &Forward,
+    rows: &[v1::Message],
+    rates: &Rates,
+) -> Result<Vec<v1::Message>, Failed> {
+    let is_row = |msg_id: &u64| rows.iter().any(|row| row.msg_id == *msg_id);
+    let missing = forward.msg_ids.iter().filter(|msg_id| !is_row(msg_id));
+    let missing: Vec<u64> = missing.copied().collect();
+    if missing.is_empty() {
+        return Ok(Vec::new());
+    }
+    let uid = &job.caller.uid;
+    let found = archived::find(rates, tx, uid, &missing).await?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(archived::at_hand(store, tx, uid, &found).await??)
 }
 
 /// The copy of the messages that were found.

@@ -73,14 +73,14 @@ pub(super) async fn page(
     let id = membership.conversation_id;
     let bounds = (membership.visible_seq, asked.before_seq);
     // One more than the page takes, to learn whether there is more.
-    let ids = views::media(db, uid, id, bounds, &asked.kinds, asked.limit + 1).await?;
+    let media = views::media(db, uid, id, bounds, &asked.kinds, asked.limit + 1).await?;
     let mut messages: Vec<v1::Message> = Vec::new();
     let (mut bytes, mut more) = (0, false);
-    'page: for step in ids.chunks(STEP) {
-        let mut found = views::messages_by_id(db, uid, step).await?;
-        for msg_id in step {
+    'page: for step in media.chunks(STEP) {
+        let mut found = views::media_messages(store, uid, (id, &name), step).await?;
+        for medium in step {
             // What has gone since is left out.
-            let Some(mut message) = found.remove(msg_id) else {
+            let Some(mut message) = found.remove(&medium.seq) else {
                 continue;
             };
             if messages.len() >= asked.limit as usize || bytes >= PAGE_BYTES {

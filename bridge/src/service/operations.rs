@@ -3,15 +3,18 @@
 //! Who can't see a message is told the same as if there were none. Whoever sees it hears of its changes live, and finds
 //! them later by the conversation's `changes`.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use schema::{ConversationId, MsgId, Uid, v1};
 
 use super::Limits;
+use super::archived;
 use super::batch::Executor;
 use super::command;
 use super::conversations;
 use super::job::{Caller, Delivery, Settled, position};
+use super::rates::Rates;
 use super::refused::Refused;
 use super::schedule;
 use super::send::{self, SYSTEM};
@@ -140,7 +143,9 @@ impl Executor {
                 emoji,
                 remove,
             } => react(self, tx, caller, *msg_id, (emoji, *remove), session).await,
-            Command::Delete(msg_ids) => delete(tx, caller, msg_ids, session).await,
+            Command::Delete(msg_ids) => {
+                delete(&self.limits.rates, tx, caller, msg_ids, session).await
+            }
             Command::CancelScheduled(id) => self.cancel_scheduled(tx, caller, *id, session).await,
             Command::Expire => self.expire(tx).await,
         }
@@ -153,15 +158,17 @@ impl Executor {
         msg_id: u64,
         session: u64,
     ) -> Result<Settled, Failed> {
-        let seen = lock_and_see(tx, caller, msg_id).await?;
-        let is_own = seen.message.sender == caller.uid.as_str();
-        let may_recall = seen.message.kind != SYSTEM
-            && (is_own && is_within(self.limits.recall_within, msg_id)
-                || manages(tx, &seen, is_own).await?);
-        if !may_recall {
-            let reason = "the message can't be recalled by you, or no longer";
-            return Err(Refused::new(Code::PermissionDenied, reason).into());
-        }
+        let Some(seen) = lock_row(tx, caller, msg_id).await? else {
+            let rates = &self.limits.rates;
+            let found = archived::find(rates, tx, &caller.uid, &[msg_id]).await?;
+            let Some(found) = found.into_iter().next() else {
+                return Err(no_such_message());
+            };
+            self.check_recall(tx, caller, &archived::seen(&found))
+                .await?;
+            return self.recall_archived(tx, found, session).await;
+        };
+        self.check_recall(tx, caller, &seen).await?;
         if seen.message.gone == Gone::Recalled.as_str() {
             return Ok(Settled::ok(ok(seen.message)));
         }
@@ -169,7 +176,24 @@ impl Executor {
         operations::note_changes(tx, &[place]).await?;
         let gone = [(place, seen.message.mentions.as_slice())];
         operations::blank(tx, Gone::Recalled, &gone).await?;
-        changed(tx, caller, msg_id, session).await
+        changed(&self.limits.rates, tx, caller, msg_id, session).await
+    }
+
+    async fn check_recall(
+        &self,
+        tx: &Transaction,
+        caller: &Caller,
+        seen: &Seen,
+    ) -> Result<(), Failed> {
+        let is_own = seen.message.sender == caller.uid.as_str();
+        let may_recall = seen.message.kind != SYSTEM
+            && (is_own && is_within(self.limits.recall_within, seen.message.msg_id)
+                || manages(tx, seen, is_own).await?);
+        if !may_recall {
+            let reason = "the message can't be recalled by you, or no longer";
+            return Err(Refused::new(Code::PermissionDenied, reason).into());
+        }
+        Ok(())
     }
 
     async fn edit(
@@ -179,7 +203,7 @@ impl Executor {
         edit: &Edit,
         session: u64,
     ) -> Result<Settled, Failed> {
-        let seen = lock_and_see(tx, caller, edit.msg_id).await?;
+        let seen = lock_and_see(&self.limits.rates, tx, caller, edit.msg_id).await?;
         let place = there(&seen)?;
         let before = &seen.message;
         let is_own = before.sender == caller.uid.as_str()
@@ -217,7 +241,7 @@ impl Executor {
             let meant = send::meant(&after.mentions, caller.uid.as_str(), is_member);
             operations::replace_mentions(tx, place, &before.mentions, &meant).await?;
         }
-        changed(tx, caller, edit.msg_id, session).await
+        changed(&self.limits.rates, tx, caller, edit.msg_id, session).await
     }
 
     /// Whether what the caller does to a message, which is locked, reaches the others. Of somebody whom the other one has blocked silently
@@ -307,7 +331,7 @@ async fn react(
     (emoji, remove): (&str, bool),
     session: u64,
 ) -> Result<Settled, Failed> {
-    let seen = lock_and_see(tx, caller, msg_id).await?;
+    let seen = lock_and_see(&executor.limits.rates, tx, caller, msg_id).await?;
     let place = there(&seen)?;
     let message = &seen.message;
     if !executor
@@ -359,15 +383,23 @@ async fn react(
 
 /// Messages that the caller has not read count no longer as unread when they are deleted.
 async fn delete(
+    rates: &Rates,
     tx: &Transaction,
     caller: &Caller,
     msg_ids: &[u64],
     session: u64,
 ) -> Result<Settled, Failed> {
     let uid = &caller.uid;
-    let seen = views::seen(tx, uid, msg_ids).await?;
+    let mut seen = views::seen(tx, uid, msg_ids).await?;
+    if seen.len() < msg_ids.len() {
+        let rows: HashSet<u64> = seen.iter().map(|seen| seen.message.msg_id).collect();
+        let missing = msg_ids.iter().filter(|msg_id| !rows.contains(msg_id));
+        let missing: Vec<u64> = missing.copied().collect();
+        let found = archived::find(rates, tx, uid, &missing).await?;
+        seen.extend(found.iter().map(archived::seen));
+    }
     let Some(first) = seen.first().filter(|_| seen.len() == msg_ids.len()) else {
-        return Err(Refused::not_found("there is no such message").into());
+        return Err(no_such_message());
     };
     let (id, name) = (first.conversation_id, &first.message.conversation);
     if seen.iter().any(|seen| seen.conversation_id != id) {
@@ -376,7 +408,7 @@ async fn delete(
     }
     members::lock(tx, uid, name).await?;
     let Some(membership) = views::membership(tx, uid, name).await? else {
-        return Err(Refused::not_found("there is no such message").into());
+        return Err(no_such_message());
     };
     let is_unread = |message: &v1::Message| {
         message.seq > membership.last_read_seq && message.sender != uid.as_str()
@@ -399,11 +431,31 @@ async fn delete(
     Ok(settled)
 }
 
-/// A message that the caller can see, and nobody changes meanwhile.
-async fn lock_and_see(tx: &Transaction, caller: &Caller, msg_id: u64) -> Result<Seen, Failed> {
+/// A message that the caller can see and that can be changed; nobody else changes it meanwhile.
+async fn lock_and_see(
+    rates: &Rates,
+    tx: &Transaction,
+    caller: &Caller,
+    msg_id: u64,
+) -> Result<Seen, Failed> {
+    match lock_row(tx, caller, msg_id).await? {
+        Some(seen) => Ok(seen),
+        None => Err(archived::refusal(rates, tx, &caller.uid, msg_id).await),
+    }
+}
+
+/// `None`: there is no such message, or it is in a file.
+async fn lock_row(
+    tx: &Transaction,
+    caller: &Caller,
+    msg_id: u64,
+) -> Result<Option<Seen>, store::Error> {
     operations::lock(tx, msg_id).await?;
-    let seen = views::seen(tx, &caller.uid, &[msg_id]).await?.pop();
-    seen.ok_or_else(|| Refused::not_found("there is no such message").into())
+    Ok(views::seen(tx, &caller.uid, &[msg_id]).await?.pop())
+}
+
+fn no_such_message() -> Failed {
+    Refused::not_found("there is no such message").into()
 }
 
 /// The place of a message that is not gone.
@@ -421,6 +473,7 @@ fn there(seen: &Seen) -> Result<Place, Refused> {
 
 /// Answers with the message as it is now, and shows it to all who see it.
 async fn changed(
+    rates: &Rates,
     tx: &Transaction,
     caller: &Caller,
     msg_id: u64,
@@ -430,7 +483,7 @@ async fn changed(
         message,
         conversation_id,
         ..
-    } = lock_and_see(tx, caller, msg_id).await?;
+    } = lock_and_see(rates, tx, caller, msg_id).await?;
     let audience = operations::audience(tx, msg_id).await?;
     let event = v1::event::Event::Changed(Box::new(message.clone()));
     let about = position(conversation_id, &message);
@@ -440,7 +493,8 @@ async fn changed(
     })
 }
 
-fn ok(message: v1::Message) -> v1::Ok {
+/// The answer to an operation on a message.
+pub(super) fn ok(message: v1::Message) -> v1::Ok {
     v1::Ok {
         msg_id: message.msg_id,
         conversation: message.conversation.clone(),
@@ -497,17 +551,20 @@ pub(super) async fn revisions(
     msg_id: u64,
 ) -> Result<Result<v1::RevisionList, Refused>, store::Error> {
     let db = store.reader();
-    let Some(seen) = views::seen(db, uid, &[msg_id]).await?.pop() else {
-        return Ok(Err(Refused::not_found("there is no such message")));
+    let (message, earlier) = match views::seen(db, uid, &[msg_id]).await?.pop() {
+        Some(seen) => (seen.message, operations::revisions(db, msg_id).await?),
+        None => match archived::revisions(store, uid, msg_id).await? {
+            Some(found) => found,
+            None => return Ok(Err(Refused::not_found("there is no such message"))),
+        },
     };
     let mut list = v1::RevisionList::default();
-    if !seen.message.gone.is_empty() {
+    if !message.gone.is_empty() {
         return Ok(Ok(list));
     }
     let mut bytes = 0;
-    let now = revision(&seen.message, said_since(&seen.message));
-    let earlier = operations::revisions(db, msg_id).await?.into_iter();
-    let earlier = earlier.filter_map(|earlier| {
+    let now = revision(&message, said_since(&message));
+    let earlier = earlier.into_iter().filter_map(|earlier| {
         let mut message = v1::Message::default();
         content::decode(&earlier.content, &mut message).ok()?;
         Some(revision(&message, earlier.at))

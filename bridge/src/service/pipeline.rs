@@ -386,7 +386,10 @@ impl Pipeline {
                 .await
                 .unwrap_or_else(|error| {
                     warn!(error = %store::chain(&error), "a question could not be answered");
-                    let reason = "this can't be read now";
+                    let reason = match error {
+                        store::Error::Archive(_) => "archived messages can't be read now",
+                        _ => "this can't be read now",
+                    };
                     Refused::new(Code::Unavailable, reason).into()
                 });
             let answer = (caller.uid, door, client_msg_id, settled);

@@ -48,6 +48,8 @@ pub enum Expensive {
     Changes,
     /// An export.
     Export,
+    /// Doing something to a message in a file.
+    Archived,
 }
 
 /// The limits, and how far users have used them. Cheap to clone.

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prost::Message as _;
+use schema::v1::send::Content;
 use schema::{ConversationId, Timestamp, Uid, v1};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-use super::Limits;
 use super::alarm::{Bell, Due, pause};
 use super::batch::Executor;
 use super::command::Command;
@@ -19,6 +19,7 @@ use super::job::{Caller, Delivery, Door, Job, Settled};
 use super::refused::Refused;
 use super::send::{self, Send};
 use super::single::{Failed, check_existence};
+use super::{Limits, archived};
 use crate::clock;
 use crate::cluster::duty::Duty;
 use crate::code::Code;
@@ -277,6 +278,10 @@ impl Sender {
                 self.give_up(&row).await?;
                 continue;
             };
+            if let Some(Content::Forward(forward)) = &row.send.content {
+                // The pipeline does not wait for files.
+                archived::fetch(&self.store, &uid, &forward.msg_ids).await;
+            }
             match self.job(&uid, &row) {
                 Ok((job, answer)) => {
                     // The pipeline has ended; there is another one after the next start.

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use schema::{ConversationId, Uid, v1};
 
-use super::Limits;
 use super::batch::Executor;
 use super::command::{self, Command};
 use super::forward::{self, Copied};
 use super::job::{Job, Place};
 use super::refused::Refused;
 use super::schedule;
+use super::single::Failed;
+use super::{Limits, archived};
 use crate::clock;
 use crate::code::Code;
 use crate::content;
@@ -307,40 +308,64 @@ impl Executor {
         sends: &[(&Job, &Send)],
     ) -> Result<LookedUp, store::Error> {
         let mut looked_up = LookedUp::default();
-        check_replies(tx, sends, &mut looked_up).await?;
+        self.check_replies(tx, sends, &mut looked_up).await?;
         take_scheduled(tx, sends, &mut looked_up).await?;
-        forward::copy(tx, sends, self.limits.text_max, &mut looked_up).await?;
+        forward::copy(self.store(), tx, sends, &self.limits, &mut looked_up).await?;
         Ok(looked_up)
     }
-}
 
-/// A message answers one that its sender can see, in the same conversation.
-async fn check_replies(
-    tx: &Transaction,
-    sends: &[(&Job, &Send)],
-    looked_up: &mut LookedUp,
-) -> Result<(), store::Error> {
-    let is_reply = |(_, send): &&(&Job, &Send)| send.reply_to != 0;
-    let wanted = sends.iter().filter(is_reply);
-    let wanted: HashSet<(u64, &Uid)> = wanted
-        .map(|(job, send)| (send.reply_to, &job.caller.uid))
-        .collect();
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    let found = views::repliable(tx, wanted).await?;
-    let found: HashMap<(u64, &str), &str> = found
-        .iter()
-        .map(|(msg_id, uid, conversation)| ((*msg_id, uid.as_str()), conversation.as_str()))
-        .collect();
-    for (index, (job, send)) in sends.iter().enumerate() {
-        let there = found.get(&(send.reply_to, job.caller.uid.as_str()));
-        if send.reply_to != 0 && there != Some(&send.name.as_str()) {
-            let reason = "reply_to is no message of this conversation";
-            looked_up.refused.insert(index, Refused::invalid(reason));
+    /// A message answers one that its sender can see, in the same conversation.
+    async fn check_replies(
+        &self,
+        tx: &Transaction,
+        sends: &[(&Job, &Send)],
+        looked_up: &mut LookedUp,
+    ) -> Result<(), store::Error> {
+        let is_reply = |(_, send): &&(&Job, &Send)| send.reply_to != 0;
+        let wanted = sends.iter().filter(is_reply);
+        let wanted: HashSet<(u64, &Uid)> = wanted
+            .map(|(job, send)| (send.reply_to, &job.caller.uid))
+            .collect();
+        if wanted.is_empty() {
+            return Ok(());
         }
+        let found = views::repliable(tx, wanted).await?;
+        let found: HashMap<(u64, &str), &str> = found
+            .iter()
+            .map(|(msg_id, uid, conversation)| ((*msg_id, uid.as_str()), conversation.as_str()))
+            .collect();
+        for (index, (job, send)) in sends.iter().enumerate() {
+            if send.reply_to == 0 {
+                continue;
+            }
+            let there = found.get(&(send.reply_to, job.caller.uid.as_str()));
+            let is_there = match there {
+                Some(conversation) => *conversation == send.name,
+                None => match self.is_in_file(tx, job, send).await {
+                    Ok(is_there) => is_there,
+                    Err(Failed::Refused(refused)) => {
+                        looked_up.refused.insert(index, refused);
+                        continue;
+                    }
+                    Err(Failed::Store(error)) => return Err(error),
+                },
+            };
+            if !is_there {
+                let reason = "reply_to is no message of this conversation";
+                looked_up.refused.insert(index, Refused::invalid(reason));
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Whether what the send answers is in a file of the same conversation.
+    async fn is_in_file(&self, tx: &Transaction, job: &Job, send: &Send) -> Result<bool, Failed> {
+        let (rates, uid) = (&self.limits.rates, &job.caller.uid);
+        let found = archived::find(rates, tx, uid, &[send.reply_to]).await?;
+        Ok(found
+            .iter()
+            .any(|found| found.message.conversation == send.name))
+    }
 }
 
 async fn take_scheduled(

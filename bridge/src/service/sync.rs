@@ -104,7 +104,7 @@ async fn messages(
         bytes_max: PAGE_BYTES,
     };
     let (id, visible) = (membership.conversation_id, membership.visible_seq);
-    let page = views::history(store.reader(), uid, id, &membership.name, visible, range).await?;
+    let page = views::history(store, uid, id, &membership.name, visible, range).await?;
     Ok(v1::Batch {
         conversation: membership.name.clone(),
         messages: page.messages,

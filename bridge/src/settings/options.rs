@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{Check, Secret, units};
+use crate::service::archived::AFTER_MIN;
 use crate::store::nodes;
 
 /// The longest password that a `password_min` may ask for.
@@ -388,11 +389,18 @@ pub struct MessagesOptions {
     #[serde(deserialize_with = "units::duration")]
     pub expires_max: Duration,
     pub catch_up_max: u32,
+    /// `None`: for ever.
+    #[serde(deserialize_with = "units::duration_or_none")]
+    pub keep: Option<Duration>,
 }
 
 impl MessagesOptions {
-    pub(super) fn checks(&self, mqtt: &MqttOptions) -> [Check; 4] {
+    pub(super) fn checks(&self, mqtt: &MqttOptions) -> [Check; 5] {
         [
+            (
+                self.keep.is_some_and(|keep| keep < DAY),
+                "messages.keep is less than a day",
+            ),
             (
                 self.text_max == 0,
                 "messages.text_max is zero: nobody could write",
@@ -408,6 +416,75 @@ impl MessagesOptions {
             (
                 self.expires_max < Duration::from_secs(1),
                 "messages.expires_max is less than a second",
+            ),
+        ]
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiveOptions {
+    /// `None`: never.
+    #[serde(deserialize_with = "units::duration_or_none")]
+    pub after: Option<Duration>,
+    #[serde(deserialize_with = "units::duration")]
+    pub interval: Duration,
+    /// Empty: a folder in `data_dir`.
+    pub url: String,
+    pub endpoint: String,
+    pub region: String,
+    pub access_key_id: String,
+    pub secret_access_key: Secret,
+    pub path_style: bool,
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+    #[serde(deserialize_with = "units::size")]
+    pub cache: usize,
+}
+
+impl ArchiveOptions {
+    /// The name of the bucket, and what the names of all objects there begin with; `None`: it is a folder.
+    #[must_use]
+    pub fn bucket(&self) -> Option<(&str, &str)> {
+        let url = self.url.strip_prefix("s3://")?;
+        Some(url.split_once('/').unwrap_or((url, "")))
+    }
+
+    pub(super) fn checks(&self, messages: &MessagesOptions) -> [Check; 7] {
+        let has_keys =
+            !self.access_key_id.is_empty() && !self.secret_access_key.expose().is_empty();
+        let is_web = |url: &str| url.starts_with("https://") || url.starts_with("http://");
+        [
+            (
+                self.after.is_some_and(|after| after < AFTER_MIN),
+                "archive.after is less than 7 days",
+            ),
+            (
+                matches!((self.after, messages.keep), (Some(after), Some(keep)) if keep <= after),
+                "messages.keep is not longer than archive.after: nothing would be archived",
+            ),
+            (
+                self.interval < Duration::from_millis(100),
+                "archive.interval is less than 100 ms",
+            ),
+            (
+                self.timeout.is_zero(),
+                "archive.timeout is zero: no object could be read",
+            ),
+            (
+                self.bucket().is_none() && self.url.contains("://"),
+                "archive.url is neither a folder nor begins with s3://",
+            ),
+            (
+                self.bucket()
+                    .is_some_and(|(bucket, _)| bucket.is_empty() || !has_keys),
+                "archive.url needs a bucket, archive.access_key_id and archive.secret_access_key",
+            ),
+            (
+                !self.endpoint.is_empty() && !is_web(&self.endpoint),
+                "archive.endpoint begins neither with https:// nor with http://",
             ),
         ]
     }

@@ -271,6 +271,8 @@ pub struct Behind {
     pub after_seq: u32,
     /// The conversation's newest.
     pub last_seq: u32,
+    /// Messages up to here are in files.
+    pub archived_seq: u32,
 }
 
 /// Where known devices are behind.
@@ -313,7 +315,7 @@ pub async fn user_behind<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<Vec<Be
     Ok(rows.iter().map(behind_of).collect::<Result<_, _>>()?)
 }
 
-const BEHIND_COLUMNS: &str = "c.id, c.name, c.last_seq";
+const BEHIND_COLUMNS: &str = "c.id, c.name, c.last_seq, c.archived_seq";
 
 fn behind_of(row: &QueryResult) -> Result<Behind, DbErr> {
     let seq = |column: &str| -> Result<u32, DbErr> {
@@ -327,6 +329,7 @@ fn behind_of(row: &QueryResult) -> Result<Behind, DbErr> {
         name: row.try_get("", "name")?,
         after_seq: seq("after_seq")?,
         last_seq: seq("last_seq")?,
+        archived_seq: seq("archived_seq")?,
     })
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use sea_orm::sqlx::mysql::MySqlDatabaseError;
 use sea_orm::{DbErr, RuntimeErr, SqlErr, sqlx};
 
+use crate::archive;
+
 /// Why a statement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -25,6 +27,9 @@ pub enum Error {
     /// A defect of ours or of the database.
     #[error("the database refused a statement")]
     Internal(#[source] DbErr),
+    /// Messages in files can't be read now.
+    #[error("the archive is unavailable")]
+    Archive(#[from] archive::Error),
 }
 
 impl Error {

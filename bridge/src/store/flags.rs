@@ -12,8 +12,12 @@ use crate::clock;
 pub struct Flag {
     /// The message.
     pub msg_id: u64,
-    /// The name of the conversation that it is in.
+    /// The key in the database of the conversation that it is in, and its name.
+    pub conversation_id: i64,
+    /// See there.
     pub conversation: String,
+    /// Where it is there, if it is in a file.
+    pub archived_seq: Option<u32>,
     /// The words that it was marked for.
     pub words: String,
     /// When an administrator has dealt with it.
@@ -60,9 +64,9 @@ pub async fn list<C: ConnectionTrait>(
     };
     let before = before.map_or(i64::MAX, u64::cast_signed);
     let text = format!(
-        "SELECT f.msg_id, f.words, f.done_at, c.name FROM flags f
-        JOIN messages x ON x.msg_id = f.msg_id
-        JOIN conversations c ON c.id = x.conversation_id
+        "SELECT f.msg_id, f.words, f.done_at, f.seq, c.id, c.name FROM flags f
+        LEFT JOIN messages x ON x.msg_id = f.msg_id
+        JOIN conversations c ON c.id = COALESCE(x.conversation_id, f.conversation_id)
         WHERE f.msg_id < ? {done} ORDER BY f.msg_id DESC LIMIT {limit}"
     );
     let rows = sql::query(db, &text, [before.into()]).await?;
@@ -93,9 +97,12 @@ pub async fn set_done<C: ConnectionTrait>(
 fn flag(row: &QueryResult) -> Result<Flag, DbErr> {
     let msg_id: i64 = row.try_get("", "msg_id")?;
     let done_at: Option<i64> = row.try_get("", "done_at")?;
+    let seq: Option<i32> = row.try_get("", "seq")?;
     Ok(Flag {
         msg_id: msg_id.cast_unsigned(),
+        conversation_id: row.try_get("", "id")?,
         conversation: row.try_get("", "name")?,
+        archived_seq: seq.map(i32::cast_unsigned),
         words: row.try_get("", "words")?,
         done_at: done_at.map(clock::from_millis),
     })

@@ -3,7 +3,8 @@
 use schema::Uid;
 use sea_orm::ConnectionTrait;
 
-use super::{Error, sql};
+use super::archives::{self, NEWEST_KEPT};
+use super::{Error, conversations, sql};
 
 /// The table, and in which order its rows are locked.
 pub(super) const TABLE: (&str, &str) = ("members", "members.conversation_id, members.uid");
@@ -400,17 +401,45 @@ pub async fn set_read<C: ConnectionTrait>(
     from_seq: u32,
     to_seq: u32,
 ) -> Result<(), Error> {
-    let text = "UPDATE members SET last_read_seq = ?, marked_unread = ?, changes = changes + 1,
-            sent_read = sent_read + (
+    let range = (from_seq, to_seq);
+    move_read(db, conversation_id, uid, range, "marked_unread = FALSE,").await
+}
+
+/// The same for messages that nobody can read any more; a mark stays.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub(super) async fn pass<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+    from_seq: u32,
+    to_seq: u32,
+) -> Result<(), Error> {
+    move_read(db, conversation_id, uid, (from_seq, to_seq), "").await
+}
+
+async fn move_read<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+    (from_seq, to_seq): (u32, u32),
+    more: &str,
+) -> Result<(), Error> {
+    let in_files = never_unread_in_files(db, conversation_id, uid, from_seq, to_seq).await?;
+    let text = format!(
+        "UPDATE members SET last_read_seq = ?, {more} changes = changes + 1,
+            sent_read = sent_read + ? + (
             SELECT COUNT(*) FROM messages x
             WHERE x.conversation_id = ? AND x.seq > ? AND x.seq <= ? AND (x.sender = ? OR x.hidden_from = ?
                 OR EXISTS (SELECT 1 FROM hidden_messages h
                     WHERE h.uid = ? AND h.conversation_id = x.conversation_id AND h.seq = x.seq)))
-        WHERE conversation_id = ? AND uid = ?";
+        WHERE conversation_id = ? AND uid = ?"
+    );
     let (from, to) = (from_seq.cast_signed(), to_seq.cast_signed());
     let values = [
         to.into(),
-        false.into(),
+        in_files.cast_signed().into(),
         conversation_id.into(),
         from.into(),
         to.into(),
@@ -420,6 +449,44 @@ pub async fn set_read<C: ConnectionTrait>(
         conversation_id.into(),
         uid.as_str().into(),
     ];
-    sql::execute(db, text, values).await?;
+    sql::execute(db, &text, values).await?;
+    Ok(())
+}
+
+/// What [`move_read`] counts of messages that are no rows any more. Until the end of the transaction none of the others goes to a
+/// file.
+async fn never_unread_in_files<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    uid: &Uid,
+    from_seq: u32,
+    to_seq: u32,
+) -> Result<u32, Error> {
+    let text = "SELECT last_seq FROM conversations WHERE id = ?";
+    let Some(row) = sql::query_one(db, text, [conversation_id.into()]).await? else {
+        return Ok(0);
+    };
+    let last_seq: i32 = row.try_get("", "last_seq")?;
+    // What is read most often is among the newest messages, of which none goes to a file.
+    if from_seq.saturating_add(NEWEST_KEPT) >= last_seq.cast_unsigned() {
+        return Ok(0);
+    }
+    conversations::lock(db, &[conversation_id]).await?;
+    archives::count_never_unread(db, conversation_id, uid, from_seq, to_seq).await
+}
+
+/// Hides messages up to a seq, which are no longer there, from all members.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub(super) async fn hide_until<C: ConnectionTrait>(
+    db: &C,
+    conversation_id: i64,
+    seq: u32,
+) -> Result<(), Error> {
+    let text = "UPDATE members SET visible_seq = ?, changes = changes + 1
+        WHERE conversation_id = ? AND visible_seq < ?";
+    let seq = seq.cast_signed();
+    sql::execute(db, text, [seq.into(), conversation_id.into(), seq.into()]).await?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use schema::{MsgId, Uid};
 use sea_orm::ConnectionTrait;
 
+use super::archives::{self, Order};
 use super::{Error, sql};
 
 /// A message to be stored.
@@ -163,7 +164,7 @@ pub async fn find_by_client_ids<C: ConnectionTrait>(
     Ok(earlier)
 }
 
-/// The id of the message at a place.
+/// The id of the message at a place, wherever it is.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -175,7 +176,7 @@ pub async fn id_at<C: ConnectionTrait>(
     let text = "SELECT msg_id FROM messages WHERE conversation_id = ? AND seq = ?";
     let values = [conversation_id.into(), seq.cast_signed().into()];
     let Some(row) = sql::query_one(db, text, values).await? else {
-        return Ok(None);
+        return archives::id_at(db, conversation_id, seq).await;
     };
     let id: i64 = row.try_get("", "msg_id")?;
     Ok(Some(id.cast_unsigned()))
@@ -217,7 +218,8 @@ pub async fn newest_id<C: ConnectionTrait>(db: &C) -> Result<u64, Error> {
     Ok(newest.unwrap_or_default().cast_unsigned())
 }
 
-/// The first places after a seq: seq and message id. Reads the index, not the messages.
+/// The first places after a seq: seq and message id. Reads the index, not the messages; of those in files, the directory
+/// of the first one.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -242,5 +244,20 @@ pub async fn places<C: ConnectionTrait>(
         let (seq, msg_id): (i32, i64) = (row.try_get("", "seq")?, row.try_get("", "msg_id")?);
         places.push((seq.cast_unsigned(), msg_id.cast_unsigned()));
     }
-    Ok(places)
+    let before = places
+        .first()
+        .map_or(last_seq.saturating_add(1), |(seq, _)| *seq);
+    if before <= after_seq.saturating_add(1) {
+        return Ok(places);
+    }
+    let range = (after_seq, before);
+    match archives::between(db, conversation_id, range, Order::OldestFirst).await? {
+        None => Ok(places),
+        Some(file) => {
+            let entries = file.directory.entries().iter();
+            let entries = entries.filter(|entry| entry.seq > after_seq && entry.seq < before);
+            let places = entries.map(|entry| (entry.seq, entry.msg_id));
+            Ok(places.take(limit as usize).collect())
+        }
+    }
 }

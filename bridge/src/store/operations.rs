@@ -180,6 +180,22 @@ fn push_mentions(rows: &mut sql::Rows, place: Place, mentioned: &[String]) {
     }
 }
 
+/// Forgets whom messages mention.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub(super) async fn forget_mentions<C: ConnectionTrait>(
+    db: &C,
+    mentioning: &[(Place, Vec<String>)],
+) -> Result<(), Error> {
+    let mut rows = sql::Rows::new(3);
+    for (place, mentioned) in mentioning {
+        push_mentions(&mut rows, *place, mentioned);
+    }
+    sql::execute_in(db, DELETE_MENTIONS, rows).await?;
+    Ok(())
+}
+
 /// How often a message was edited.
 ///
 /// # Errors
@@ -425,7 +441,7 @@ mod tests {
     }
 
     async fn seqs(store: &Store, name: &str) -> Vec<u32> {
-        let page = history(store.reader(), &uid(name), 1, "g:g", 0, ALL).await;
+        let page = history(store, &uid(name), 1, "g:g", 0, ALL).await;
         page.unwrap().messages.iter().map(|it| it.seq).collect()
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use schema::Uid;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
-use super::{Error, sql};
+use super::{Error, archives, sql};
 
 /// A message whose receipts are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +58,9 @@ pub async fn sent<C: ConnectionTrait>(
         JOIN members m ON m.conversation_id = x.conversation_id AND m.uid = x.sender
         WHERE x.msg_id = ? AND x.sender = ?";
     let values = [msg_id.cast_signed().into(), uid.as_str().into()];
-    let row = sql::query_one(db, text, values).await?;
+    let Some(row) = sql::query_one(db, text, values).await? else {
+        return sent_and_archived(db, uid, msg_id).await;
+    };
     let sent = |row: QueryResult| {
         Ok::<_, DbErr>(Sent {
             conversation_id: row.try_get("", "conversation_id")?,
@@ -67,7 +69,22 @@ pub async fn sent<C: ConnectionTrait>(
             hidden_from: row.try_get("", "hidden_from")?,
         })
     };
-    Ok(row.map(sent).transpose()?)
+    Ok(Some(sent(row)?))
+}
+
+async fn sent_and_archived<C: ConnectionTrait>(
+    db: &C,
+    uid: &Uid,
+    msg_id: u64,
+) -> Result<Option<Sent>, Error> {
+    let found = archives::find(db, uid, &[msg_id]).await?.pop();
+    let own = found.filter(|found| found.message.sender == uid.as_str());
+    Ok(own.map(|found| Sent {
+        conversation_id: found.place.conversation_id,
+        conversation: found.message.conversation,
+        seq: found.place.seq,
+        hidden_from: found.hidden_from,
+    }))
 }
 
 /// The newest of the user's messages there that the others get; 0: none.
@@ -83,11 +100,10 @@ pub async fn newest_heard<C: ConnectionTrait>(
         "SELECT seq FROM messages WHERE conversation_id = ? AND sender = ? AND hidden_from IS NULL
         ORDER BY seq DESC LIMIT 1";
     let values = [conversation_id.into(), uid.as_str().into()];
-    let row = sql::query_one(db, text, values).await?;
-    Ok(row
-        .map(|row| seq(&row, "seq"))
-        .transpose()?
-        .unwrap_or_default())
+    match sql::query_one(db, text, values).await? {
+        Some(row) => Ok(seq(&row, "seq")?),
+        None => archives::newest_heard(db, conversation_id, uid).await,
+    }
 }
 
 /// Everybody for whom the conversation's message `seq` was, but its sender, by uid.
@@ -161,7 +177,7 @@ pub async fn names<C: ConnectionTrait>(
     Ok(names)
 }
 
-/// Who has sent messages with a greater seq than `after_seq` up to `last_seq`, and is a member now.
+/// Who has sent messages with a greater seq than `after_seq` up to `last_seq` that are not in files, and is a member now.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.

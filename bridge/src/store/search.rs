@@ -201,6 +201,31 @@ pub async fn mark<C: ConnectionTrait>(tx: &C, msg_ids: &[u64]) -> Result<(), Err
     Ok(())
 }
 
+/// Takes messages out of the index for good. Costs nothing to speak of where no index is kept.
+///
+/// # Errors
+/// [`Error`] when the database can't do it.
+pub async fn remove<C: ConnectionTrait>(
+    tx: &C,
+    msg_ids: impl Iterator<Item = u64>,
+) -> Result<(), Error> {
+    if position(tx).await?.is_none() {
+        return Ok(());
+    }
+    let msg_ids: Vec<u64> = msg_ids.collect();
+    remove_rows(tx, &msg_ids).await?;
+    Ok(())
+}
+
+/// Marks, and what messages are found by.
+async fn remove_rows<C: ConnectionTrait>(tx: &C, msg_ids: &[u64]) -> Result<(), DbErr> {
+    let text = "DELETE FROM search_marks WHERE msg_id {in}";
+    sql::execute_in(tx, text, ids(msg_ids)).await?;
+    let key = key(tx.get_database_backend());
+    let text = format!("DELETE FROM search_index WHERE {key} {{in}}");
+    sql::execute_in(tx, &text, ids(msg_ids)).await
+}
+
 /// Some of the marked messages, of those that the index has come to.
 ///
 /// # Errors
@@ -222,11 +247,7 @@ pub async fn marked<C: ConnectionTrait>(
 /// [`Error`] when the database can't do it.
 pub async fn unmark<C: ConnectionTrait>(tx: &C, msg_ids: &[u64]) -> Result<Vec<Source>, Error> {
     // Before the messages are read: who changes one of them meanwhile marks it once more.
-    let text = "DELETE FROM search_marks WHERE msg_id {in}";
-    sql::execute_in(tx, text, ids(msg_ids)).await?;
-    let key = key(tx.get_database_backend());
-    let text = format!("DELETE FROM search_index WHERE {key} {{in}}");
-    sql::execute_in(tx, &text, ids(msg_ids)).await?;
+    remove_rows(tx, msg_ids).await?;
     let text = "SELECT msg_id, conversation_id, content FROM messages WHERE msg_id {in}";
     let rows = sql::query_rows(tx, text, ids(msg_ids)).await?;
     Ok(rows.iter().map(source).collect::<Result<_, _>>()?)

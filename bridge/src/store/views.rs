@@ -3,6 +3,7 @@
 //! Whoever reads messages for a user goes through `message`, which says nothing of what is gone, and asks for
 //! `visible_to`, so that nobody gets what is not his to see.
 
+mod archived;
 mod changed;
 mod contact;
 mod conversation;
@@ -15,6 +16,7 @@ mod reactions;
 mod seen;
 mod user;
 
+pub use archived::{AtHand, archived_at_hand, archived_messages, archived_revisions};
 pub use changed::{Changed, changed_messages};
 pub use contact::{ContactPage, Which, contacts};
 pub use conversation::{Conversation, Membership, conversations, departed, membership};
@@ -23,7 +25,7 @@ pub use found::{Place, Room, rooms, visible};
 pub(super) use group::described;
 pub use group::{MEMBERS_TOLD, PINS_MAX, group, group_about, group_of};
 pub use history::{Page, Range, history, messages_by_id};
-pub use media::{MEDIA_KINDS, media};
+pub use media::{MEDIA_KINDS, Medium, media, media_messages};
 pub use reactions::reactions;
 pub use seen::{Expired, Seen, expired, repliable, seen};
 pub use user::{find_users, profile, users};

@@ -111,6 +111,15 @@ pub(crate) async fn flags(
     let found = flags::list(db, query.done, query.before, limit(query.limit)?).await?;
     let ids: Vec<u64> = found.iter().map(|flag| flag.msg_id).collect();
     let mut messages = views::messages_by_id(db, admin.uid(), &ids).await?;
+    for flag in &found {
+        if let Some(seq) = flag.archived_seq {
+            let conversation = (flag.conversation_id, flag.conversation.as_str());
+            let (store, seqs) = (&api.store, [seq]);
+            let archived =
+                views::archived_messages(store, admin.uid(), conversation, &seqs).await?;
+            messages.extend(archived.into_iter().map(|it| (it.msg_id, it)));
+        }
+    }
     let flags: Vec<FlagView> = found
         .into_iter()
         .filter_map(|flag| {

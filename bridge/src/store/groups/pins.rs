@@ -3,7 +3,7 @@
 use schema::Uid;
 use sea_orm::ConnectionTrait;
 
-use crate::store::{Error, sql};
+use crate::store::{Error, archives, sql};
 
 /// Whether there is such a message in a conversation that has its content and that a user sees who sees only what
 /// comes after `visible_seq`.
@@ -27,7 +27,13 @@ pub async fn can_be_pinned<C: ConnectionTrait>(
         visible_seq.cast_signed().into(),
         uid.as_str().into(),
     ];
-    Ok(sql::query_one(db, text, values).await?.is_some())
+    if sql::query_one(db, text, values).await?.is_some() {
+        return Ok(true);
+    }
+    let found = archives::find(db, uid, &[msg_id]).await?.pop();
+    Ok(found.is_some_and(|found| {
+        found.place.conversation_id == conversation_id && found.message.gone.is_empty()
+    }))
 }
 
 /// Pins a message that is not pinned.
@@ -73,9 +79,10 @@ pub async fn list<C: ConnectionTrait>(
     conversation_id: i64,
     limit: usize,
 ) -> Result<Vec<u64>, Error> {
+    // A pin of a message in a file goes with its content.
     let text = format!(
-        "SELECT p.msg_id FROM group_pins p JOIN messages x ON x.msg_id = p.msg_id
-        WHERE p.conversation_id = ? AND x.state = 0
+        "SELECT p.msg_id FROM group_pins p LEFT JOIN messages x ON x.msg_id = p.msg_id
+        WHERE p.conversation_id = ? AND (x.state IS NULL OR x.state = 0)
         ORDER BY p.at DESC, p.msg_id DESC LIMIT {limit}"
     );
     let mut pinned = Vec::new();

@@ -6,10 +6,12 @@ use prost::Message as _;
 use schema::{Uid, v1};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
+use super::archived::{self, View};
 use super::reactions::{self, REACTED};
 use super::seen::{is_reacted, with_reactions};
 use super::{MESSAGE_COLUMNS, message, visible_to};
-use crate::store::{Error, sql};
+use crate::store::archives::Order;
+use crate::store::{Error, Store, sql};
 
 /// Messages are read in steps of so many, so that a page of large ones stops at its byte limit without
 /// having loaded all of them.
@@ -38,12 +40,12 @@ pub struct Page {
 }
 
 /// One page of the conversation `conversation_id` as `uid` sees it; the messages get its wire name, `name`. Only messages
-/// above `visible_seq` are shown, and none that the user has deleted.
+/// above `visible_seq` are shown, and none that the user has deleted. Those that are in files are read from there.
 ///
 /// # Errors
-/// [`Error`] when the database can't answer.
-pub async fn history<C: ConnectionTrait>(
-    db: &C,
+/// [`Error`] when the database or the archive can't answer.
+pub async fn history(
+    store: &Store,
     uid: &Uid,
     conversation_id: i64,
     name: &str,
@@ -52,8 +54,11 @@ pub async fn history<C: ConnectionTrait>(
 ) -> Result<Page, Error> {
     let mut reacted = Vec::new();
     let mut unread = Unread {
-        uid,
-        conversation_id,
+        view: View {
+            uid,
+            conversation_id,
+            name,
+        },
         after: range.after_seq.unwrap_or_default().max(visible_seq),
         before: range.before_seq.unwrap_or(u32::MAX),
         order: match range.after_seq {
@@ -61,8 +66,8 @@ pub async fn history<C: ConnectionTrait>(
             None => Order::NewestFirst,
         },
     };
-    let mut page = unread.page(db, name, range, &mut reacted).await?;
-    reactions::add_to(db, &mut page.messages, &reacted).await?;
+    let mut page = unread.page(store, range, &mut reacted).await?;
+    reactions::add_to(store.reader(), &mut page.messages, &reacted).await?;
     Ok(page)
 }
 
@@ -101,63 +106,102 @@ impl Page {
     }
 }
 
-/// Which end of the range is read first.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
-    OldestFirst,
-    NewestFirst,
-}
-
 /// The part of the range that is still to be read; both bounds are exclusive.
 struct Unread<'a> {
-    uid: &'a Uid,
-    conversation_id: i64,
+    view: View<'a>,
     after: u32,
     before: u32,
     order: Order,
 }
 
+/// A message, and whether there are reactions to be looked up.
+type Read = (v1::Message, bool);
+
 impl Unread<'_> {
     /// Reads the page, and notes which of its messages have reactions.
-    async fn page<C: ConnectionTrait>(
+    async fn page(
         &mut self,
-        db: &C,
-        name: &str,
+        store: &Store,
         range: Range,
         reacted: &mut Vec<u64>,
-    ) -> Result<Page, DbErr> {
+    ) -> Result<Page, Error> {
         let mut page = Page::default();
         let limit = range.limit.max(1) as usize;
         let mut bytes = 0;
         loop {
             // One more than the page takes, to learn whether there is more.
             let step = (limit - page.messages.len() + 1).min(STEP);
-            let rows = self.next_rows(db, step).await?;
-            for row in &rows {
+            let (messages, is_end) = self.next(store, step).await?;
+            for (message, is_reacted) in messages {
                 let is_full = page.messages.len() >= limit || bytes >= range.bytes_max;
                 if is_full && !page.messages.is_empty() {
                     page.more = true;
                     return Ok(page.in_order(self.order));
                 }
-                let message = message(row, name)?;
                 bytes += size(&message);
-                self.shrink(message.seq);
-                if is_reacted(row)? && message.gone.is_empty() {
+                if is_reacted {
                     reacted.push(message.msg_id);
                 }
                 page.messages.push(message);
             }
-            if rows.len() < step {
+            if is_end {
                 return Ok(page.in_order(self.order));
             }
         }
     }
 
-    async fn next_rows<C: ConnectionTrait>(
-        &self,
-        db: &C,
+    /// The next messages, and whether those are all. The rows are read before the files: what goes from there to here
+    /// meanwhile is met twice, and not missed.
+    async fn next(&mut self, store: &Store, limit: usize) -> Result<(Vec<Read>, bool), Error> {
+        let rows = self.rows(store.reader(), limit).await?;
+        let is_all = rows.len() < limit;
+        match self.order {
+            Order::OldestFirst => {
+                let before = rows.first().map_or(self.before, |(row, _)| row.seq);
+                if let Some(messages) = self.from_files(store, (self.after, before), limit).await? {
+                    return Ok((messages, false));
+                }
+                self.after = rows.last().map_or(self.after, |(row, _)| row.seq);
+                Ok((rows, is_all))
+            }
+            Order::NewestFirst => {
+                self.before = rows.last().map_or(self.before, |(row, _)| row.seq);
+                if !is_all {
+                    return Ok((rows, false));
+                }
+                let range = (self.after, self.before);
+                let older = self.from_files(store, range, limit).await?;
+                let is_end = older.is_none();
+                let older = older.unwrap_or_default();
+                Ok((rows.into_iter().chain(older).collect(), is_end))
+            }
+        }
+    }
+
+    /// Messages in a gap of the rows; `None`: there are no files for it. Most gaps are none, or what the user has deleted.
+    async fn from_files(
+        &mut self,
+        store: &Store,
+        (after, before): (u32, u32),
         limit: usize,
-    ) -> Result<Vec<QueryResult>, DbErr> {
+    ) -> Result<Option<Vec<Read>>, Error> {
+        if after.saturating_add(1) >= before {
+            return Ok(None);
+        }
+        let range = (after, before);
+        let found = archived::some_between(store, self.view, range, self.order, limit).await?;
+        let Some((end, messages)) = found else {
+            return Ok(None);
+        };
+        match self.order {
+            Order::OldestFirst => self.after = end,
+            Order::NewestFirst => self.before = end,
+        }
+        let messages = messages.into_iter().map(|message| (message, false));
+        Ok(Some(messages.collect()))
+    }
+
+    async fn rows<C: ConnectionTrait>(&self, db: &C, limit: usize) -> Result<Vec<Read>, DbErr> {
         let order = match self.order {
             Order::OldestFirst => "ASC",
             Order::NewestFirst => "DESC",
@@ -168,21 +212,21 @@ impl Unread<'_> {
             ORDER BY x.seq {order} LIMIT {limit}",
             visible_to("?")
         );
+        let uid = self.view.uid.as_str();
         let values = [
-            self.conversation_id.into(),
+            self.view.conversation_id.into(),
             bound(self.after).into(),
             bound(self.before).into(),
-            self.uid.as_str().into(),
-            self.uid.as_str().into(),
+            uid.into(),
+            uid.into(),
         ];
-        sql::query(db, &text, values).await
-    }
-
-    fn shrink(&mut self, seen: u32) {
-        match self.order {
-            Order::OldestFirst => self.after = seen,
-            Order::NewestFirst => self.before = seen,
-        }
+        let rows = sql::query(db, &text, values).await?;
+        let read = |row: &QueryResult| {
+            let message = message(row, self.view.name)?;
+            let is_reacted = is_reacted(row)? && message.gone.is_empty();
+            Ok((message, is_reacted))
+        };
+        rows.iter().map(read).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use super::unsigned;
 use crate::store::{Error, sql};
 
 /// Of so many users the names are told; the others are counted.
-const NAMED_MAX: usize = 20;
+pub(super) const NAMED_MAX: usize = 20;
 
 /// Whether there are reactions to the messages `x`: 1 or 0, as a column `reacted`.
 pub(super) const REACTED: &str = "CASE WHEN EXISTS (SELECT 1 FROM reactions r WHERE r.msg_id = x.msg_id) THEN 1 ELSE 0 END AS reacted";

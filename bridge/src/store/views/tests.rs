@@ -96,23 +96,16 @@ async fn a_page_keeps_its_bounds() {
             false,
         ),
     ] {
-        let page = history(store.reader(), &uid("bob"), 7, "g:g", start, range)
+        let page = history(&store, &uid("bob"), 7, "g:g", start, range)
             .await
             .unwrap();
         let found: Vec<u32> = page.messages.iter().map(|message| message.seq).collect();
         assert_eq!(found, seqs.collect::<Vec<_>>(), "{name}");
         assert_eq!(page.more, more, "{name}");
     }
-    let nothing = history(
-        store.reader(),
-        &uid("bob"),
-        7,
-        "g:g",
-        0,
-        range(Some(10), None, 5),
-    )
-    .await
-    .unwrap();
+    let nothing = history(&store, &uid("bob"), 7, "g:g", 0, range(Some(10), None, 5))
+        .await
+        .unwrap();
     assert_eq!(nothing, Page::default());
 }
 
@@ -334,7 +327,7 @@ async fn changed_messages_come_in_the_order_of_their_changes() {
         (9, 1, 9999, vec![], 9, false),
         (u32::MAX, 1, 9999, vec![], u32::MAX, false),
     ] {
-        let page = changed_messages(store.reader(), &uid("bob"), &bob, after, limit, bytes)
+        let page = changed_messages(&store, &uid("bob"), &bob, after, limit, bytes)
             .await
             .unwrap();
         let found: Vec<u32> = page.messages.iter().map(|message| message.seq).collect();

@@ -1,0 +1,291 @@
+//! Moves cold messages to files, deletes what is too old, and keeps files and database in step, beside the pipeline.
+//!
+//! It walks through all conversations, and does one small thing at a time, each in a transaction of its own; after each it
+//! rests for several times as long as it has worked. Nothing waits for an object store while a transaction is open. A
+//! crash at any point loses nothing: an object is announced before it is written, named by the transaction that takes
+//! the rows away, and deleted later where that did not happen.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use schema::{MsgId, archive};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::archive::Archive;
+use crate::clock;
+use crate::cluster::duty::Duty;
+use crate::store::archives::{self, Candidate, File};
+use crate::store::operations::Gone;
+use crate::store::{self, Store};
+
+/// Conversations that are looked up at once.
+const PAGE: u32 = 500;
+/// How often files are looked for that have to be written anew, and objects that nobody needs any more.
+const TIDY_INTERVAL: Duration = Duration::from_secs(5);
+/// How many of them at once.
+const TIDY_STEP: u32 = 16;
+/// After each step, so many times as long as it took.
+const REST: u32 = 3;
+/// How long an object may be announced before it is named: longer than writing it can take.
+const ANNOUNCED_FOR: Duration = Duration::from_secs(3600);
+/// How long an object stays that was replaced: who has just looked up its name may still read it.
+const REPLACED_FOR: Duration = Duration::from_secs(2);
+/// How often a run is read again that something has happened to meanwhile.
+const TRIES: usize = 3;
+/// What is deleted for good is deleted by whole days, so that conversations don't change all the time.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// When messages leave the database.
+#[derive(Clone, Copy, Debug)]
+pub struct Ages {
+    /// They go to files. `None`: never.
+    pub archive_after: Option<Duration>,
+    /// They are deleted for good. `None`: never.
+    pub keep: Option<Duration>,
+    /// How often it is looked for them.
+    pub interval: Duration,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Archiver {
+    store: Store,
+    ages: Ages,
+}
+
+impl Archiver {
+    pub(super) fn new(store: Store, ages: Ages) -> Self {
+        Archiver { store, ages }
+    }
+
+    /// Works until `stop`, while it is this node's duty. It may end anywhere, as by a crash.
+    pub(super) async fn run(self, mut duty: Duty, stop: CancellationToken) {
+        let work = async {
+            loop {
+                duty.held().await;
+                tokio::select! {
+                    () = self.work() => {}
+                    () = duty.lost() => {}
+                }
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    }
+
+    async fn work(&self) {
+        let mut walked: Option<Instant> = None;
+        loop {
+            if let Err(error) = self.tidy().await {
+                warn!(error = %store::chain(&error), "files of messages can't be kept in order now");
+            }
+            if walked.is_none_or(|walked| walked.elapsed() >= self.ages.interval) {
+                walked = Some(Instant::now());
+                if let Err(error) = self.walk().await {
+                    warn!(error = %store::chain(&error), "old messages can't be moved or deleted now");
+                }
+            }
+            sleep(TIDY_INTERVAL.min(self.ages.interval)).await;
+        }
+    }
+
+    /// Looks at all conversations once.
+    async fn walk(&self) -> Result<(), store::Error> {
+        if self.ages.archive_after.is_none() && self.ages.keep.is_none() {
+            return Ok(());
+        }
+        let mut after = i64::MIN;
+        let (mut moved, mut dropped) = (0, 0);
+        loop {
+            let page = archives::candidates(self.store.reader(), after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.conversation_id;
+            for candidate in page {
+                dropped += self.drop_aged(&candidate).await?;
+                moved += self.move_all(candidate).await?;
+            }
+        }
+        if moved > 0 || dropped > 0 {
+            info!(moved, dropped, "old messages have left the database");
+        }
+        Ok(())
+    }
+
+    /// Deletes for good what is too old; returns the number of steps.
+    async fn drop_aged(&self, candidate: &Candidate) -> Result<usize, store::Error> {
+        let Some(keep) = self.ages.keep else {
+            return Ok(0);
+        };
+        let mut steps = 0;
+        loop {
+            let started = Instant::now();
+            let now = SystemTime::now();
+            let id = candidate.conversation_id;
+            let below = first_id_of_day(now - keep);
+            let Some(aged) = archives::aged(self.store.reader(), id, below).await? else {
+                return Ok(steps);
+            };
+            let tx = self.store.begin().await?;
+            archives::drop_until(&tx, &aged, clock::millis(now)).await?;
+            tx.commit().await.map_err(store::Error::from)?;
+            steps += 1;
+            sleep(started.elapsed() * REST).await;
+        }
+    }
+
+    /// Moves the cold messages of a conversation to files; returns how many they were.
+    async fn move_all(&self, mut candidate: Candidate) -> Result<usize, store::Error> {
+        let Some(after) = self.ages.archive_after else {
+            return Ok(0);
+        };
+        let (mut moved, mut tries) = (0, 0);
+        while candidate.is_long() && tries < TRIES {
+            let started = Instant::now();
+            let below = MsgId::at(SystemTime::now() - after).0;
+            match self.move_run(&candidate, below).await? {
+                Moved::Nothing => break,
+                Moved::Some(messages) => moved += messages,
+                Moved::Changed => tries += 1,
+            }
+            let id = candidate.conversation_id;
+            let again = archives::candidates(self.store.reader(), id - 1, 1).await?;
+            match again.into_iter().next() {
+                Some(again) if again.conversation_id == id => candidate = again,
+                _ => break,
+            }
+            sleep(started.elapsed() * REST).await;
+        }
+        Ok(moved)
+    }
+
+    async fn move_run(&self, candidate: &Candidate, below: u64) -> Result<Moved, store::Error> {
+        let db = self.store.reader();
+        let id = candidate.conversation_id;
+        let Some(newest_kept) = archives::newest_kept(db, id).await? else {
+            return Ok(Moved::Nothing);
+        };
+        let Some(run) = archives::read_run(db, candidate, newest_kept, below).await? else {
+            return Ok(Moved::Nothing);
+        };
+        let object = run.object(nonce());
+        let bytes = self.write(&object, &run.stored).await?;
+        let tx = self.store.begin().await?;
+        if !archives::take(&tx, &run, &object, bytes).await? {
+            tx.rollback().await.map_err(store::Error::from)?;
+            return Ok(Moved::Changed);
+        }
+        tx.commit().await.map_err(store::Error::from)?;
+        Ok(Moved::Some(run.len()))
+    }
+
+    /// Announces and writes an object; returns its size.
+    async fn write(&self, object: &str, run: &archive::Run) -> Result<usize, store::Error> {
+        let due_at = clock::millis(SystemTime::now() + ANNOUNCED_FOR);
+        archives::announce(self.store.writer(), object, due_at).await?;
+        Ok(self.archive()?.write(object, run).await?)
+    }
+
+    fn archive(&self) -> Result<&Archive, store::Error> {
+        self.store.archive()
+    }
+
+    /// Writes files anew whose content has to go, and deletes objects that nobody needs.
+    async fn tidy(&self) -> Result<(), store::Error> {
+        loop {
+            let now = clock::millis(SystemTime::now());
+            let due = archives::due(self.store.reader(), now, TIDY_STEP).await?;
+            if due.is_empty() {
+                break;
+            }
+            for file in due {
+                let started = Instant::now();
+                self.rewrite(&file).await?;
+                sleep(started.elapsed() * REST).await;
+            }
+        }
+        loop {
+            let now = clock::millis(SystemTime::now());
+            let strays = archives::idle_strays(self.store.reader(), now, TIDY_STEP).await?;
+            if strays.is_empty() {
+                return Ok(());
+            }
+            for object in strays {
+                if archives::claim(self.store.writer(), &object).await? {
+                    self.archive()?.delete(&object).await?;
+                    archives::forget(self.store.writer(), &object).await?;
+                }
+            }
+        }
+    }
+
+    async fn rewrite(&self, file: &File) -> Result<(), store::Error> {
+        let opened = self.archive()?.read(&file.object).await?;
+        let object = archives::rewritten(file, nonce());
+        let bytes = self
+            .write(&object, &without_what_is_gone(file, &opened.run))
+            .await?;
+        let due_at = clock::millis(SystemTime::now() + REPLACED_FOR);
+        let tx = self.store.begin().await?;
+        if archives::replace(&tx, file, (&object, bytes), due_at).await? {
+            tx.commit().await.map_err(store::Error::from)?;
+        } else {
+            tx.rollback().await.map_err(store::Error::from)?;
+        }
+        Ok(())
+    }
+}
+
+/// What has become of a run.
+enum Moved {
+    /// There is none.
+    Nothing,
+    /// So many messages have moved.
+    Some(usize),
+    /// Something has happened to one of them meanwhile.
+    Changed,
+}
+
+/// The smallest id of the day of a time, in UTC.
+fn first_id_of_day(time: SystemTime) -> u64 {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let days = since.as_secs() / DAY.as_secs();
+    MsgId::at(SystemTime::UNIX_EPOCH + Duration::from_secs(days * DAY.as_secs())).0
+}
+
+/// An object's name is never used twice, even by nodes that do the same at the same time.
+fn nonce() -> u64 {
+    getrandom::u64().expect("the system has randomness")
+}
+
+/// What the file's object is to hold: what its directory says.
+fn without_what_is_gone(file: &File, run: &archive::Run) -> archive::Run {
+    let directory = &file.directory;
+    let stored = run.messages.iter().filter_map(|stored| {
+        let entry = directory.at(stored.seq)?;
+        let mut stored = stored.clone();
+        if let Some(gone) = entry.gone {
+            stored.content.clear();
+            stored.edited_at = 0;
+            stored.reactions.clear();
+            stored.revisions.clear();
+            if gone == Gone::Deleted {
+                stored.sender_device.clear();
+                stored.client_msg_id.clear();
+                stored.client_seq = 0;
+            }
+        }
+        stored
+            .reactions
+            .retain(|reaction| !directory.is_erased(&reaction.uid));
+        Some(stored)
+    });
+    archive::Run {
+        conversation: run.conversation,
+        messages: stored.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
