@@ -4,7 +4,8 @@
 //! [`up`] and [`ask`] (what a device can say), [`http`] (the same person over HTTP), [`link`] (one MQTT connection, 3.1.1 and 5
 //! alike), [`raw`] (a socket for literal bytes), [`device`] (one that uses plain topics, every packet by hand: [`wire`]),
 //! [`tunnel`] (through [`tls`] and [`websocket`], for all of the above), [`disk`] (one that can be filled),
-//! [`database`] (one that can be locked) with [`session`] (somebody else on it), [`postgres`], [`mariadb`] and [`redis`] (servers that others wrote), [`cluster`] (several
+//! [`database`] (one that can be locked) with [`session`] (somebody else on it), [`postgres`], [`mariadb`] and [`redis`] (servers that
+//! others wrote), [`s3`] (one that they did not write), [`cluster`] (several
 //! nodes on these, with [`proxy`] on each wire and [`balancer`] before them), [`talk`] (people on
 //! such a cluster), [`soak`] (many of them, and one fault after the other), [`mosquitto`] (`mosquitto_pub` and
 //! `mosquitto_sub` as processes), [`wait`] (waiting for a condition). The tests are in `tests/`, one topic per file.
@@ -30,6 +31,7 @@ pub mod postgres;
 pub mod proxy;
 pub mod raw;
 pub mod redis;
+pub mod s3;
 pub mod server;
 pub mod session;
 pub mod soak;

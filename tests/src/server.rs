@@ -428,8 +428,13 @@ impl Folder {
 
     /// What stands in the file of `--config`.
     pub fn config(self, toml: &str) -> Result<Self> {
-        fs::write(self.config_file(), toml)?;
+        self.write_config(toml)?;
         Ok(self)
+    }
+
+    /// The same for the server's next start.
+    pub fn write_config(&self, toml: &str) -> Result<()> {
+        Ok(fs::write(self.config_file(), toml)?)
     }
 
     fn config_file(&self) -> PathBuf {

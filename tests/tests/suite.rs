@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod archive;
 mod batches;
 mod blocks;
 mod changes;

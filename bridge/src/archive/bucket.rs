@@ -81,6 +81,8 @@ impl Bucket {
             .with_secret_access_key(options.secret_access_key)
             .with_virtual_hosted_style_request(!options.path_style)
             .with_allow_http(!is_encrypted)
+            // Not all stores know how to delete several at once, and here it is one at a time.
+            .with_disable_bulk_delete(true)
             .with_retry(retry)
             .with_http_connector(Connector {
                 is_encrypted,

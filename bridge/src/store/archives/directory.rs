@@ -278,9 +278,13 @@ mod tests {
         NewEntry {
             seq,
             // About a message a minute, and now and then one whose node's clock is behind.
-            msg_id: (u64::from(seq) * 60_000 << 22) - u64::from(seq % 7) * (90_000 << 22) + 1,
+            msg_id: ((u64::from(seq) * 60_000 - u64::from(seq % 7) * 90_000) << 22) + 1,
             sender,
-            kind: if seq % 10 == 0 { "image" } else { "text" },
+            kind: if seq.is_multiple_of(10) {
+                "image"
+            } else {
+                "text"
+            },
             gone: None,
             hidden_from: None,
         }

@@ -158,7 +158,7 @@ impl Unread<'_> {
         match self.order {
             Order::OldestFirst => {
                 let before = rows.first().map_or(self.before, |(row, _)| row.seq);
-                if let Some(messages) = self.from_files(store, (self.after, before), limit).await? {
+                if let Some(messages) = self.in_gap(store, (self.after, before), limit).await? {
                     return Ok((messages, false));
                 }
                 self.after = rows.last().map_or(self.after, |(row, _)| row.seq);
@@ -170,7 +170,7 @@ impl Unread<'_> {
                     return Ok((rows, false));
                 }
                 let range = (self.after, self.before);
-                let older = self.from_files(store, range, limit).await?;
+                let older = self.in_gap(store, range, limit).await?;
                 let is_end = older.is_none();
                 let older = older.unwrap_or_default();
                 Ok((rows.into_iter().chain(older).collect(), is_end))
@@ -179,7 +179,7 @@ impl Unread<'_> {
     }
 
     /// Messages in a gap of the rows; `None`: there are no files for it. Most gaps are none, or what the user has deleted.
-    async fn from_files(
+    async fn in_gap(
         &mut self,
         store: &Store,
         (after, before): (u32, u32),
