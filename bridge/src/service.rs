@@ -186,6 +186,7 @@ pub struct Service {
     limits: Limits,
     presence: Presence,
     behind: Behind,
+    archived: archiver::Counts,
     /// Told when an account was deleted.
     erasures: Arc<Notify>,
     redis: Option<Redis>,
@@ -369,6 +370,7 @@ impl Service {
             }
         });
         let archiver = Archiver::new(store.clone(), limits.ages);
+        let archived = archiver.counts();
         let duty = node.duty("archive");
         tasks.spawn(in_background(archiver.run(duty, stop.clone())));
         tasks.spawn({
@@ -386,6 +388,7 @@ impl Service {
             limits,
             presence,
             behind,
+            archived,
             erasures,
             redis: peers.redis,
             bus,
@@ -446,6 +449,12 @@ impl Service {
     #[must_use]
     pub fn search_behind(&self) -> std::time::Duration {
         self.behind.since(std::time::SystemTime::now())
+    }
+
+    /// What this node has moved to files, and deleted for its age.
+    #[must_use]
+    pub fn archiver(&self) -> archiver::Figures {
+        self.archived.figures()
     }
 
     /// How often users may do what.

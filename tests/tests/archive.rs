@@ -158,7 +158,24 @@ async fn what_is_archived_is_read_as_before() -> Result<()> {
 
     age(&server, 10).await?;
     until_rows(&server, "messages", KEPT).await?;
-    ensure!(objects(&server.data_dir().join("archive"))?.len() == 1);
+    let objects = objects(&server.data_dir().join("archive"))?;
+    ensure!(objects.len() == 1);
+    let size = std::fs::metadata(&objects[0].0)?.len();
+    for (sample, expected) in [
+        (r#"messages_total{what="moved"}"#, 150.0),
+        (r#"files_total{what="written"}"#, 1.0),
+        ("written_bytes_total", size as f64),
+        ("failures_total", 0.0),
+    ] {
+        let sample = format!("tidings_archive_{sample}");
+        // It is counted after the commit.
+        eventually(&sample, async || {
+            Ok(server.api().metric(&sample).await? == expected)
+        })
+        .await?;
+    }
+    let last_run = "tidings_archive_last_run_timestamp_seconds";
+    ensure!(server.api().metric(last_run).await? > 0.0);
 
     let after = api.history(with).await?;
     assert_eq!(timeless(after.clone()), before);
@@ -449,6 +466,8 @@ async fn what_is_too_old_is_deleted_for_good() -> Result<()> {
     let api = server.login("bob").await?;
     assert_eq!(unread(&api, "u:alice:bob").await?, 3);
     assert_eq!(seqs(&api.history("u:alice:bob").await?), range(201, 203));
+    let deleted = r#"tidings_archive_messages_total{what="deleted"}"#;
+    assert_eq!(api.metric(deleted).await?, 200.0);
     let mut phone = server.client("bob").device("phone").online().await?;
     assert_eq!(seqs(&phone.messages(3).await?), range(201, 203));
     phone.tell(up::read("u:alice:bob", 203)).await?;
@@ -581,6 +600,13 @@ async fn a_store_that_refuses_takes_nothing() -> Result<()> {
             .contains("old messages can't be moved or deleted now"))
     })
     .await?;
+    assert!(
+        server
+            .api()
+            .metric("tidings_archive_failures_total")
+            .await?
+            > 0.0
+    );
     assert_eq!(count(&server, "messages").await?, 200);
     let history = server.login("bob").await?.history("u:alice:bob").await?;
     assert_eq!(history.len(), 200);

@@ -26,6 +26,7 @@ use super::remote::Remote;
 use crate::cluster;
 use crate::code::Code;
 use crate::redis::{self, Redis};
+use crate::service::archiver;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -54,6 +55,7 @@ pub(super) async fn show(
         is_stalled: api.service.is_stalled(),
         jobs_waiting: api.service.jobs_waiting(),
         search_behind: api.service.search_behind(),
+        archiver: api.service.archiver(),
         rate_limited: labelled(api.service.rates().refused()),
         words_found: labelled(api.service.words().counts()),
         redis: api.service.redis().map(Redis::figures),
@@ -83,6 +85,7 @@ struct Figures {
     is_stalled: bool,
     jobs_waiting: usize,
     search_behind: Duration,
+    archiver: archiver::Figures,
     /// By limit.
     rate_limited: Vec<(String, u64)>,
     /// By action.
@@ -143,6 +146,7 @@ impl Collector for Figures {
         traffic(&mut page, &self.edge)?;
         kept(&mut page, &self.edge)?;
         inside(&mut page, self)?;
+        old(&mut page, self.archiver)?;
         self.redis
             .map_or(Ok(()), |redis| shared(&mut page, redis))?;
         self.bus.map_or(Ok(()), |bus| told(&mut page, bus))
@@ -330,6 +334,48 @@ fn inside(page: &mut Page, figures: &Figures) -> fmt::Result {
     Ok(())
 }
 
+/// One node at a time does it.
+fn old(page: &mut Page, archiver: archiver::Figures) -> fmt::Result {
+    let messages = [
+        ("moved".to_owned(), archiver.moved),
+        ("deleted".to_owned(), archiver.dropped),
+    ];
+    page.each(
+        "tidings_archive_messages",
+        "Messages that this node has moved to files, or deleted for their age.",
+        ConstCounter::new,
+        ("what", &messages),
+    )?;
+    let files = [
+        ("written".to_owned(), archiver.written),
+        ("deleted".to_owned(), archiver.removed),
+    ];
+    page.each(
+        "tidings_archive_files",
+        "Files of messages that this node has written, or deleted since nobody needs them.",
+        ConstCounter::new,
+        ("what", &files),
+    )?;
+    page.one(
+        "tidings_archive_written_bytes",
+        "Bytes of the files that this node has written.",
+        ConstCounter::new(archiver.bytes),
+    )?;
+    page.one(
+        "tidings_archive_failures",
+        "Times that the database or the object store has kept this node from it.",
+        ConstCounter::new(archiver.failures),
+    )?;
+    if let Some(walked_at) = archiver.walked_at {
+        page.one(
+            "tidings_archive_last_run_timestamp_seconds",
+            "When this node had looked at all conversations last.",
+            ConstGauge::new(walked_at.as_secs()),
+        )?;
+    }
+    Ok(())
+}
+
 fn shared(page: &mut Page, redis: redis::Figures) -> fmt::Result {
     page.one(
         "tidings_redis_available",
@@ -476,6 +522,11 @@ mod tests {
             is_stalled: true,
             jobs_waiting: 4,
             search_behind: Duration::from_millis(2500),
+            archiver: archiver::Figures {
+                moved: 1000,
+                walked_at: Some(Duration::from_secs(86_400)),
+                ..archiver::Figures::default()
+            },
             rate_limited: labelled([("expensive", 5)]),
             words_found: labelled([("mask", 6)]),
             redis: Some(redis::Figures {
@@ -510,6 +561,9 @@ mod tests {
             "tidings_pipeline_stalled 1",
             "tidings_pipeline_jobs_waiting 4",
             "tidings_search_behind_seconds 2.5",
+            "tidings_archive_messages_total{what=\"moved\"} 1000",
+            "tidings_archive_files_total{what=\"deleted\"} 0",
+            "tidings_archive_last_run_timestamp_seconds 86400",
             "tidings_commands_rate_limited_total{limit=\"expensive\"} 5",
             "tidings_words_found_total{action=\"mask\"} 6",
             "tidings_redis_available 0",

@@ -12,12 +12,17 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub(super) use counts::Counts;
+pub use counts::Figures;
+
 use crate::archive::Archive;
 use crate::clock;
 use crate::cluster::duty::Duty;
 use crate::store::archives::{self, Candidate, File};
 use crate::store::operations::Gone;
 use crate::store::{self, Store};
+
+mod counts;
 
 /// Conversations that are looked up at once.
 const PAGE: u32 = 500;
@@ -52,11 +57,21 @@ pub struct Ages {
 pub(super) struct Archiver {
     store: Store,
     ages: Ages,
+    counts: Counts,
 }
 
 impl Archiver {
     pub(super) fn new(store: Store, ages: Ages) -> Self {
-        Archiver { store, ages }
+        let counts = Counts::default();
+        Archiver {
+            store,
+            ages,
+            counts,
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts.clone()
     }
 
     /// Works until `stop`, while it is this node's duty. It may end anywhere, as by a crash.
@@ -77,11 +92,13 @@ impl Archiver {
         let mut walked: Option<Instant> = None;
         loop {
             if let Err(error) = self.tidy().await {
+                self.counts.failed();
                 warn!(error = %store::chain(&error), "files of messages can't be kept in order now");
             }
             if walked.is_none_or(|walked| walked.elapsed() >= self.ages.interval) {
                 walked = Some(Instant::now());
                 if let Err(error) = self.walk().await {
+                    self.counts.failed();
                     warn!(error = %store::chain(&error), "old messages can't be moved or deleted now");
                 }
             }
@@ -89,7 +106,7 @@ impl Archiver {
         }
     }
 
-    /// Looks at all conversations once.
+    /// Looks at all conversations once. Those of which nothing is old cost a look at their oldest row.
     async fn walk(&self) -> Result<(), store::Error> {
         if self.ages.archive_after.is_none() && self.ages.keep.is_none() {
             return Ok(());
@@ -97,38 +114,45 @@ impl Archiver {
         let mut after = i64::MIN;
         let (mut moved, mut dropped) = (0, 0);
         loop {
+            let started = Instant::now();
             let page = archives::candidates(self.store.reader(), after, PAGE).await?;
             let Some(last) = page.last() else { break };
             after = last.conversation_id;
+            sleep(started.elapsed() * REST).await;
             for candidate in page {
                 dropped += self.drop_aged(&candidate).await?;
                 moved += self.move_all(candidate).await?;
             }
         }
+        self.counts.walked(SystemTime::now());
         if moved > 0 || dropped > 0 {
             info!(moved, dropped, "old messages have left the database");
         }
         Ok(())
     }
 
-    /// Deletes for good what is too old; returns the number of steps.
-    async fn drop_aged(&self, candidate: &Candidate) -> Result<usize, store::Error> {
+    /// Deletes for good what is too old; returns how many messages they were.
+    async fn drop_aged(&self, candidate: &Candidate) -> Result<u64, store::Error> {
         let Some(keep) = self.ages.keep else {
             return Ok(0);
         };
-        let mut steps = 0;
+        let below = first_id_of_day(SystemTime::now() - keep);
+        let mut dropped = 0;
+        if candidate.archived_seq == 0 && !candidate.has_row_below(below) {
+            return Ok(dropped);
+        }
         loop {
             let started = Instant::now();
-            let now = SystemTime::now();
             let id = candidate.conversation_id;
-            let below = first_id_of_day(now - keep);
             let Some(aged) = archives::aged(self.store.reader(), id, below).await? else {
-                return Ok(steps);
+                return Ok(dropped);
             };
+            let now = clock::millis(SystemTime::now());
             let tx = self.store.begin().await?;
-            archives::drop_until(&tx, &aged, clock::millis(now)).await?;
+            let step = archives::drop_until(&tx, &aged, now).await?;
             tx.commit().await.map_err(store::Error::from)?;
-            steps += 1;
+            self.counts.dropped(step);
+            dropped += step;
             sleep(started.elapsed() * REST).await;
         }
     }
@@ -139,9 +163,9 @@ impl Archiver {
             return Ok(0);
         };
         let (mut moved, mut tries) = (0, 0);
-        while candidate.is_long() && tries < TRIES {
+        let below = MsgId::at(SystemTime::now() - after).0;
+        while candidate.is_long() && candidate.has_row_below(below) && tries < TRIES {
             let started = Instant::now();
-            let below = MsgId::at(SystemTime::now() - after).0;
             match self.move_run(&candidate, below).await? {
                 Moved::Nothing => break,
                 Moved::Some(messages) => moved += messages,
@@ -175,6 +199,7 @@ impl Archiver {
             return Ok(Moved::Changed);
         }
         tx.commit().await.map_err(store::Error::from)?;
+        self.counts.moved(run.len());
         Ok(Moved::Some(run.len()))
     }
 
@@ -182,7 +207,9 @@ impl Archiver {
     async fn write(&self, object: &str, run: &archive::Run) -> Result<usize, store::Error> {
         let due_at = clock::millis(SystemTime::now() + ANNOUNCED_FOR);
         archives::announce(self.store.writer(), object, due_at).await?;
-        Ok(self.archive()?.write(object, run).await?)
+        let bytes = self.archive()?.write(object, run).await?;
+        self.counts.wrote(bytes);
+        Ok(bytes)
     }
 
     fn archive(&self) -> Result<&Archive, store::Error> {
@@ -213,6 +240,7 @@ impl Archiver {
                 if archives::claim(self.store.writer(), &object).await? {
                     self.archive()?.delete(&object).await?;
                     archives::forget(self.store.writer(), &object).await?;
+                    self.counts.removed();
                 }
             }
         }

@@ -211,7 +211,7 @@ async fn clear(
     let (id, uid, last) = (before.conversation_id, &caller.uid, before.last_seq);
     let is_read = before.last_read_seq >= last && !before.wishes.marked_unread;
     if !is_read {
-        members::set_read(tx, id, uid, before.last_read_seq, last).await?;
+        members::set_read(tx, id, uid, (before.last_read_seq, last), last).await?;
     }
     let is_hidden = before.visible_seq >= last;
     if !is_hidden {

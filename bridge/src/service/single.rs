@@ -149,7 +149,8 @@ async fn read(
         return Ok(Settled::ok(conversations::ok(&before)));
     }
     let (id, from) = (before.conversation_id, before.last_read_seq);
-    members::set_read(tx, id, &caller.uid, from, seq.max(from)).await?;
+    let range = (from, seq.max(from));
+    members::set_read(tx, id, &caller.uid, range, before.last_seq).await?;
     effects.moves.reads.push(Read {
         conversation_id: id,
         uid: caller.uid.clone(),

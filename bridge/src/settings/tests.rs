@@ -151,6 +151,19 @@ fn what_makes_no_sense_is_refused_with_its_name() {
         ("TIDINGS__REDIS__PREFIX", "a{b}", "redis.prefix"),
         ("TIDINGS__REDIS__TIMEOUT", "0s", "redis.timeout"),
         ("TIDINGS__LOG", "info,,=?", "log"),
+        ("TIDINGS__MESSAGES__KEEP", "23h", "messages.keep"),
+        ("TIDINGS__ARCHIVE__AFTER", "6d", "archive.after"),
+        ("TIDINGS__ARCHIVE__INTERVAL", "10ms", "archive.interval"),
+        ("TIDINGS__ARCHIVE__TIMEOUT", "0s", "archive.timeout"),
+        ("TIDINGS__ARCHIVE__URL", "gs://x", "neither a folder nor"),
+        ("TIDINGS__ARCHIVE__URL", "s3://", "needs a bucket"),
+        ("TIDINGS__ARCHIVE__URL", "s3://x", "archive.access_key_id"),
+        (
+            "TIDINGS__ARCHIVE__ENDPOINT",
+            "minio:9000",
+            "archive.endpoint",
+        ),
+        ("TIDINGS__ARCHIVE__CACHE", "much", "a size like"),
     ] {
         let error = load(&[(name, value)]).expect_err(name);
         let text = chain(&error);
@@ -169,6 +182,36 @@ fn nodes_that_know_of_each_other_need_the_same_key() {
     load(&settings).unwrap();
     let text = chain(&load(&settings[..2]).unwrap_err());
     assert!(text.contains("auth.jwt_key"), "{text}");
+}
+
+#[test]
+fn a_bucket_is_named_with_or_without_a_prefix() {
+    let key = "0123456789abcdef0123456789abcdef";
+    let with = |url| {
+        load(&[
+            ("TIDINGS__ARCHIVE__AFTER", "30d"),
+            ("TIDINGS__MESSAGES__KEEP", "31d"),
+            ("TIDINGS__ARCHIVE__URL", url),
+            ("TIDINGS__ARCHIVE__ACCESS_KEY_ID", "id"),
+            ("TIDINGS__ARCHIVE__SECRET_ACCESS_KEY", key),
+        ])
+    };
+    for (url, expected) in [
+        ("", None),
+        ("/var/lib/tidings/old", None),
+        ("s3://bucket", Some(("bucket", ""))),
+        ("s3://bucket/a/b", Some(("bucket", "a/b"))),
+    ] {
+        let settings = with(url).unwrap();
+        assert_eq!(settings.archive.bucket(), expected, "{url}");
+        assert!(!format!("{settings:?}").contains(key));
+    }
+    let never_archived = load(&[
+        ("TIDINGS__ARCHIVE__AFTER", "30d"),
+        ("TIDINGS__MESSAGES__KEEP", "30d"),
+    ]);
+    let text = chain(&never_archived.unwrap_err());
+    assert!(text.contains("nothing would be archived"), "{text}");
 }
 
 #[test]

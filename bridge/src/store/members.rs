@@ -390,7 +390,7 @@ pub async fn keep_deleted<C: ConnectionTrait>(
 }
 
 /// Moves the read position forward, counting what the user sent up to there, or what is not there for him. What is read is
-/// no longer marked as unread.
+/// no longer marked as unread. `last_seq` is the conversation's.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -398,14 +398,22 @@ pub async fn set_read<C: ConnectionTrait>(
     db: &C,
     conversation_id: i64,
     uid: &Uid,
-    from_seq: u32,
-    to_seq: u32,
+    (from_seq, to_seq): (u32, u32),
+    last_seq: u32,
 ) -> Result<(), Error> {
-    let range = (from_seq, to_seq);
-    move_read(db, conversation_id, uid, range, "marked_unread = FALSE,").await
+    // What is read most often is among the newest messages, of which none goes to a file.
+    let in_files = if from_seq.saturating_add(NEWEST_KEPT) >= last_seq {
+        0
+    } else {
+        // Until the end of the transaction no other message goes to a file.
+        conversations::lock(db, &[conversation_id]).await?;
+        archives::count_never_unread(db, conversation_id, uid, from_seq, to_seq).await?
+    };
+    let (range, more) = ((from_seq, to_seq), "marked_unread = FALSE,");
+    move_read(db, conversation_id, uid, range, in_files, more).await
 }
 
-/// The same for messages that nobody can read any more; a mark stays.
+/// The same for messages that nobody can read any more; a mark stays. The conversation is locked by the caller.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -413,10 +421,10 @@ pub(super) async fn pass<C: ConnectionTrait>(
     db: &C,
     conversation_id: i64,
     uid: &Uid,
-    from_seq: u32,
-    to_seq: u32,
+    range: (u32, u32),
 ) -> Result<(), Error> {
-    move_read(db, conversation_id, uid, (from_seq, to_seq), "").await
+    let in_files = archives::count_never_unread(db, conversation_id, uid, range.0, range.1).await?;
+    move_read(db, conversation_id, uid, range, in_files, "").await
 }
 
 async fn move_read<C: ConnectionTrait>(
@@ -424,9 +432,9 @@ async fn move_read<C: ConnectionTrait>(
     conversation_id: i64,
     uid: &Uid,
     (from_seq, to_seq): (u32, u32),
+    in_files: u32,
     more: &str,
 ) -> Result<(), Error> {
-    let in_files = never_unread_in_files(db, conversation_id, uid, from_seq, to_seq).await?;
     let text = format!(
         "UPDATE members SET last_read_seq = ?, {more} changes = changes + 1,
             sent_read = sent_read + ? + (
@@ -451,28 +459,6 @@ async fn move_read<C: ConnectionTrait>(
     ];
     sql::execute(db, &text, values).await?;
     Ok(())
-}
-
-/// What [`move_read`] counts of messages that are no rows any more. Until the end of the transaction none of the others goes to a
-/// file.
-async fn never_unread_in_files<C: ConnectionTrait>(
-    db: &C,
-    conversation_id: i64,
-    uid: &Uid,
-    from_seq: u32,
-    to_seq: u32,
-) -> Result<u32, Error> {
-    let text = "SELECT last_seq FROM conversations WHERE id = ?";
-    let Some(row) = sql::query_one(db, text, [conversation_id.into()]).await? else {
-        return Ok(0);
-    };
-    let last_seq: i32 = row.try_get("", "last_seq")?;
-    // What is read most often is among the newest messages, of which none goes to a file.
-    if from_seq.saturating_add(NEWEST_KEPT) >= last_seq.cast_unsigned() {
-        return Ok(0);
-    }
-    conversations::lock(db, &[conversation_id]).await?;
-    archives::count_never_unread(db, conversation_id, uid, from_seq, to_seq).await
 }
 
 /// Hides messages up to a seq, which are no longer there, from all members.

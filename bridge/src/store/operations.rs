@@ -476,7 +476,7 @@ mod tests {
 
         assert_eq!(unread(&store, "bob").await, 1);
         for (from, to, left) in [(0, 1, 0), (1, 2, 0), (2, 3, 0)] {
-            members::set_read(store.writer(), 1, &uid("bob"), from, to)
+            members::set_read(store.writer(), 1, &uid("bob"), (from, to), 3)
                 .await
                 .unwrap();
             assert_eq!(unread(&store, "bob").await, left, "read up to {to}");

@@ -287,7 +287,7 @@ async fn unread_counts_stay_exact() {
         (150, 149)
     );
     for (from, to, left) in [(0, 5, 148), (5, 100, 100), (100, 260, 20), (260, 300, 0)] {
-        members::set_read(db, 1, &uid("bob"), from, to)
+        members::set_read(db, 1, &uid("bob"), (from, to), 300)
             .await
             .unwrap();
         assert_eq!(rig.unread("bob").await, left, "up to {to}");
@@ -460,7 +460,7 @@ async fn what_is_too_old_is_deleted_for_good() {
     )
     .await;
     let db = rig.store().writer();
-    members::set_read(db, 1, &uid("alice"), 0, 1100)
+    members::set_read(db, 1, &uid("alice"), (0, 1100), 1300)
         .await
         .unwrap();
     rig.move_all().await;

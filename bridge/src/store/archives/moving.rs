@@ -35,6 +35,8 @@ pub struct Candidate {
     pub archived_seq: u32,
     /// Counts what happens to its messages.
     pub changes: u32,
+    /// The id of its oldest message that is a row; `None`: there is none.
+    pub oldest_row: Option<u64>,
 }
 
 impl Candidate {
@@ -43,6 +45,12 @@ impl Candidate {
     pub fn is_long(&self) -> bool {
         let rows = self.last_seq.saturating_sub(self.archived_seq);
         rows as usize >= NEWEST_KEPT as usize + MESSAGES_MIN
+    }
+
+    /// Whether the oldest row has an id below this one.
+    #[must_use]
+    pub fn has_row_below(&self, msg_id: u64) -> bool {
+        self.oldest_row.is_some_and(|oldest| oldest < msg_id)
     }
 }
 
@@ -56,16 +64,20 @@ pub async fn candidates<C: ConnectionTrait>(
     limit: u32,
 ) -> Result<Vec<Candidate>, Error> {
     let text = format!(
-        "SELECT id, last_seq, archived_seq, changes FROM conversations WHERE id > ? ORDER BY id LIMIT {limit}"
+        "SELECT c.id, c.last_seq, c.archived_seq, c.changes, (SELECT x.msg_id FROM messages x
+            WHERE x.conversation_id = c.id ORDER BY x.seq LIMIT 1) AS oldest_row
+        FROM conversations c WHERE c.id > ? ORDER BY c.id LIMIT {limit}"
     );
     let rows = sql::query(db, &text, [after.into()]).await?;
     let count = |row: &QueryResult, column| row.try_get("", column).map(i32::cast_unsigned);
     let candidate = |row: &QueryResult| {
+        let oldest_row: Option<i64> = row.try_get("", "oldest_row")?;
         Ok(Candidate {
             conversation_id: row.try_get("", "id")?,
             last_seq: count(row, "last_seq")?,
             archived_seq: count(row, "archived_seq")?,
             changes: count(row, "changes")?,
+            oldest_row: oldest_row.map(i64::cast_unsigned),
         })
     };
     let candidates: Result<_, DbErr> = rows.iter().map(candidate).collect();

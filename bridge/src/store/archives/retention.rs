@@ -54,22 +54,24 @@ pub async fn aged<C: ConnectionTrait>(
     Ok(until.map(aged))
 }
 
-/// Drops them. What members have not read of them is no longer unread, and nobody is behind for their sake.
+/// Drops them, and returns how many they were. What members have not read of them is no longer unread, and nobody is behind for
+/// their sake.
 ///
 /// # Errors
 /// [`Error`] when the database can't do it.
-pub async fn drop_until<C: ConnectionTrait>(tx: &C, aged: &Aged, now: i64) -> Result<(), Error> {
+pub async fn drop_until<C: ConnectionTrait>(tx: &C, aged: &Aged, now: i64) -> Result<u64, Error> {
     let (id, until) = (aged.conversation_id, aged.until);
     conversations::lock(tx, &[id]).await?;
     let text =
         "SELECT uid, last_read_seq FROM members WHERE conversation_id = ? AND last_read_seq < ?";
     for row in sql::query(tx, text, [id.into(), until.cast_signed().into()]).await? {
         let from: i32 = row.try_get("", "last_read_seq")?;
-        members::pass(tx, id, &users::uid(&row)?, from.cast_unsigned(), until).await?;
+        let range = (from.cast_unsigned(), until);
+        members::pass(tx, id, &users::uid(&row)?, range).await?;
     }
     members::hide_until(tx, id, until).await?;
-    drop_from_files(tx, aged, now).await?;
-    drop_rows(tx, id, until).await?;
+    let in_files = drop_from_files(tx, aged, now).await?;
+    let rows = drop_rows(tx, id, until).await?;
     let text = "DELETE FROM attachments WHERE conversation_id = ? AND seq <= ?";
     sql::execute(tx, text, [id.into(), until.cast_signed().into()]).await?;
     let text = "DELETE FROM hidden_messages WHERE conversation_id = ? AND seq <= ?
@@ -79,10 +81,15 @@ pub async fn drop_until<C: ConnectionTrait>(tx: &C, aged: &Aged, now: i64) -> Re
     let text = "UPDATE conversations SET archived_seq = ? WHERE id = ? AND archived_seq < ?";
     let until = until.cast_signed();
     sql::execute(tx, text, [until.into(), id.into(), until.into()]).await?;
-    Ok(())
+    Ok((in_files + rows) as u64)
 }
 
-async fn drop_from_files<C: ConnectionTrait>(tx: &C, aged: &Aged, now: i64) -> Result<(), Error> {
+async fn drop_from_files<C: ConnectionTrait>(
+    tx: &C,
+    aged: &Aged,
+    now: i64,
+) -> Result<usize, Error> {
+    let mut count = 0;
     let id = aged.conversation_id;
     let range = (0, aged.until.saturating_add(1));
     while let Some(mut file) = between(tx, id, range, Order::OldestFirst).await? {
@@ -90,6 +97,7 @@ async fn drop_from_files<C: ConnectionTrait>(tx: &C, aged: &Aged, now: i64) -> R
         let dropped = dropped.take_while(|entry| entry.seq <= aged.until);
         let dropped: Vec<u64> = dropped.map(|entry| entry.msg_id).collect();
         forget(tx, id, &dropped).await?;
+        count += dropped.len();
         let last_seq = file.last_seq.cast_signed();
         if file.last_seq > aged.until {
             file.directory.drop_until(aged.until);
@@ -101,7 +109,8 @@ async fn drop_from_files<C: ConnectionTrait>(tx: &C, aged: &Aged, now: i64) -> R
                 None => None,
             };
             let rewrite_at = rewrite_at.unwrap_or(now + LEFT_FOR_MS);
-            return rewriting::note(tx, &file, Some(rewrite_at)).await;
+            rewriting::note(tx, &file, Some(rewrite_at)).await?;
+            break;
         }
         let text = "DELETE FROM archives WHERE conversation_id = ? AND last_seq = ?";
         sql::execute(tx, text, [id.into(), last_seq.into()]).await?;
@@ -113,7 +122,7 @@ async fn drop_from_files<C: ConnectionTrait>(tx: &C, aged: &Aged, now: i64) -> R
         sql::execute_in(tx, text, people).await?;
         strays::announce(tx, &file.object, now).await?;
     }
-    Ok(())
+    Ok(count)
 }
 
 /// Deletes rows up to `until`, with all that hangs on them.
@@ -121,7 +130,7 @@ async fn drop_rows<C: ConnectionTrait>(
     tx: &C,
     conversation_id: i64,
     until: u32,
-) -> Result<(), Error> {
+) -> Result<usize, Error> {
     let text = "SELECT msg_id, seq, content FROM messages WHERE conversation_id = ? AND seq <= ?";
     let values = || [conversation_id.into(), until.cast_signed().into()];
     let mut mentioning = Vec::new();
@@ -146,7 +155,7 @@ async fn drop_rows<C: ConnectionTrait>(
     forget(tx, conversation_id, &dropped).await?;
     let text = "DELETE FROM messages WHERE conversation_id = ? AND seq <= ?";
     sql::execute(tx, text, values()).await?;
-    Ok(())
+    Ok(dropped.len())
 }
 
 /// Forgets what is known of messages wherever they are.
