@@ -15,6 +15,7 @@ mod m0004_search;
 mod m0005_cluster;
 mod m0006_archive;
 mod m0007_decisions;
+mod m0008_postgres_pages;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0005_cluster::Migration),
             Box::new(m0006_archive::Migration),
             Box::new(m0007_decisions::Migration),
+            Box::new(m0008_postgres_pages::Migration),
         ]
     }
 }

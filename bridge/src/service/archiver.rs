@@ -111,11 +111,15 @@ impl Archiver {
         if self.ages.archive_after.is_none() && self.ages.keep.is_none() {
             return Ok(());
         }
+        let rows_min = match self.ages.keep {
+            Some(_) => 1,
+            None => archives::ROWS_MIN,
+        };
         let mut after = i64::MIN;
         let (mut moved, mut dropped) = (0, 0);
         loop {
             let started = Instant::now();
-            let page = archives::candidates(self.store.reader(), after, PAGE).await?;
+            let page = archives::candidates(self.store.reader(), after, PAGE, rows_min).await?;
             let Some(last) = page.last() else { break };
             after = last.conversation_id;
             sleep(started.elapsed() * REST).await;
@@ -148,9 +152,13 @@ impl Archiver {
                 return Ok(dropped);
             };
             let now = clock::millis(SystemTime::now());
-            let tx = self.store.begin().await?;
-            let step = archives::drop_until(&tx, &aged, now).await?;
-            tx.commit().await.map_err(store::Error::from)?;
+            let drop = || async {
+                let tx = self.store.begin().await?;
+                let dropped = archives::drop_until(&tx, &aged, now).await?;
+                tx.commit().await?;
+                Ok::<_, store::Error>(dropped)
+            };
+            let step = store::repeat(drop).await?;
             self.counts.dropped(step);
             dropped += step;
             sleep(started.elapsed() * REST).await;
@@ -172,7 +180,8 @@ impl Archiver {
                 Moved::Changed => tries += 1,
             }
             let id = candidate.conversation_id;
-            let again = archives::candidates(self.store.reader(), id - 1, 1).await?;
+            let again =
+                archives::candidates(self.store.reader(), id - 1, 1, archives::ROWS_MIN).await?;
             match again.into_iter().next() {
                 Some(again) if again.conversation_id == id => candidate = again,
                 _ => break,
@@ -193,12 +202,18 @@ impl Archiver {
         };
         let object = run.object(nonce());
         let bytes = self.write(&object, &run.stored).await?;
-        let tx = self.store.begin().await?;
-        if !archives::take(&tx, &run, &object, bytes).await? {
-            tx.rollback().await.map_err(store::Error::from)?;
+        let take = || async {
+            let tx = self.store.begin().await?;
+            if !archives::take(&tx, &run, &object, bytes).await? {
+                tx.rollback().await?;
+                return Ok(false);
+            }
+            tx.commit().await?;
+            Ok::<_, store::Error>(true)
+        };
+        if !store::repeat(take).await? {
             return Ok(Moved::Changed);
         }
-        tx.commit().await.map_err(store::Error::from)?;
         self.counts.moved(run.len());
         Ok(Moved::Some(run.len()))
     }
@@ -221,13 +236,22 @@ impl Archiver {
         loop {
             let now = clock::millis(SystemTime::now());
             let due = archives::due(self.store.reader(), now, TIDY_STEP).await?;
-            if due.is_empty() {
-                break;
-            }
+            let mut is_end = due.is_empty();
             for file in due {
                 let started = Instant::now();
-                self.rewrite(&file).await?;
+                match self.rewrite(&file).await {
+                    // One object that is damaged does not keep the others from being written.
+                    Err(store::Error::Archive(error)) => {
+                        self.counts.failed();
+                        warn!(object = file.object, error = %store::chain(&error), "a file can't be written anew now");
+                        is_end = true;
+                    }
+                    rewritten => rewritten?,
+                }
                 sleep(started.elapsed() * REST).await;
+            }
+            if is_end {
+                break;
             }
         }
         loop {

@@ -17,7 +17,7 @@ use schema::{MsgId, Uid, v1};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
 pub use directory::{Directory, Entry, NewEntry};
-pub use moving::{Candidate, Run, candidates, newest_kept, read_run, take};
+pub use moving::{Candidate, ROWS_MIN, Run, candidates, newest_kept, read_run, take};
 pub use retention::{Aged, aged, drop_until};
 pub use rewriting::{due, replace, rewritten};
 pub use strays::{announce, claim, forget, idle_strays};

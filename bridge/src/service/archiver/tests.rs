@@ -86,7 +86,7 @@ impl Rig {
     }
 
     async fn candidate(&self) -> Candidate {
-        let found = archives::candidates(self.store().reader(), 0, 1).await;
+        let found = archives::candidates(self.store().reader(), 0, 1, 1).await;
         found.unwrap().remove(0)
     }
 

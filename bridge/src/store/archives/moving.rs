@@ -35,16 +35,18 @@ pub struct Candidate {
     pub archived_seq: u32,
     /// Counts what happens to its messages.
     pub changes: u32,
-    /// The id of its oldest message that is a row; `None`: there is none.
+    /// The id of its oldest message that is a row; `None`: there are too few rows to be looked at.
     pub oldest_row: Option<u64>,
 }
+
+/// Fewer rows than this are never moved, whatever their age.
+pub const ROWS_MIN: u32 = NEWEST_KEPT + MESSAGES_MIN as u32;
 
 impl Candidate {
     /// Whether there are enough messages for a file, whatever their age.
     #[must_use]
     pub fn is_long(&self) -> bool {
-        let rows = self.last_seq.saturating_sub(self.archived_seq);
-        rows as usize >= NEWEST_KEPT as usize + MESSAGES_MIN
+        self.last_seq.saturating_sub(self.archived_seq) >= ROWS_MIN
     }
 
     /// Whether the oldest row has an id below this one.
@@ -54,7 +56,8 @@ impl Candidate {
     }
 }
 
-/// Conversations by their keys, the first `limit` ones after `after`.
+/// Conversations by their keys, the first `limit` ones after `after`. The oldest row is looked up of those with at least
+/// `rows_min` rows: they may be far more than memory holds.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -62,10 +65,11 @@ pub async fn candidates<C: ConnectionTrait>(
     db: &C,
     after: i64,
     limit: u32,
+    rows_min: u32,
 ) -> Result<Vec<Candidate>, Error> {
     let text = format!(
-        "SELECT c.id, c.last_seq, c.archived_seq, c.changes, (SELECT x.msg_id FROM messages x
-            WHERE x.conversation_id = c.id ORDER BY x.seq LIMIT 1) AS oldest_row
+        "SELECT c.id, c.last_seq, c.archived_seq, c.changes, CASE WHEN c.last_seq - c.archived_seq >= {rows_min} THEN (
+            SELECT x.msg_id FROM messages x WHERE x.conversation_id = c.id ORDER BY x.seq LIMIT 1) END AS oldest_row
         FROM conversations c WHERE c.id > ? ORDER BY c.id LIMIT {limit}"
     );
     let rows = sql::query(db, &text, [after.into()]).await?;
