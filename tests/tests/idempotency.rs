@@ -1,11 +1,13 @@
 //! The same command again is the same answer again.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use schema::v1::Ok as Answer;
 use tidings_tests::link::Version::{V4, V5};
 use tidings_tests::{Server, client::error_of, client::ok_of, up};
 
-use crate::support::ensure_silence;
+use crate::support::{ensure_silence, introduce};
 
 /// One `client_msg_id`, sent five times over reconnects, MQTT 3.1.1, MQTT 5 and HTTP, is one message with one answer.
 #[tokio::test]
@@ -107,5 +109,27 @@ async fn ids_belong_to_their_user() -> Result<()> {
         ok_of(alice.ask(&nameless).await?)?.seq,
     ];
     assert_eq!(seqs, [2, 3]);
+    server.finish().await
+}
+
+/// Ids are the same byte by byte, or not at all: capitals make another, and spaces at the end.
+#[tokio::test]
+async fn ids_that_look_alike_are_different() -> Result<()> {
+    let server = Server::with_users(&["alice", "bob"]).await?;
+    let mut alice = server.client("alice").online().await?;
+    let text = || up::text(up::user("bob"), "hi");
+    let mut answers = BTreeSet::new();
+    for id in ["m", "m ", "m  ", "M", "m"] {
+        let reply = alice.ask(&up::with_id(id, text())).await?;
+        answers.insert(ok_of(reply)?.msg_id);
+    }
+    assert_eq!(answers.len(), 4, "the last one is the first one again");
+    for device in ["phone", "phone ", "Phone", "phone"] {
+        introduce(server.client("bob").device(device)).await?;
+    }
+    let devices = server.login("bob").await?.get("/v1/devices").await?;
+    let devices = devices.expect(200)?;
+    let known = devices["devices"].as_array().map(Vec::len);
+    assert_eq!(known, Some(3), "{devices}");
     server.finish().await
 }

@@ -120,10 +120,13 @@ pub async fn page<C: ConnectionTrait>(
     limit: u32,
 ) -> Result<Vec<Grant>, Error> {
     let (clause, values) = match after {
-        Some(last) => (
-            "WHERE (owner, grantee, filter_hash) > (?, ?, ?)",
-            primary_key(&last.owner, &last.user, &last.filter).to_vec(),
-        ),
+        Some(last) => {
+            let [owner, user, hash] = primary_key(&last.owner, &last.user, &last.filter);
+            // Comparing all three at once would make MySQL read from the beginning.
+            let clause = "WHERE owner >= ?
+                AND (owner > ? OR grantee > ? OR (grantee = ? AND filter_hash > ?))";
+            (clause, vec![owner.clone(), owner, user.clone(), user, hash])
+        }
         None => ("", Vec::new()),
     };
     let text = format!(
