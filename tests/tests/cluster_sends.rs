@@ -50,7 +50,7 @@ async fn devices_on_different_nodes_have_the_same() -> Result<()> {
         let name = device.to_string();
         let is_own = |number: u32| {
             let is_alice = place < NODES;
-            number as usize % NODES == place % NODES && (number % 2 == 0) == is_alice
+            number as usize % NODES == place % NODES && number.is_multiple_of(2) == is_alice
         };
         for number in (1..=MESSAGES).filter(|number| !is_own(*number)) {
             let message = device.message().await?;
