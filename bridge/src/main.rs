@@ -27,6 +27,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let settings = Settings::load(cli.config.as_deref())?;
     let filter = EnvFilter::try_new(settings.log_filter()).context("log is not a filter")?;
+    // It reports each lost connection as an ERROR; whoever can't go on without the database says so once.
+    let filter = filter.add_directive("sqlx_core::pool=off".parse()?);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -175,7 +175,10 @@ async fn what_is_archived_is_read_as_before() -> Result<()> {
         .await?;
     }
     let last_run = "tidings_archive_last_run_timestamp_seconds";
-    ensure!(server.api().metric(last_run).await? > 0.0);
+    eventually("a run has ended", async || {
+        Ok(server.api().metric(last_run).await? > 0.0)
+    })
+    .await?;
 
     let after = api.history(with).await?;
     assert_eq!(timeless(after.clone()), before);
