@@ -138,12 +138,7 @@ impl State {
         if after == before {
             return;
         }
-        // That somebody has gone is told later, perhaps by nobody else.
-        if there != Place::Here && after != offline && self.learning.is_under_way() {
-            self.appearances.learn(uid, after, there, Instant::now());
-        } else {
-            self.appearances.set(uid, after, there, Instant::now());
-        }
+        self.appearances.set(uid, after, there, Instant::now());
     }
 }
 

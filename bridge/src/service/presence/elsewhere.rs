@@ -24,7 +24,7 @@ const PART: usize = 200;
 const LOOKED_AT_MAX: usize = 4000;
 /// Between two parts, so that the bus has room for what happens meanwhile.
 const PART_INTERVAL: Duration = Duration::from_millis(5);
-/// After the first that is heard of others: all that they have told until then was told to contacts as well.
+/// After the first that is heard of others: what their rosters say until then was told to contacts before.
 const LEARNING: Duration = Duration::from_secs(5);
 /// Why the connections to a node ended that is gone.
 const NODE_LOST: &str = "node_lost";
@@ -319,6 +319,12 @@ impl State {
                 connection.status = status.unwrap_or(connection.status);
             }
         });
+        // What a roster says was told before.
+        if status.is_some() && self.learning.is_under_way() {
+            let appearance = self.appearance(&uid);
+            self.appearances
+                .learn(&uid, appearance, there, Instant::now());
+        }
         is_new
     }
 
