@@ -1,6 +1,6 @@
 //! Messages in files: runs of cold messages, each an object in a folder or an S3-compatible store.
 //!
-//! Reading order: [`bucket`] (where objects are), [`file`] (what one looks like), `cache` (those that were read lately),
+//! Reading order: [`bucket`] (where objects are), [`mod@file`] (what one looks like), `cache` (those that were read lately),
 //! `transport` (HTTP for S3). Which messages are in which object is the database's to know
 //! ([`store::archives`](crate::store::archives)); who moves them there is `service::archiver`.
 //!
