@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::bench;
-use crate::serve::serve;
+use crate::serve::{bridge, broker, serve};
 use crate::service::words::Words;
 use crate::settings::Settings;
 
@@ -33,6 +33,10 @@ pub enum Command {
         #[arg(long)]
         demo: bool,
     },
+    /// Run the broker alone: it has the clients, no database, and waits at link.listen for its bridges
+    Broker,
+    /// Run a bridge alone: it joins the broker of link.broker, and has everything but the clients
+    Bridge,
     /// Change or show the database's schema
     #[command(subcommand)]
     Migrate(migrate::Command),
@@ -62,6 +66,8 @@ impl Cli {
     pub async fn run(self, settings: Settings) -> anyhow::Result<()> {
         match self.command {
             Command::Serve { demo } => serve(settings, demo).await,
+            Command::Broker => broker(settings).await,
+            Command::Bridge => bridge(settings).await,
             Command::Migrate(command) => command.run(&settings).await,
             // All but this was checked when they were loaded.
             Command::Config(ConfigCommand::Check) => {

@@ -6,6 +6,7 @@
 mod accounts;
 mod admin;
 mod bearer;
+mod broker;
 mod changes;
 mod command;
 mod contacts;
@@ -31,14 +32,16 @@ mod websocket;
 mod write_limit;
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use ::broker::BrokerHandle;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use broker::BrokerHandle;
 use ipnet::IpNet;
+use tokio::sync::watch;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -50,6 +53,7 @@ use crate::code::Code;
 use crate::service::Service;
 use crate::store::Store;
 
+pub use self::broker::router as broker_router;
 pub use remote::Remote;
 pub use server::{BindError, Port, bind, serve};
 
@@ -57,6 +61,31 @@ pub use server::{BindError, Port, bind, serve};
 const BODY_MAX: usize = 1024 * 1024;
 /// The same where anybody may ask: the longest password fits, even if JSON escapes each of its bytes.
 const STRANGERS_BODY_MAX: usize = 16 * 1024;
+
+/// Who has the sessions. Cheap to clone.
+#[derive(Clone)]
+pub enum Edge {
+    /// This process.
+    Here(BrokerHandle),
+    /// A broker in a process of its own; whether this one is joined to it now.
+    Apart(watch::Receiver<bool>),
+}
+
+impl Edge {
+    fn here(&self) -> Option<&BrokerHandle> {
+        match self {
+            Edge::Here(broker) => Some(broker),
+            Edge::Apart(_) => None,
+        }
+    }
+
+    fn is_joined(&self) -> Option<bool> {
+        match self {
+            Edge::Here(_) => None,
+            Edge::Apart(joined) => Some(*joined.borrow()),
+        }
+    }
+}
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -67,8 +96,9 @@ pub struct Api {
     auth: Auth,
     /// Takes all commands.
     service: Service,
-    /// Takes WebSockets, and tells how the edge is.
-    broker: BrokerHandle,
+    /// Takes WebSockets, and tells how it is.
+    edge: Edge,
+    started_at: Instant,
     /// Who may read the metrics without being an administrator.
     metrics_from: Arc<[IpNet]>,
     /// Tells whether the database can be written.
@@ -82,14 +112,15 @@ impl Api {
         store: Store,
         auth: Auth,
         service: Service,
-        broker: BrokerHandle,
+        edge: Edge,
         metrics_from: &[IpNet],
     ) -> Self {
         Api {
             store,
             auth,
             service,
-            broker,
+            edge,
+            started_at: Instant::now(),
             metrics_from: metrics_from.into(),
             probe: health::Probe::default(),
         }
@@ -154,8 +185,9 @@ pub fn router(api: Api) -> Router {
         .split_for_parts();
     let document = schema_docs::complete(&document).expect("names and texts make JSON");
     let document = axum::Json(document);
+    let websocket = api.edge.here().cloned().map(websocket::router);
     routes
-        .merge(websocket::router(api.broker.clone()))
+        .merge(websocket.unwrap_or_default())
         .route("/openapi.json", get(async move || document.clone()))
         .fallback(async || Problem::new(Code::NotFound, "there is nothing at this address"))
         .layer(DefaultBodyLimit::max(BODY_MAX))

@@ -2,7 +2,8 @@
 //! it out.
 //!
 //! Reading order: [`serve`] (how the parts are put together), [`service`] (the pipeline: commands in, answers and deliveries
-//! out), [`store`] (the database), [`archive`] (messages in files), [`cluster`] and [`mod@redis`] (other nodes on it), [`auth`] (accounts and tokens), [`http`] (the second door), [`settings`] and [`cli`] (what
+//! out), [`store`] (the database), [`archive`] (messages in files), [`cluster`] and [`mod@redis`] (other nodes on it), [`auth`]
+//! (accounts and tokens), [`http`] (the second door), `join` (the way to a broker in another process), [`settings`] and [`cli`] (what
 //! the operator sees), [`demo`], [`mod@bench`].
 //!
 //! Invariants: only [`store`] knows sea-orm and SQL; only the service's pipeline writes conversations; an answer leaves
@@ -21,6 +22,7 @@ pub mod content;
 pub mod data_dir;
 pub mod demo;
 pub mod http;
+mod join;
 pub mod redis;
 pub mod serve;
 pub mod service;

@@ -1,12 +1,15 @@
-//! How the parts are put together: `tidings serve` is the edge and the chat service in one process.
+//! How the parts are put together: `tidings serve` is the edge and the chat service in one process, `tidings broker` the one and
+//! `tidings bridge` the other.
 //!
-//! Reading order: [`serve`], `process` (start, signals, end), `bridge` (the chat service), `doors` (where it listens) with
+//! Reading order: [`serve`], [`broker()`] and [`bridge()`] (what runs in each of these), `process` (start, signals, end), `bridge` (the chat service), `doors` (where it listens) with
 //! `certificates`, `accounts` (who may come in), `options` (what the settings say to each part).
 
 mod accounts;
+mod apart;
 mod bridge;
 mod certificates;
 mod doors;
+mod joined;
 mod options;
 mod process;
 
@@ -14,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use broker::{Broker, BrokerHandle};
+use ::broker::{Broker, BrokerHandle};
 use tokio::task::JoinSet;
 
 use self::accounts::{Accounts, kick};
@@ -26,6 +29,8 @@ use crate::demo;
 use crate::http::{self, Api};
 use crate::settings::Settings;
 
+pub use self::apart::broker;
+pub use self::joined::bridge;
 pub(crate) use self::options::rules;
 pub use self::options::{broker_options, limits};
 
@@ -95,7 +100,7 @@ impl Server {
             bridge.store.clone(),
             bridge.auth.clone(),
             bridge.service.clone(),
-            sessions,
+            http::Edge::Here(sessions),
             &settings.http.metrics_from,
         );
         let http = HttpServer::start(ports, http::router(api), entrance, settings);

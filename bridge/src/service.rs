@@ -2,7 +2,7 @@
 //! answers, and fans out.
 //!
 //! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds) between `intake` and
-//! `announcer`, `batch`, [`send`], `single` and `notes` (the transaction), `alarm` with [`schedule`] and `expiry` (what
+//! `announcer` with `links`, `batch`, [`send`], `single` and `notes` (the transaction), `alarm` with [`schedule`] and `expiry` (what
 //! waits for its time), `catalog` (who is where, in memory), `cursors` (what devices have acknowledged), `retains` (what
 //! is kept of plain topics), [`presence`] (who is connected), [`appearance`] and `watchers` (what others see of that),
 //! `receipts` (what those who have written hear of readers), `feeds` and `catch_up` (from subscribing to live delivery:
@@ -17,7 +17,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use broker::link::{BridgeLink, LinkClosed};
+use broker::link::LinkClosed;
 use futures_util::FutureExt as _;
 use schema::bus::Due;
 use schema::bus::notice::Notice;
@@ -81,6 +81,7 @@ mod ids;
 mod indexer;
 mod intake;
 mod job;
+mod links;
 mod notes;
 mod outlet;
 mod packed;
@@ -97,6 +98,7 @@ mod tail;
 mod watchers;
 
 pub use job::Caller;
+pub use links::{Asides, Links};
 
 use announcer::Announcer;
 use appearance::Pace;
@@ -240,13 +242,14 @@ impl Running {
 }
 
 impl Service {
-    /// Starts the pipeline on a database, among its peers, and on a link, whose edge is told first what it has to know.
+    /// Starts the pipeline on a database, among its peers, and on links to edges, which are told first what they have to
+    /// know.
     ///
     /// # Errors
-    /// [`Error::Store`] when the database can't be read, [`Error::Link`] when the edge is gone.
+    /// [`Error::Store`] when the database can't be read.
     pub async fn start(
         store: Store,
-        mut link: BridgeLink,
+        links: impl Into<Links>,
         limits: Limits,
         peers: Peers,
     ) -> Result<(Self, Running), Error> {
@@ -255,13 +258,9 @@ impl Service {
         let mut tasks = JoinSet::new();
         let ended = CancellationToken::new();
         let (taken, frames) = mpsc::channel(FRAME_QUEUE);
-        tasks.spawn(intake::run(
-            link.receiver,
-            limits.clone(),
-            taken,
-            ended.clone(),
-        ));
-        briefing::send(&store, &mut link.sender, !peers.bus.is_alone()).await?;
+        let links = links.into();
+        let (is_only, asides) = (links.is_only, links.asides.clone());
+        tasks.spawn(intake::run(links, limits.clone(), taken, ended.clone()));
         let catalog = Catalog::new(CATALOG_WEIGHT_MAX);
         let pace = Pace {
             interval: limits.presence_interval,
@@ -319,6 +318,7 @@ impl Service {
         };
         let begin = Tail::begin(&store).await?;
         let outlet = Outlet::new(bus.clone(), overdue, &begin);
+        let announcer = Announcer::new(is_only, asides, outlet);
         tasks.spawn(in_background(lookup.run(stop.clone())));
         tasks.spawn(in_background(tail.run(stop.clone())));
         let others = Others {
@@ -364,7 +364,7 @@ impl Service {
         tasks.spawn({
             let ended = ended.drop_guard();
             async move {
-                let outcome = Announcer::new(link.sender, outlet).run(rounds).await;
+                let outcome = announcer.run(rounds).await;
                 drop(ended);
                 outcome
             }

@@ -15,10 +15,10 @@ use config::{
 use serde::Deserialize;
 
 pub use options::{
-    Action, ArchiveOptions, AuthOptions, ClientCert, ContactsOptions, DatabaseOptions,
-    DevicesOptions, Effect, GroupsOptions, HttpOptions, HttpsOptions, MessagesOptions, MqttOptions,
-    MqttsOptions, NetworkOptions, PresenceOptions, RatesOptions, RedisOptions, RuleOptions,
-    SearchOptions, ShutdownOptions, TopicsOptions, Who, WordsOptions,
+    Action, ArchiveOptions, AuthOptions, BrokerAddress, ClientCert, ContactsOptions,
+    DatabaseOptions, DevicesOptions, Effect, GroupsOptions, HttpOptions, HttpsOptions, LinkOptions,
+    MessagesOptions, MqttOptions, MqttsOptions, NetworkOptions, PresenceOptions, RatesOptions,
+    RedisOptions, RuleOptions, SearchOptions, ShutdownOptions, TopicsOptions, Who, WordsOptions,
 };
 pub use secret::Secret;
 
@@ -60,6 +60,7 @@ pub struct Settings {
     pub topics: TopicsOptions,
     pub database: DatabaseOptions,
     pub redis: RedisOptions,
+    pub link: LinkOptions,
     pub messages: MessagesOptions,
     pub archive: ArchiveOptions,
     pub groups: GroupsOptions,
@@ -138,7 +139,12 @@ impl Settings {
         let table = layers.add_source(environment()).build()?.collect()?;
         let mut changed = BTreeMap::new();
         flatten("", table, &mut changed);
-        changed.retain(|key, _| !key.ends_with("key") && !key.ends_with("url"));
+        let is_secret = |key: &str| {
+            ["key", "url", "secret"]
+                .iter()
+                .any(|end| key.ends_with(end))
+        };
+        changed.retain(|key, _| !is_secret(key));
         Ok(changed)
     }
 
@@ -193,6 +199,7 @@ impl Settings {
             .map_err(|error| Error::Invalid(format!("log is not a filter: {error}")))?;
         refuse_first(&self.database.checks())?;
         refuse_first(&self.redis.checks(&self.database_url(), &self.auth))?;
+        refuse_first(&self.link.checks())?;
         refuse_first(&self.network.checks())?;
         refuse_first(&self.mqtt.checks())?;
         refuse_first(&self.mqtts.checks())?;

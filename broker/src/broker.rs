@@ -14,23 +14,21 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::asked::Asking;
+use crate::bridges::{Bridges, keep_balance};
 use crate::closed::Closed;
 use crate::connection;
 use crate::dispatch;
 use crate::edge::Edge;
 use crate::identity::Authenticate;
-use crate::link::{BridgeLink, LinkClosed, RouterHealth, start_router};
-use crate::listener::{self, Slots};
-use crate::moving::Moving;
+use crate::joining::Joining;
+use crate::link::{BridgeLink, LinkClosed, start_router};
+use crate::listener;
 use crate::net::{Entrance, Pass, Tls};
 use crate::options::Options;
-use crate::parking::Parking;
 use crate::peer::Peer;
-use crate::plain::exchange::Exchange;
 use crate::plain::policy::Rules;
-use crate::registry::{Newcomer, Registry};
-use crate::stats::{Snapshot, Stats};
-use crate::uplinks::Uplinks;
+use crate::stats::Snapshot;
 
 /// Why the edge can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +55,11 @@ pub struct Broker {
     edge: Arc<Edge>,
     connections: TaskTracker,
     pumps: JoinSet<Result<Infallible, LinkClosed>>,
-    /// Cancelled once the bridge has sent what it has stored.
-    ready: CancellationToken,
+    /// The links to bridges in other processes, and who listens for more of them.
+    links: TaskTracker,
     stop: CancellationToken,
+    /// After the clients.
+    stop_links: CancellationToken,
 }
 
 /// Ends sessions from outside, brings connections that came in by another door, and tells how the edge is. Cheap to
@@ -75,28 +75,27 @@ impl BrokerHandle {
     /// Ends a user's sessions, with or without a connection: those that a login's tokens opened, or all. Tells whether
     /// there were any.
     pub fn kick(&self, uid: &Uid, login: Option<&str>) -> bool {
-        self.kick_where(uid, |who| login.is_none() || who.login.as_deref() == login)
+        self.edge
+            .kick_where(uid, |who| login.is_none() || who.login.as_deref() == login)
     }
 
     /// Ends the session of one of a user's devices; tells whether there was one.
     pub fn kick_device(&self, uid: &Uid, device: &str) -> bool {
-        self.kick_where(uid, |who| who.device == device)
+        self.edge.kick_where(uid, |who| who.device == device)
     }
 
-    fn kick_where(&self, uid: &Uid, is_meant: impl Fn(&Newcomer) -> bool) -> bool {
-        let was_connected = self.edge.registry.kick(uid, &is_meant);
-        let parked = self.edge.parking.take_where(uid, &is_meant);
-        let was_parked = !parked.is_empty();
-        for parked in parked {
-            self.edge.throw_out(parked);
-        }
-        was_connected || was_parked
-    }
-
-    /// Tells whether the router works.
+    /// What keeps the edge from working, if anything does.
     #[must_use]
-    pub fn router_health(&self) -> &RouterHealth {
-        &self.edge.router_health
+    pub fn ailment(&self) -> Option<&'static str> {
+        let router = self.edge.router_health.as_ref();
+        let is_ill = router.is_some_and(|router| !router.is_healthy());
+        is_ill.then_some("the router does not answer")
+    }
+
+    /// Whether a bridge has joined, and has told what is stored for the edge.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.edge.bridges.count() > 0
     }
 
     /// Whether sessions are asked to go elsewhere, and nobody is let in.
@@ -152,48 +151,46 @@ impl Broker {
     ) -> Result<(Self, BridgeLink), Error> {
         let (link, bridge, watch) = start_router()?;
         let flow = link.sender.flow().clone();
-        let uplinks = Arc::new(Uplinks::new(flow.clone()));
-        let stats = Arc::new(Stats::default());
-        let edge = Arc::new(Edge {
-            registry: Arc::new(Registry::new(uplinks.clone())),
-            uplinks: uplinks.clone(),
-            exchange: Arc::new(Exchange::new(
-                &options,
-                rules,
-                uplinks.clone(),
-                stats.clone(),
-            )),
-            stats,
-            parking: Parking::new(options.sessions_max, options.sessions_per_user_max),
-            entrance: Entrance::new(&options.network),
-            slots: Slots::new(&options),
-            router_health: watch.health(),
-            moving: Moving::new(&options.elsewhere),
-            options,
-            authenticate,
+        let (bridges, uplinks) = Bridges::only(flow.clone());
+        let bridges = Arc::new(bridges);
+        let health = Some(watch.health());
+        let edge = Edge::new(options, rules, bridges, health, |_| authenticate);
+        let mut broker = Broker::with_edge(edge);
+        broker.pumps.spawn(async { Ok(watch.run().await) });
+        broker.pumps.spawn(uplinks.clone().pump(link.sender));
+        let dispatch = dispatch::run(broker.edge.clone(), uplinks, flow, link.receiver);
+        broker.pumps.spawn(dispatch);
+        Ok((broker, bridge))
+    }
+
+    /// Starts an edge whose bridges are other processes: they join at [`Broker::listen_for_bridges`], and know who clients
+    /// are. Must be called inside a tokio runtime.
+    #[must_use]
+    pub fn start_apart(options: Options, rules: Rules) -> Self {
+        let bridges = Arc::new(Bridges::new());
+        let edge = Edge::new(options, rules, bridges.clone(), None, |asked| {
+            Arc::new(Asking { bridges, asked })
         });
-        let ready = CancellationToken::new();
+        let mut broker = Broker::with_edge(edge);
+        broker.pumps.spawn(keep_balance(broker.edge.clone()));
+        broker
+    }
+
+    fn with_edge(edge: Edge) -> Self {
+        let edge = Arc::new(edge);
         let mut pumps = JoinSet::new();
-        pumps.spawn(async { Ok(watch.run().await) });
-        pumps.spawn(uplinks.pump(link.sender));
-        pumps.spawn(dispatch::run(
-            edge.clone(),
-            flow,
-            link.receiver,
-            ready.clone(),
-        ));
         pumps.spawn(edge.clone().keep_house());
         if let Some(interval) = edge.options.sys_interval {
             pumps.spawn(edge.clone().announce(interval));
         }
-        let broker = Broker {
+        Broker {
             edge,
             connections: TaskTracker::new(),
             pumps,
-            ready,
+            links: TaskTracker::new(),
             stop: CancellationToken::new(),
-        };
-        Ok((broker, bridge))
+            stop_links: CancellationToken::new(),
+        }
     }
 
     /// A handle to the sessions.
@@ -206,13 +203,13 @@ impl Broker {
         }
     }
 
-    /// Waits until the bridge has sent the grants and retained messages that it has stored. Clients that come before
+    /// Waits until a bridge has sent the grants and retained messages that it has stored. Clients that come before
     /// that would not find what is theirs.
     ///
     /// # Errors
     /// As [`Broker::failed`], when that comes first.
     pub async fn ready(&mut self) -> Result<(), Error> {
-        let ready = self.ready.clone();
+        let ready = self.edge.ready.clone();
         tokio::select! {
             () = ready.cancelled() => Ok(()),
             error = self.failed() => Err(error),
@@ -234,6 +231,29 @@ impl Broker {
             self.connections.clone(),
             self.stop.clone(),
         ));
+        Ok(local)
+    }
+
+    /// Listens for bridges that know the secret, over TLS if there is one; returns the address, as [`Broker::listen`].
+    ///
+    /// # Errors
+    /// [`Error::Listen`] when the address is taken or not ours.
+    pub async fn listen_for_bridges(
+        &self,
+        address: SocketAddr,
+        tls: Option<Tls>,
+        secret: &str,
+    ) -> Result<SocketAddr, Error> {
+        let on_error = |source| Error::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(on_error)?;
+        let local = listener.local_addr().map_err(on_error)?;
+        let joining = Joining::new(
+            self.edge.clone(),
+            secret,
+            self.links.clone(),
+            self.stop_links.clone(),
+        );
+        self.links.spawn(joining.run(listener, tls));
         Ok(local)
     }
 
@@ -268,8 +288,13 @@ impl Broker {
         }
         // Sessions end with the process. Their wills, and who has left, are among what the bridge has to hear.
         self.edge.end_all_parked();
-        if timeout(closing, self.edge.uplinks.flushed()).await.is_err() {
+        if timeout(closing, self.edge.bridges.flushed()).await.is_err() {
             tracing::warn!("the bridge did not hear everything in time");
+        }
+        self.stop_links.cancel();
+        self.links.close();
+        if timeout(closing, self.links.wait()).await.is_err() {
+            tracing::warn!("some bridges could not be told");
         }
     }
 }

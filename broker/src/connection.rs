@@ -268,7 +268,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 _ => {}
             }
         }
-        edge.uplinks.push(&mut self.items);
+        edge.bridges.tell(&self.handle, &mut self.items);
         self.registered.leave(reason);
         edge.stats.closed(self.handle.door, reason);
         if let (Version::V5, Some(reason)) = (self.version, reason.reason()) {
@@ -301,7 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // After the packets, since a PUBACK makes room for the next delivery.
         self.session.on_outbox(&mut self.out, &mut self.items)?;
         self.session.flush_acks(&mut self.items);
-        edge.uplinks.push(&mut self.items);
+        edge.bridges.tell(&self.handle, &mut self.items);
         if !self.out.is_empty() {
             edge.stats.sent(&self.out);
             self.write(edge.options.write_timeout).await?;
@@ -323,7 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         tokio::select! {
             () = self.handle.outbox.filled() => Ok(()),
             outcome = read(&mut self.socket, &mut self.input), if is_open => self.heard(&outcome),
-            () = edge.uplinks.room(), if is_blocked && self.session.has_room() => Ok(()),
+            () = self.handle.bridge.room(), if is_blocked && self.session.has_room() => Ok(()),
             () = sleep_until(slowed_until.unwrap_or_else(Instant::now)), if slowed_until.is_some() => Ok(()),
             () = timer.as_mut() => {
                 if is_open {
@@ -385,7 +385,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn has_room(&self, edge: &Edge) -> bool {
-        self.session.has_room() && edge.uplinks.has_room()
+        self.session.has_room() && edge.bridges.has_room(&self.handle)
     }
 
     /// Writes `out`. Each time the client takes some of it, it has the full time limit for the rest.

@@ -1,11 +1,10 @@
-//! From the bridge to the sessions: frames are applied in their order, without ever waiting for a client.
+//! From a bridge to the sessions: frames are applied in their order, without ever waiting for a client.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use schema::link::{CatchUp, Deliver, DownFrame, Elsewhere, ToEdge, to_edge};
-
-use tokio_util::sync::CancellationToken;
+use parking_lot::RwLockReadGuard;
+use schema::link::{Behind, CatchUp, Deliver, DownFrame, Elsewhere, Kick, to_edge};
 
 use crate::closed::Closed;
 use crate::codec::ReasonCode;
@@ -14,92 +13,181 @@ use crate::link::{Flow, FrameReceiver, LinkClosed};
 use crate::outbox::{Answer, Delivery};
 use crate::payload::Payload;
 use crate::registry::{Handle, Sessions};
-use crate::stats::{Dropped, Stats};
+use crate::stats::Dropped;
+use crate::uplinks::Uplinks;
 
-/// Applies frames until the link ends.
+/// Applies a bridge's frames until the link ends.
 pub(crate) async fn run(
     edge: Arc<Edge>,
+    bridge: Arc<Uplinks>,
     flow: Arc<Flow>,
     mut receiver: FrameReceiver<DownFrame>,
-    ready: CancellationToken,
 ) -> Result<Infallible, LinkClosed> {
+    let mut is_briefing = false;
     loop {
         let (number, items) = receiver.recv().await?;
-        let sessions = edge.registry.read();
-        for ToEdge { item } in items {
+        let mut afterwards = Vec::new();
+        let from = From {
+            sessions: edge.registry.read(),
+            bridge: &bridge,
+            edge: &edge,
+        };
+        for item in items.into_iter().filter_map(|item| item.item) {
             match item {
-                Some(to_edge::Item::Answer(answer)) => on_answer(&sessions, answer),
-                Some(to_edge::Item::Deliver(deliver)) => {
-                    on_deliver(&sessions, deliver, &edge.stats)
-                }
-                Some(to_edge::Item::Behind(behind)) => {
-                    let handles = behind.uids.iter().flat_map(|uid| sessions.of_user(uid));
-                    handles.for_each(|handle| handle.outbox.fall_behind());
-                }
-                Some(to_edge::Item::CatchUp(page)) => on_catch_up(&sessions, page),
-                Some(to_edge::Item::Live(live)) => {
-                    if let Some(handle) = sessions.by_id(live.session) {
+                to_edge::Item::Answer(answer) => from.on_answer(answer),
+                to_edge::Item::Deliver(deliver) => from.on_deliver(deliver),
+                to_edge::Item::Behind(behind) => from.on_behind(&behind),
+                to_edge::Item::CatchUp(page) => from.on_catch_up(page),
+                to_edge::Item::Live(live) => {
+                    if let Some(handle) = from.own(live.session) {
                         handle.outbox.go_live(live.epoch, live.sent);
                     }
                 }
-                Some(to_edge::Item::End(end)) => {
-                    if let Some(handle) = sessions.by_id(end.session) {
+                to_edge::Item::End(end) => {
+                    if let Some(handle) = from.own(end.session) {
                         handle.outbox.close(Closed::Unserved);
                     }
                 }
-                Some(to_edge::Item::Grant(grant)) => edge.exchange.grant(&grant),
-                Some(to_edge::Item::Retained(message)) => edge.exchange.restore(message),
-                Some(to_edge::Item::Briefing(briefing)) => edge.exchange.begin_briefing(&briefing),
-                Some(to_edge::Item::Ready(_)) => {
-                    edge.exchange.end_briefing();
-                    ready.cancel();
+                to_edge::Item::Passes(passes) => {
+                    if let Some(handle) = from.own(passes.session) {
+                        *handle.status.lock() = passes.status;
+                    }
                 }
-                Some(to_edge::Item::Published(published)) => {
-                    edge.exchange.publish_from_elsewhere(*published);
+                to_edge::Item::Grant(grant) => {
+                    // What another than the voice has read may be older than what is known.
+                    if !is_briefing || edge.bridges.is_voice(&bridge) {
+                        edge.exchange.grant(&grant);
+                    }
                 }
-                Some(to_edge::Item::Shared(shared)) => edge.exchange.set_shared(&shared),
-                Some(to_edge::Item::Elsewhere(elsewhere)) => {
-                    on_elsewhere(&edge, &sessions, &elsewhere);
+                to_edge::Item::Briefing(briefing) => {
+                    is_briefing = true;
+                    if edge.bridges.is_voice(&bridge) {
+                        edge.exchange.begin_briefing(&briefing);
+                    }
                 }
-                None => {}
+                to_edge::Item::Ready(_) => {
+                    is_briefing = false;
+                    afterwards.push(Afterwards::Briefed);
+                }
+                to_edge::Item::Authenticated(authenticated) => edge.asked.answer(authenticated),
+                to_edge::Item::Kick(kick) => {
+                    edge.asked.kick(&kick);
+                    afterwards.push(Afterwards::Kick(kick));
+                }
+                to_edge::Item::Leave(_) => afterwards.push(Afterwards::Leave),
+                of_plain => from.on_plain(of_plain),
             }
         }
-        drop(sessions);
+        drop(from);
+        for action in afterwards {
+            match action {
+                Afterwards::Briefed => edge.is_briefed_by(&bridge),
+                Afterwards::Kick(kick) => edge.kick(&kick),
+                Afterwards::Leave => edge.bridges.leaves(&bridge, &edge.registry),
+            }
+        }
         flow.done(number);
     }
 }
 
-fn on_answer(sessions: &Sessions, answer: schema::link::Answer) {
-    let Some(handle) = sessions.by_id(answer.session) else {
-        return;
-    };
-    let reason = u8::try_from(answer.reason)
-        .ok()
-        .and_then(|code| ReasonCode::try_from(code).ok());
-    handle.outbox.answer(Answer {
-        token: answer.token,
-        reason: reason.unwrap_or(ReasonCode::UnspecifiedError),
-        reply: Arc::new(Payload::new(&answer.reply)),
-    });
+/// What changes who is there, so that it has to wait until nobody looks.
+enum Afterwards {
+    Briefed,
+    Kick(Kick),
+    Leave,
 }
 
-fn on_deliver(sessions: &Sessions, deliver: Deliver, stats: &Stats) {
-    let mut delivery = None;
-    for uid in &deliver.to {
-        for handle in sessions.of_user(uid) {
-            if handle.id == deliver.except_session {
-                continue;
-            }
-            let delivery = delivery.get_or_insert_with(|| {
-                let payload = Arc::new(Payload::new(&deliver.payload));
-                match deliver.position {
-                    Some(position) => Delivery::Message(payload, position),
-                    None => Delivery::Event(payload),
+/// Where a frame comes from, and whom it meets. It concerns only the bridge's own sessions: what it still says of others was
+/// said before they went to another bridge, which has the rest from the database.
+struct From<'a> {
+    sessions: RwLockReadGuard<'a, Sessions>,
+    bridge: &'a Uplinks,
+    edge: &'a Edge,
+}
+
+impl From<'_> {
+    fn own(&self, session: u64) -> Option<&Arc<Handle>> {
+        let handle = self.sessions.by_id(session)?;
+        handle.bridge.is_of(self.bridge).then_some(handle)
+    }
+
+    /// Of any session: it says what is committed.
+    fn on_answer(&self, answer: schema::link::Answer) {
+        let was_awaited = self.bridge.answered(answer.session, answer.token);
+        let Some(handle) = self.sessions.by_id(answer.session) else {
+            return;
+        };
+        if was_awaited && handle.bridge.is_of(self.bridge) {
+            handle.bridge.answered();
+        }
+        let reason = u8::try_from(answer.reason)
+            .ok()
+            .and_then(|code| ReasonCode::try_from(code).ok());
+        handle.outbox.answer(Answer {
+            token: answer.token,
+            reason: reason.unwrap_or(ReasonCode::UnspecifiedError),
+            reply: Arc::new(Payload::new(&answer.reply)),
+        });
+    }
+
+    fn on_deliver(&self, deliver: Deliver) {
+        let mut delivery = None;
+        for uid in &deliver.to {
+            for handle in self.sessions.of_user(uid) {
+                if handle.id == deliver.except_session || !handle.bridge.is_of(self.bridge) {
+                    continue;
                 }
-            });
-            if handle.outbox.deliver_live(delivery) {
-                stats.dropped(Dropped::Chat, 1);
+                let delivery = delivery.get_or_insert_with(|| {
+                    let payload = Arc::new(Payload::new(&deliver.payload));
+                    match deliver.position {
+                        Some(position) => Delivery::Message(payload, position),
+                        None => Delivery::Event(payload),
+                    }
+                });
+                if handle.outbox.deliver_live(delivery) {
+                    self.edge.stats.dropped(Dropped::Chat, 1);
+                }
             }
+        }
+    }
+
+    fn on_behind(&self, behind: &Behind) {
+        let handles = behind
+            .uids
+            .iter()
+            .flat_map(|uid| self.sessions.of_user(uid));
+        let own = handles.filter(|handle| handle.bridge.is_of(self.bridge));
+        own.for_each(|handle| handle.outbox.fall_behind());
+    }
+
+    fn on_catch_up(&self, page: CatchUp) {
+        let Some(handle) = self.own(page.session) else {
+            return;
+        };
+        let deliveries = page.messages.into_iter().map(|missed| {
+            let payload = Arc::new(Payload::new(&missed.payload));
+            match missed.position {
+                Some(position) => Delivery::Message(payload, position),
+                None => Delivery::Event(payload),
+            }
+        });
+        handle.outbox.catch_up(page.epoch, deliveries);
+    }
+
+    /// What the voice says of plain topics, and of other nodes; the others say the same.
+    fn on_plain(&self, item: to_edge::Item) {
+        if !self.edge.bridges.is_voice(self.bridge) {
+            return;
+        }
+        let exchange = &self.edge.exchange;
+        match item {
+            to_edge::Item::Retained(message) => exchange.restore(message),
+            to_edge::Item::Published(published) => exchange.publish_from_elsewhere(*published),
+            to_edge::Item::Shared(shared) => exchange.set_shared(&shared),
+            to_edge::Item::Elsewhere(elsewhere) => {
+                on_elsewhere(self.edge, &self.sessions, &elsewhere);
+            }
+            _ => {}
         }
     }
 }
@@ -120,18 +208,4 @@ fn on_elsewhere(edge: &Edge, sessions: &Sessions, elsewhere: &Elsewhere) {
         });
     }
     edge.leave_to_others(uid, device, elsewhere.clean, is_older);
-}
-
-fn on_catch_up(sessions: &Sessions, page: CatchUp) {
-    let Some(handle) = sessions.by_id(page.session) else {
-        return;
-    };
-    let deliveries = page.messages.into_iter().map(|missed| {
-        let payload = Arc::new(Payload::new(&missed.payload));
-        match missed.position {
-            Some(position) => Delivery::Message(payload, position),
-            None => Delivery::Event(payload),
-        }
-    });
-    handle.outbox.catch_up(page.epoch, deliveries);
 }

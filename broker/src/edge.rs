@@ -4,9 +4,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schema::Uid;
+use schema::link::{Kick, kick};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
+use crate::asked::Asked;
+use crate::bridges::Bridges;
 use crate::codec::Will;
 use crate::identity::Authenticate;
 use crate::link::{LinkClosed, RouterHealth};
@@ -15,8 +20,9 @@ use crate::moving::Moving;
 use crate::net::Entrance;
 use crate::options::Options;
 use crate::parking::{Parked, Parking};
-use crate::plain::exchange::Exchange;
-use crate::registry::{Handle, Registry};
+use crate::plain::exchange::{Exchange, now_ms};
+use crate::plain::policy::Rules;
+use crate::registry::{Handle, Newcomer, Registry};
 use crate::session::Lasting;
 use crate::stats::{Snapshot, Stats};
 use crate::sys::sys_messages;
@@ -26,16 +32,24 @@ use crate::will;
 /// How often expired messages, and sessions that have been lost, are looked for.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The ids of an edge's sessions begin at the millisecond of its start, with room for a million of them in each that it runs.
+const SESSIONS_PER_MS_BITS: u32 = 20;
+
 /// What all connections share.
 pub(crate) struct Edge {
     pub(crate) options: Options,
     pub(crate) authenticate: Arc<dyn Authenticate>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) uplinks: Arc<Uplinks>,
+    pub(crate) bridges: Arc<Bridges>,
+    /// What bridges are asked beside that, where they are in other processes.
+    pub(crate) asked: Arc<Asked>,
+    /// Cancelled once a bridge has sent what it has stored.
+    pub(crate) ready: CancellationToken,
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) parking: Parking,
     pub(crate) stats: Arc<Stats>,
-    pub(crate) router_health: RouterHealth,
+    /// `None`: there is no router.
+    pub(crate) router_health: Option<RouterHealth>,
     /// Limits per address.
     pub(crate) entrance: Entrance,
     /// Limit of all connections together.
@@ -44,6 +58,39 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
+    /// An edge without connections. `authenticate` knows who clients are, or asks bridges.
+    pub(crate) fn new(
+        options: Options,
+        rules: Rules,
+        bridges: Arc<Bridges>,
+        router_health: Option<RouterHealth>,
+        authenticate: impl FnOnce(Arc<Asked>) -> Arc<dyn Authenticate>,
+    ) -> Self {
+        let stats = Arc::new(Stats::default());
+        let exchange = Exchange::new(&options, rules, bridges.clone(), stats.clone());
+        let asked = Arc::<Asked>::default();
+        // Bridges may have known an earlier edge: its sessions must not be taken for ours.
+        let last_id = match router_health {
+            Some(_) => 0,
+            None => now_ms() << SESSIONS_PER_MS_BITS,
+        };
+        Edge {
+            registry: Arc::new(Registry::new(bridges.clone(), last_id)),
+            bridges,
+            authenticate: authenticate(asked.clone()),
+            asked,
+            ready: CancellationToken::new(),
+            exchange: Arc::new(exchange),
+            stats,
+            parking: Parking::new(options.sessions_max, options.sessions_per_user_max),
+            entrance: Entrance::new(&options.network),
+            slots: Slots::new(&options),
+            router_health,
+            moving: Moving::new(&options.elsewhere),
+            options,
+        }
+    }
+
     /// What an earlier session of the client has left, unless the client wants to begin anew.
     pub(crate) fn take_up(&self, handle: &Arc<Handle>, is_clean: bool) -> Option<Lasting> {
         let parked = self.parking.take(&handle.uid, &handle.device)?;
@@ -105,7 +152,46 @@ impl Edge {
     fn publish_will(&self, handle: &Handle, will: Will) {
         let mut items = Vec::new();
         will::publish(&self.exchange, handle, will, &mut items);
-        self.uplinks.push(&mut items);
+        self.bridges.tell_of(&handle.uid, &mut items);
+    }
+
+    /// A bridge has sent what it has stored.
+    pub(crate) fn is_briefed_by(&self, bridge: &Uplinks) {
+        if self.bridges.is_voice(bridge) {
+            self.exchange.end_briefing();
+            self.ready.cancel();
+            self.bridges.briefed(&self.registry);
+        }
+    }
+
+    /// A bridge is gone.
+    pub(crate) fn lose(&self, bridge: &Uplinks) {
+        if self.bridges.gone(bridge, &self.registry) {
+            self.exchange.tell_all_members();
+        }
+    }
+
+    /// Ends sessions at a bridge's word.
+    pub(crate) fn kick(&self, kick: &Kick) {
+        let Ok(uid) = kick.uid.parse() else {
+            return tracing::error!("a bridge kicks a user who can't exist");
+        };
+        self.kick_where(&uid, |who| match &kick.which {
+            None => true,
+            Some(kick::Which::Login(login)) => who.login.as_ref() == Some(login),
+            Some(kick::Which::Device(device)) => who.device == **device,
+        });
+    }
+
+    /// Ends those of a user's sessions, with or without a connection, that `is_meant`; tells whether there were any.
+    pub(crate) fn kick_where(&self, uid: &Uid, is_meant: impl Fn(&Newcomer) -> bool) -> bool {
+        let was_connected = self.registry.kick(uid, &is_meant);
+        let parked = self.parking.take_where(uid, &is_meant);
+        let was_parked = !parked.is_empty();
+        for parked in parked {
+            self.throw_out(parked);
+        }
+        was_connected || was_parked
     }
 
     /// Does what is due for sessions without a connection and for retained messages.
@@ -152,10 +238,10 @@ impl Edge {
             subscriptions: self.exchange.subscription_count() as u64,
             retained_messages: retained_messages as u64,
             retained_bytes: retained_bytes as u64,
-            uplink_queue_bytes: self.uplinks.queued_bytes() as u64,
-            frames_ahead: self.uplinks.frames_ahead(),
-            is_router_healthy: self.router_health.is_healthy(),
-            router_restarts: self.router_health.restarts(),
+            uplink_queue_bytes: self.bridges.queued_bytes() as u64,
+            frames_ahead: self.bridges.frames_ahead(),
+            bridges: self.bridges.count() as u64,
+            router: self.router_health.as_ref().map(RouterHealth::state),
             ..self.stats.snapshot()
         }
     }

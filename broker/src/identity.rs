@@ -34,6 +34,8 @@ pub struct Identity {
     pub expires_at: Option<SystemTime>,
     /// Whether the user may see `$SYS/#`, and more where operators say so.
     pub is_admin: bool,
+    /// Up to when what has ended since is known, as whoever has checked it counts; 0 where nobody does.
+    pub as_of: u64,
 }
 
 /// Why nobody is let in.

@@ -6,15 +6,18 @@
 //!
 //! Reading order: [`Broker`] (the whole), `listener` with [`net`] (who may come in) → `connection` (one socket) →
 //! `session` (one client's protocol state, no I/O) with `outbox` (what waits for it); `registry` and `parking` (who is
-//! connected, and who may come back); `plain` (topics other than chat's); `uplinks` and `dispatch` (the two directions
-//! between sessions and the bridge); [`link`] (frames over rumqttd's router); [`codec`] (bytes of MQTT); `stats` and `sys`
-//! (what is counted, and told).
+//! connected, and who may come back); `plain` (topics other than chat's); `bridges` (which bridge has which sessions),
+//! `uplinks` and `dispatch` (the two directions between sessions and a bridge); [`link`] (frames over rumqttd's router, or to
+//! another process), `joining` and `asked` (bridges that are other processes); [`codec`] (bytes of MQTT); `stats` and `sys` (what
+//! is counted, and told).
 //!
 //! Invariants: the router sees only frames that this crate has built, never a byte or a topic from the network; a
 //! session never touches a socket; what a session may grow to is bounded by [`Options`].
 
 #![warn(missing_docs)]
 
+mod asked;
+mod bridges;
 mod broker;
 mod closed;
 pub mod codec;
@@ -27,6 +30,7 @@ mod identity;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
+mod joining;
 pub mod link;
 mod listener;
 mod moving;
@@ -48,7 +52,7 @@ mod will;
 pub use broker::{Broker, BrokerHandle, Error};
 pub use closed::Closed;
 pub use identity::{Authenticate, Credentials, Identity, Refusal};
-pub use link::RouterHealth;
+pub use link::{RouterHealth, RouterState};
 pub use options::{Elsewhere, NetworkOptions, Options, RateOptions, RetainedOptions};
 pub use peer::{Door, Peer};
 pub use plain::policy::{Action, Effect, Rule, RuleError, Rules, Who};

@@ -1,4 +1,4 @@
-//! Frames between the edge and the bridge, carried by rumqttd's router.
+//! Frames between the edge and a bridge, carried by rumqttd's router, or by a connection to another process.
 //!
 //! The router's cost is per publish, not per byte, and it remembers every topic that it has ever seen. So uplinks and
 //! deliveries travel packed, many to a publish, on two topics that never change: the router holds two filters and two
@@ -8,9 +8,12 @@
 //! and `WINDOW_BYTES` ahead of what the receiver is done with, less than the log holds; frames are numbered, so that a
 //! drop would be noticed all the same ([`LinkClosed::Gap`]).
 //!
-//! A router can die. A sender keeps each frame until the receiver is done with it, and sends it again over the next
-//! router; a receiver passes over what it has had. `router` is about routers; nobody else meets them.
+//! A router can die, and a connection can break. A sender keeps each frame until the receiver is done with it, and sends it
+//! again over the next `line`; a receiver passes over what it has had. `router` is about routers, [`remote`] about
+//! connections; nobody else meets them.
 
+mod line;
+pub mod remote;
 mod router;
 
 use std::collections::VecDeque;
@@ -20,13 +23,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use prost::Message;
-use rumqttd::local::{LinkRx, LinkTx};
 use schema::link::{DownFrame, FromEdge, ToEdge, UpFrame};
 use tokio::sync::{Notify, watch};
 
+use line::{End, Lines, Rx, Tx};
 pub(crate) use router::RouterWatch;
-use router::{End, Lines};
-pub use router::{RouterHealth, StartError};
+pub use router::{RouterHealth, RouterState, StartError};
 
 /// Frames, and their bytes, that a sender may be ahead of its receiver. A frame that is larger by itself goes alone.
 const WINDOW: u64 = 16;
@@ -36,19 +38,21 @@ const REPORT_AFTER: u64 = 4;
 const REPORT_EACH_BYTES: usize = WINDOW_BYTES / 4;
 /// A frame is sent when its items have reached this size, in bytes. A single item can be larger.
 const FRAME_BYTES: usize = 64 * 1024;
-const UP_TOPIC: &str = "tidings/link/up";
-const DOWN_TOPIC: &str = "tidings/link/down";
+/// Where frames go to the bridge.
+pub const UP_TOPIC: &str = "tidings/link/up";
+/// Where frames go to the edge.
+pub const DOWN_TOPIC: &str = "tidings/link/down";
 
-/// Why no more frames can be sent or received. The process has to start anew: nothing that was acknowledged is lost.
+/// Why no more frames can be sent or received. Nothing that was acknowledged is lost.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkClosed {
     /// There never was a router.
     #[error("the router can't be started")]
     Start(#[from] StartError),
-    /// The router's watch has ended, and no other router will come.
-    #[error("the router is no longer watched")]
-    Unwatched,
-    /// The router dropped a frame.
+    /// Nobody makes lines for it any more.
+    #[error("nobody carries frames any more")]
+    Ended,
+    /// A frame was dropped.
     #[error("frame {expected} is missing: got {got}")]
     Gap {
         /// The number that should have come.
@@ -63,7 +67,7 @@ pub enum LinkClosed {
 
 impl From<watch::error::RecvError> for LinkClosed {
     fn from(_: watch::error::RecvError) -> Self {
-        LinkClosed::Unwatched
+        LinkClosed::Ended
     }
 }
 
@@ -138,6 +142,11 @@ impl Flow {
         self.peer_done.load(Ordering::Acquire)
     }
 
+    /// The last frame sent from here.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Acquire)
+    }
+
     /// Notes that the frame and all before it need nothing more here.
     pub fn done(&self, number: u64) {
         self.done.fetch_max(number, Ordering::AcqRel);
@@ -163,8 +172,7 @@ impl Flow {
 
 /// The sending half of an end.
 pub struct FrameSender<F> {
-    lines: Lines<LinkTx>,
-    topic: &'static str,
+    lines: Lines<Tx>,
     flow: Arc<Flow>,
     /// The frames that the peer is not done with, oldest first.
     ahead: VecDeque<Bytes>,
@@ -181,7 +189,7 @@ impl<F: Frame> FrameSender<F> {
     /// Sends items in their order, in as many frames as they need; waits while the peer is behind.
     ///
     /// # Errors
-    /// [`LinkClosed::Unwatched`] when the link has ended.
+    /// [`LinkClosed::Ended`] when the link has ended.
     pub async fn send(&mut self, items: Vec<F::Item>) -> Result<(), LinkClosed> {
         let mut frame = Vec::new();
         let mut bytes = 0;
@@ -203,7 +211,7 @@ impl<F: Frame> FrameSender<F> {
     /// needs no credit, so that two ends that wait for each other get on. To be called whenever [`Flow::woken`].
     ///
     /// # Errors
-    /// [`LinkClosed::Unwatched`] when the link has ended.
+    /// [`LinkClosed::Ended`] when the link has ended.
     pub async fn report(&mut self) -> Result<(), LinkClosed> {
         self.renew()?;
         self.forget_done();
@@ -217,7 +225,7 @@ impl<F: Frame> FrameSender<F> {
     /// counts. Returns the last frame before those, for [`Flow::peer_done`].
     ///
     /// # Errors
-    /// [`LinkClosed`] when the router is gone.
+    /// [`LinkClosed::Ended`] when the link has ended.
     pub async fn urge(&mut self) -> Result<u64, LinkClosed> {
         let last = self.flow.sent.load(Ordering::Acquire);
         for _ in 1..REPORT_AFTER {
@@ -238,18 +246,18 @@ impl<F: Frame> FrameSender<F> {
         let number = self.flow.sent.fetch_add(1, Ordering::AcqRel) + 1;
         let frame = self.encode(number, items);
         self.ahead.push_back(frame.clone());
-        self.lines.publish(self.topic, frame);
+        self.lines.send(frame);
         Ok(())
     }
 
-    /// Where there is another router, it gets everything that the last one may not have delivered.
+    /// Where there is another line, it gets everything that the last one may not have delivered.
     fn renew(&mut self) -> Result<(), LinkClosed> {
         if self.lines.renew()? {
             self.forget_done();
             // The last report may be lost as well.
             self.publish_report();
             for frame in &self.ahead {
-                self.lines.publish(self.topic, frame.clone());
+                self.lines.send(frame.clone());
             }
         }
         Ok(())
@@ -270,7 +278,7 @@ impl<F: Frame> FrameSender<F> {
 
     fn publish_report(&mut self) {
         let report = self.encode(0, Vec::new());
-        self.lines.publish(self.topic, report);
+        self.lines.send(report);
     }
 
     fn encode(&self, number: u64, items: Vec<F::Item>) -> Bytes {
@@ -282,7 +290,7 @@ impl<F: Frame> FrameSender<F> {
 
 /// The receiving half of an end.
 pub struct FrameReceiver<F> {
-    lines: Lines<LinkRx>,
+    lines: Lines<Rx>,
     last: u64,
     flow: Arc<Flow>,
     frame: PhantomData<F>,
@@ -301,7 +309,7 @@ impl<F: Frame> FrameReceiver<F> {
             let (number, done, items) = F::decode(payload)?.into_parts();
             self.flow.peer_done.fetch_max(done, Ordering::AcqRel);
             self.flow.wake();
-            // A report, or a frame that has come over an earlier router already.
+            // A report, or a frame that has come over an earlier line already.
             if number <= self.last {
                 continue;
             }
@@ -334,19 +342,15 @@ pub(crate) struct EdgeLink {
 /// Starts a router, and connects both ends to it. Blocks for that long. The link works while the watch runs.
 pub(crate) fn start_router() -> Result<(EdgeLink, BridgeLink, RouterWatch), LinkClosed> {
     let (watch, edge, bridge) = RouterWatch::start()?;
-    let (sender, receiver) = halves(edge, UP_TOPIC);
+    let (sender, receiver) = halves(edge);
     let edge = EdgeLink { sender, receiver };
-    let (sender, receiver) = halves(bridge, DOWN_TOPIC);
+    let (sender, receiver) = halves(bridge);
     Ok((edge, BridgeLink { sender, receiver }, watch))
 }
 
-fn halves<S: Frame, R: Frame>(
-    (flow, (tx, rx)): End,
-    topic: &'static str,
-) -> (FrameSender<S>, FrameReceiver<R>) {
+fn halves<S: Frame, R: Frame>((flow, (tx, rx)): End) -> (FrameSender<S>, FrameReceiver<R>) {
     let sender = FrameSender {
         lines: tx,
-        topic,
         flow: flow.clone(),
         ahead: VecDeque::new(),
         frame: PhantomData,

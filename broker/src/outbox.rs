@@ -255,6 +255,26 @@ impl Outbox {
         true
     }
 
+    /// Another bridge has the session now: when the client has taken what is here, it catches up from the database.
+    pub(crate) fn change_hands(&self) {
+        let mut state = self.state.lock();
+        if let Feed::CatchingUp(epoch) | Feed::Live(epoch) = state.feed {
+            state.feed = Feed::Behind(epoch);
+            if self.is_nameless {
+                // What it has had is known to nobody.
+                state.closed.get_or_insert(Closed::Unserved);
+            }
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Whether catching up gives the client nothing that it has had: its acknowledgements say what that is.
+    pub(crate) fn catches_up_quietly(&self) -> bool {
+        let state = self.state.lock();
+        state.feed == Feed::Off || (state.qos != Qos::AtMostOnce && !self.is_nameless)
+    }
+
     /// A page of catch-up. The bridge sends the next one when this one is taken, so that it needs no bound here.
     pub(crate) fn catch_up(&self, epoch: u32, page: impl Iterator<Item = Delivery>) {
         let mut state = self.state.lock();

@@ -1,26 +1,27 @@
 //! Who is connected: the last hop of the user topics.
 //!
 //! Sessions come and go under one lock, and what the bridge is told of it is queued under that lock: so it learns of a
-//! device's connections in the order in which they happened. Lock order: sessions before the queue of uplinks.
+//! device's connections in the order in which they happened. Lock order: sessions before bridges.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use bytestring::ByteString;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use schema::Uid;
 use schema::link::{Connected, Disconnected, FromEdge, from_edge};
 use tokio::sync::Notify;
 
+use crate::bridges::{Assigned, Bridges};
 use crate::closed::Closed;
 use crate::outbox::Outbox;
 use crate::peer::Door;
 use crate::plain::exchange::now_ms;
 use crate::plain::policy::Client;
-use crate::uplinks::Uplinks;
 
 /// What the rest of the edge sees of a connected session.
 #[derive(Debug)]
@@ -31,6 +32,9 @@ pub(crate) struct Handle {
     pub(crate) since: u64,
     pub(crate) who: Newcomer,
     pub(crate) outbox: Outbox,
+    pub(crate) bridge: Assigned,
+    /// What it passes for, where a bridge has said so.
+    pub(crate) status: Mutex<String>,
     departed: Departed,
 }
 
@@ -54,6 +58,8 @@ pub(crate) struct Newcomer {
     pub(crate) is_clean: bool,
     /// The login whose token opened the session.
     pub(crate) login: Option<String>,
+    /// When the password that has opened it was set.
+    pub(crate) password_set_at: Option<SystemTime>,
     pub(crate) is_admin: bool,
     pub(crate) address: IpAddr,
     pub(crate) door: Door,
@@ -97,8 +103,8 @@ impl Handle {
 pub(crate) struct Registry {
     next_id: AtomicU64,
     sessions: RwLock<Sessions>,
-    /// Where the bridge is told who comes and goes.
-    uplinks: Arc<Uplinks>,
+    /// Who are told who comes and goes.
+    bridges: Arc<Bridges>,
 }
 
 /// One lock for both maps: sessions come and go far more rarely than deliveries look them up.
@@ -117,6 +123,15 @@ impl Sessions {
         self.by_id.len()
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Handle>> {
+        self.by_id.values()
+    }
+
+    pub(crate) fn by_user(&self) -> impl Iterator<Item = (&Uid, &[Arc<Handle>])> {
+        let users = self.by_uid.iter();
+        users.map(|(uid, same_user)| (uid, same_user.as_slice()))
+    }
+
     pub(crate) fn by_id(&self, id: u64) -> Option<&Arc<Handle>> {
         self.by_id.get(&id)
     }
@@ -132,11 +147,12 @@ impl Sessions {
 }
 
 impl Registry {
-    pub(crate) fn new(uplinks: Arc<Uplinks>) -> Self {
+    /// Sessions have larger ids than `last_id`.
+    pub(crate) fn new(bridges: Arc<Bridges>, last_id: u64) -> Self {
         Registry {
-            next_id: AtomicU64::new(0),
+            next_id: AtomicU64::new(last_id),
             sessions: RwLock::default(),
-            uplinks,
+            bridges,
         }
     }
 
@@ -161,22 +177,28 @@ impl Registry {
             .position(|other| other.device == who.device)
             .map(|index| same_user.swap_remove(index));
         let after_earlier = earlier.as_ref().map_or(0, |earlier| earlier.since + 1);
+        let others = earlier.iter().chain(same_user.iter());
+        let bridge = match others.map(|other| other.bridge.get()).next() {
+            Some(same) => same,
+            None => self.bridges.choose(who.uid.as_str()),
+        };
         let handle = Arc::new(Handle {
             id: self.next_id.fetch_add(1, Ordering::Relaxed) + 1,
             since: now_ms().max(after_earlier),
             who,
             outbox,
+            bridge: Assigned::new(bridge),
+            status: Mutex::default(),
             departed: Departed::default(),
         });
         same_user.push(handle.clone());
-        let mut told = Vec::new();
         if let Some(earlier) = &earlier {
             sessions.by_id.remove(&earlier.id);
-            told.push(disconnected(earlier, Closed::TakenOver));
+            let left = disconnected(earlier, Closed::TakenOver);
+            self.bridges.tell(earlier, &mut vec![left]);
         }
         sessions.by_id.insert(handle.id, handle.clone());
-        told.push(connected(&handle));
-        self.uplinks.push(&mut told);
+        self.bridges.tell(&handle, &mut vec![connected(&handle)]);
         drop(sessions);
         if let Some(earlier) = &earlier {
             earlier.outbox.close(Closed::TakenOver);
@@ -190,7 +212,8 @@ impl Registry {
         let mut sessions = self.sessions.write();
         if sessions.by_id.remove(&handle.id).is_some() {
             sessions.remove_from_user(handle);
-            self.uplinks.push(&mut vec![disconnected(handle, reason)]);
+            let left = disconnected(handle, reason);
+            self.bridges.tell(handle, &mut vec![left]);
         }
         drop(sessions);
         handle.depart();
@@ -235,6 +258,11 @@ impl Registry {
         self.sessions.read()
     }
 
+    /// Keeps sessions from coming and going, and from being told anything.
+    pub(crate) fn write(&self) -> parking_lot::RwLockWriteGuard<'_, Sessions> {
+        self.sessions.write()
+    }
+
     /// Ends those of a user's sessions that `is_meant`; tells whether there was one.
     pub(crate) fn kick(&self, uid: &Uid, is_meant: &impl Fn(&Newcomer) -> bool) -> bool {
         let sessions = self.read();
@@ -248,28 +276,63 @@ impl Registry {
 }
 
 fn connected(handle: &Handle) -> FromEdge {
-    FromEdge {
-        item: Some(from_edge::Item::Connected(Connected {
-            session: handle.id,
-            uid: handle.uid.to_string(),
-            device: handle.device.to_string(),
-            nameless: handle.is_nameless,
-            address: handle.address.to_string(),
-            listener: handle.door.to_string(),
-            at: handle.since,
-            clean: handle.is_clean,
-        })),
+    item(from_edge::Item::Connected(here(handle)))
+}
+
+fn here(handle: &Handle) -> Connected {
+    Connected {
+        session: handle.id,
+        uid: handle.uid.to_string(),
+        device: handle.device.to_string(),
+        nameless: handle.is_nameless,
+        address: handle.address.to_string(),
+        listener: handle.door.to_string(),
+        at: handle.since,
+        clean: handle.is_clean,
+        ..Connected::default()
     }
 }
 
+/// A session for a bridge that has not had it.
+pub(crate) fn handed_over(handle: &Handle) -> FromEdge {
+    let set_at = handle.password_set_at;
+    let set_at = set_at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    item(from_edge::Item::Connected(Connected {
+        handed_over: true,
+        status: handle.status.lock().clone(),
+        login: handle.login.clone().unwrap_or_default(),
+        password_set_at: set_at.map_or(0, millis),
+        ..here(handle)
+    }))
+}
+
+fn millis(since: Duration) -> u64 {
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn disconnected(handle: &Handle, reason: Closed) -> FromEdge {
-    FromEdge {
-        item: Some(from_edge::Item::Disconnected(Disconnected {
-            session: handle.id,
-            uid: handle.uid.to_string(),
-            device: handle.device.to_string(),
-            nameless: handle.is_nameless,
-            reason: reason.name().to_owned(),
-        })),
+    item(from_edge::Item::Disconnected(gone(handle, reason.name())))
+}
+
+/// A session for the bridge that has had it.
+pub(crate) fn no_longer_served(handle: &Handle) -> FromEdge {
+    item(from_edge::Item::Disconnected(Disconnected {
+        handed_over: true,
+        ..gone(handle, "handed_over")
+    }))
+}
+
+fn gone(handle: &Handle, reason: &str) -> Disconnected {
+    Disconnected {
+        session: handle.id,
+        uid: handle.uid.to_string(),
+        device: handle.device.to_string(),
+        nameless: handle.is_nameless,
+        reason: reason.to_owned(),
+        ..Disconnected::default()
     }
+}
+
+fn item(item: from_edge::Item) -> FromEdge {
+    FromEdge { item: Some(item) }
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::closed::Closed;
 use crate::codec::{PacketType, ReasonCode, packets_in};
+use crate::link::RouterState;
 use crate::peer::Door;
 
 /// Numbers by their label.
@@ -67,14 +68,14 @@ pub struct Snapshot {
     pub retained_messages: u64,
     /// Their bytes.
     pub retained_bytes: u64,
-    /// Bytes that wait for their way to the bridge.
+    /// Bytes that wait for their way to a bridge.
     pub uplink_queue_bytes: u64,
-    /// Frames that the bridge is not done with.
+    /// Frames that bridges are not done with.
     pub frames_ahead: u64,
-    /// Whether the router works.
-    pub is_router_healthy: bool,
-    /// Routers that had to be replaced.
-    pub router_restarts: u64,
+    /// Bridges that have joined.
+    pub bridges: u64,
+    /// The router to the bridge, where there is one.
+    pub router: Option<RouterState>,
 }
 
 /// See the module's documentation.

@@ -26,12 +26,18 @@ pub(crate) fn sys_messages(snapshot: &Snapshot) -> Vec<(String, String)> {
         // What the edge keeps beyond deliveries under way; chat is in the database.
         ("store/messages/count", snapshot.retained_messages),
         ("store/messages/bytes", snapshot.retained_bytes),
-        ("router/healthy", u64::from(snapshot.is_router_healthy)),
-        ("router/restarts", snapshot.router_restarts),
+        ("bridges", snapshot.bridges),
         ("uplinks/bytes", snapshot.uplink_queue_bytes),
         ("uplinks/frames", snapshot.frames_ahead),
     ];
+    let router = snapshot.router.into_iter().flat_map(|router| {
+        [
+            ("router/healthy", u64::from(router.is_healthy)),
+            ("router/restarts", router.restarts),
+        ]
+    });
     let texts = [("version", version.to_owned()), ("uptime", uptime)];
+    let numbers = numbers.into_iter().chain(router);
     let numbers = numbers.map(|(name, number)| (name, number.to_string()));
     let by_listener = snapshot.connections.iter();
     let by_listener = by_listener.map(|(listener, count)| {
@@ -61,6 +67,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::link::RouterState;
 
     #[test]
     fn the_names_of_mosquitto_tell_what_they_tell_there() {
@@ -79,7 +86,10 @@ mod tests {
             bytes_received: counts(&[("connect", 90), ("publish", 1000)]),
             dropped: counts(&[("plain", 5), ("chat", 1)]),
             retained_messages: 8,
-            is_router_healthy: true,
+            router: Some(RouterState {
+                is_healthy: true,
+                restarts: 0,
+            }),
             ..Snapshot::default()
         };
         let messages = sys_messages(&snapshot);

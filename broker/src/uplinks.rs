@@ -1,13 +1,18 @@
-//! From the sessions to the bridge: one queue for all, packed into frames.
+//! From the sessions to a bridge: one queue for all, packed into frames.
 
+mod ledger;
+
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prost::Message;
-use schema::link::{FromEdge, UpFrame};
+use schema::link::{FromEdge, UpFrame, from_edge};
 use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
 
+use self::ledger::Ledger;
 use crate::link::{Flow, FrameSender, LinkClosed};
 
 /// Bytes that may wait here before sessions are no longer read from and nobody comes in. What sessions still say comes on
@@ -17,6 +22,8 @@ const QUEUE_MAX: usize = 4 * 1024 * 1024;
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Uplinks {
+    /// Names the bridge; never 0, and never another's.
+    pub(crate) number: u64,
     queue: Mutex<Queue>,
     /// Wakes the pump.
     flow: Arc<Flow>,
@@ -24,35 +31,99 @@ pub(crate) struct Uplinks {
     flushes: Mutex<Vec<oneshot::Sender<()>>>,
     /// Sessions wait here for room.
     room: Notify,
+    /// What the bridge has not dealt with.
+    ledger: Mutex<Ledger>,
+    unstored: Arc<Unstored>,
+    /// The bridge is to have no new sessions.
+    leaving: CancellationToken,
+    gone: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     items: Vec<FromEdge>,
     bytes: usize,
+    /// The bridge is gone: nothing is taken any more.
+    is_closed: bool,
+}
+
+/// Topics with retained messages that are not stored yet. A briefing may be older than they are.
+#[derive(Debug, Default)]
+pub(crate) struct Unstored(Mutex<HashMap<String, usize>>);
+
+impl Unstored {
+    pub(crate) fn contains(&self, topic: &str) -> bool {
+        self.0.lock().contains_key(topic)
+    }
+
+    /// Counts the message that the item is about.
+    pub(crate) fn begin(&self, item: &from_edge::Item) {
+        if let Some(topic) = retained_topic(item) {
+            *self.0.lock().entry(topic.to_owned()).or_default() += 1;
+        }
+    }
+
+    fn end(&self, item: &from_edge::Item) {
+        let Some(topic) = retained_topic(item) else {
+            return;
+        };
+        let mut topics = self.0.lock();
+        if let Some(count) = topics.get_mut(topic) {
+            *count -= 1;
+            if *count == 0 {
+                topics.remove(topic);
+            }
+        }
+    }
+}
+
+fn retained_topic(item: &from_edge::Item) -> Option<&str> {
+    match item {
+        from_edge::Item::Retain(retain) => Some(&retain.message.as_ref()?.topic),
+        _ => None,
+    }
 }
 
 impl Uplinks {
-    pub(crate) fn new(flow: Arc<Flow>) -> Self {
+    /// A queue to a bridge that lives as long as the edge.
+    pub(crate) fn new(number: u64, flow: Arc<Flow>, unstored: Arc<Unstored>) -> Self {
+        Self::with_ledger(number, flow, unstored, Ledger::of_retained())
+    }
+
+    /// A queue to a bridge that may go away: what it has not dealt with then is for another one.
+    pub(crate) fn kept(number: u64, flow: Arc<Flow>, unstored: Arc<Unstored>) -> Self {
+        Self::with_ledger(number, flow, unstored, Ledger::of_all())
+    }
+
+    fn with_ledger(number: u64, flow: Arc<Flow>, unstored: Arc<Unstored>, ledger: Ledger) -> Self {
         Uplinks {
+            number,
             queue: Mutex::default(),
             flow,
             flushes: Mutex::default(),
             room: Notify::new(),
+            ledger: Mutex::new(ledger),
+            unstored,
+            leaving: CancellationToken::new(),
+            gone: CancellationToken::new(),
         }
     }
 
-    /// Queues a session's items, in their order, and leaves `items` empty.
-    pub(crate) fn push(&self, items: &mut Vec<FromEdge>) {
+    /// Queues items in their order, and leaves `items` empty; `false`: the bridge is gone, and they are left.
+    pub(crate) fn push(&self, items: &mut Vec<FromEdge>) -> bool {
         if items.is_empty() {
-            return;
+            return true;
         }
         let bytes: usize = items.iter().map(Message::encoded_len).sum();
         let mut queue = self.queue.lock();
+        if queue.is_closed {
+            return false;
+        }
         queue.bytes += bytes;
         queue.items.append(items);
         drop(queue);
         self.flow.wake();
+        true
     }
 
     /// Bytes that wait here.
@@ -90,13 +161,16 @@ impl Uplinks {
         self.flow.ahead()
     }
 
-    /// Waits until the bridge is done with what is queued now.
+    /// Waits until the bridge is done with what is queued now, or is gone.
     pub(crate) async fn flushed(&self) {
         let (done, is_done) = oneshot::channel();
         self.flushes.lock().push(done);
         self.flow.wake();
-        // The pump ends only with the whole edge.
-        let _ = is_done.await;
+        tokio::select! {
+            // The pump ends only with the bridge.
+            _ = is_done => {}
+            () = self.gone.cancelled() => {}
+        }
     }
 
     /// Sends what is queued, as fast as the bridge is done with it, until the link ends.
@@ -112,8 +186,13 @@ impl Uplinks {
                 if items.is_empty() {
                     break;
                 }
+                let kept = self.ledger.lock().note(&items);
                 sender.send(items).await?;
+                if !kept.is_empty() {
+                    self.ledger.lock().sent(flow.sent(), kept);
+                }
             }
+            self.forget_done();
             sender.report().await?;
             let flushes = std::mem::take(&mut *self.flushes.lock());
             if !flushes.is_empty() {
@@ -128,5 +207,61 @@ impl Uplinks {
                 }
             }
         }
+    }
+
+    fn forget_done(&self) {
+        let done = self.ledger.lock().forget_done(self.flow.peer_done());
+        for item in &done {
+            self.unstored.end(item);
+        }
+    }
+}
+
+/// What concerns bridges that come and go.
+impl Uplinks {
+    /// The bridge has answered a publish; tells whether it was a command that has waited for that.
+    pub(crate) fn answered(&self, session: u64, token: u32) -> bool {
+        let answered = self.ledger.lock().answered(session, token);
+        matches!(answered, Some(from_edge::Item::Uplink(_)))
+    }
+
+    /// Whether nothing waits to be sent or answered.
+    pub(crate) fn has_answered_all(&self) -> bool {
+        self.queue.lock().items.is_empty() && self.ledger.lock().is_empty()
+    }
+
+    /// Takes nothing any more; returns what the bridge has not dealt with, in its order.
+    pub(crate) fn close(&self) -> Vec<from_edge::Item> {
+        self.forget_done();
+        let mut queue = self.queue.lock();
+        queue.is_closed = true;
+        queue.bytes = 0;
+        let queued = std::mem::take(&mut queue.items);
+        drop(queue);
+        self.gone.cancel();
+        self.room.notify_waiters();
+        let mut rest = self.ledger.lock().take();
+        rest.extend(queued.into_iter().filter_map(|queued| queued.item));
+        rest
+    }
+
+    /// Returns when the bridge is gone.
+    pub(crate) async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+
+    /// Whether it is to have no new sessions.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.is_cancelled()
+    }
+
+    /// Returns when it is.
+    pub(crate) async fn leaves(&self) {
+        self.leaving.cancelled().await;
+    }
+
+    /// It is to have no new sessions, and those that it has are for others.
+    pub(crate) fn leave(&self) {
+        self.leaving.cancel();
     }
 }

@@ -35,6 +35,7 @@ pub mod s3;
 pub mod server;
 pub mod session;
 pub mod soak;
+pub mod split;
 pub mod stream;
 pub mod talk;
 pub mod tls;

@@ -53,14 +53,46 @@ pub struct Folder {
     authority: Option<Authority>,
     /// Where the server listens from its first start on, for those that are not given any port.
     ports: Listeners,
+    program: Program,
+}
+
+/// What runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// `tidings serve`.
+    Serve,
+    /// `tidings broker`: it needs no database, and has `link`.
+    Broker,
+    /// `tidings bridge`: it has HTTP only.
+    Bridge,
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Program::Serve => "serve",
+            Program::Broker => "broker",
+            Program::Bridge => "bridge",
+        }
+    }
+
+    fn doors(self, has_tls: bool) -> &'static [&'static str] {
+        match (self, has_tls) {
+            (Program::Serve, false) => &["mqtt", "http"],
+            (Program::Serve, true) => &["mqtt", "http", "mqtts", "https"],
+            (Program::Broker, _) => &["mqtt", "http", "link"],
+            (Program::Bridge, _) => &["http"],
+        }
+    }
 }
 
 /// The kinds of port that a server may have, as its `listening` lines name them, with their settings.
-const DOORS: [(&str, &str); 4] = [
+const DOORS: [(&str, &str); 5] = [
     ("mqtt", "TIDINGS__MQTT__LISTEN"),
     ("http", "TIDINGS__HTTP__LISTEN"),
     ("mqtts", "TIDINGS__MQTTS__LISTEN"),
     ("https", "TIDINGS__HTTPS__LISTEN"),
+    ("link", "TIDINGS__LINK__LISTEN"),
 ];
 
 /// Limits of people that a test sets where it is about them.
@@ -170,6 +202,11 @@ impl Server {
     /// Where MQTT is.
     pub fn mqtt(&self) -> SocketAddr {
         self.process.listener("mqtt")
+    }
+
+    /// Where bridges join.
+    pub fn link(&self) -> SocketAddr {
+        self.process.listener("link")
     }
 
     /// Where MQTT over TLS is.
@@ -372,12 +409,19 @@ impl Folder {
             settings: Vec::new(),
             authority: None,
             ports: Listeners::new(),
+            program: Program::Serve,
         })
+    }
+
+    /// What its server is.
+    pub fn running(mut self, program: Program) -> Self {
+        self.program = program;
+        self
     }
 
     /// Its server's ports are such that no outgoing connection takes them while it is down.
     pub fn with_own_ports(mut self) -> Result<Self> {
-        for (door, _) in &DOORS[..2] {
+        for door in self.program.doors(false) {
             let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
             self.ports.insert((*door).to_owned(), address);
         }
@@ -458,7 +502,8 @@ impl Folder {
             return Ok(());
         }
         let mut names = self.settings.iter().map(|(name, _)| name);
-        if names.any(|name| name == "TIDINGS__DATABASE__URL") {
+        let has_one = names.any(|name| name == "TIDINGS__DATABASE__URL");
+        if has_one || self.program == Program::Broker {
             return Ok(());
         }
         let engine = match self.disk {
@@ -499,10 +544,9 @@ impl Folder {
     /// Which ports a server here has at first: any, if it has none of its own.
     fn doors(&self) -> Listeners {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        let count = if self.authority.is_some() { 4 } else { 2 };
-        let doors = DOORS[..count].iter();
+        let doors = self.program.doors(self.authority.is_some()).iter();
         doors
-            .map(|(door, _)| ((*door).to_owned(), any_port))
+            .map(|door| ((*door).to_owned(), any_port))
             .chain(self.ports.clone())
             .collect()
     }
@@ -538,10 +582,10 @@ impl Folder {
 // === impl Process ===
 
 impl Process {
-    /// Starts `tidings serve`, and waits until it says where it listens and that it is ready.
+    /// Starts the program, and waits until it says where it listens and that it is ready.
     async fn start(folder: &Folder, doors: &Listeners) -> Result<Self> {
         let spawned = serve(folder, doors)?.spawn();
-        let mut child = spawned.context("starting tidings serve")?;
+        let mut child = spawned.context("starting tidings")?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         let mut stdout = BufReader::new(stdout).lines();
 
@@ -611,7 +655,7 @@ fn serve(folder: &Folder, doors: &Listeners) -> Result<Command> {
         }
     }
     command
-        .arg("serve")
+        .arg(folder.program.name())
         .env(
             "TIDINGS__LOG",
             std::env::var("TIDINGS_TEST_LOG").unwrap_or("info".into()),

@@ -60,6 +60,8 @@ mod scheduled;
 mod search;
 mod slow_devices;
 mod slow_readers;
+mod split;
+mod split_cluster;
 mod stop;
 mod storage;
 mod support;

@@ -184,6 +184,7 @@ mod tests {
                 device: device.to_owned(),
                 nameless: false,
                 reason: "lost".to_owned(),
+                handed_over: false,
             };
             presence.disconnected(disconnected, at(session + 10));
         };

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use broker::BrokerHandle;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
@@ -18,6 +19,9 @@ use crate::store::{Store, chain};
 const DATABASE_TIMEOUT: Duration = Duration::from_millis(1800);
 /// How long a probe's outcome holds. Anybody may ask, and each probe takes a turn of the only connection that writes.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Why a server that is about to stop is not ready.
+pub(super) const MOVING_OFF: &str = "sessions are moved to other servers";
 
 /// How the server is.
 #[derive(Serialize, ToSchema)]
@@ -41,9 +45,7 @@ pub(super) struct Health {
     )
 )]
 pub(super) async fn alive(State(api): State<Api>) -> (StatusCode, Json<Health>) {
-    let obstacle =
-        (!api.broker.router_health().is_healthy()).then_some("the router does not answer");
-    report("ok", obstacle, None)
+    report("ok", api.edge.here().and_then(BrokerHandle::ailment), None)
 }
 
 /// Whether commands can be carried out now.
@@ -58,7 +60,7 @@ pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, Json<Health>) 
     report("ready", obstacle(&api).await, degraded(&api))
 }
 
-fn report(
+pub(super) fn report(
     fine: &'static str,
     obstacle: Option<&'static str>,
     degraded: Option<&'static str>,
@@ -85,8 +87,11 @@ fn degraded(api: &Api) -> Option<&'static str> {
 }
 
 async fn obstacle(api: &Api) -> Option<&'static str> {
-    if api.broker.is_moving_off() {
-        return Some("sessions are moved to other servers");
+    if api.edge.here().is_some_and(BrokerHandle::is_moving_off) {
+        return Some(MOVING_OFF);
+    }
+    if api.edge.is_joined() == Some(false) {
+        return Some("no broker is joined");
     }
     if api.service.is_stalled() {
         return Some("commands are not being carried out");

@@ -9,7 +9,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
-use broker::Snapshot;
+use broker::{BrokerHandle, Snapshot};
 use ipnet::IpNet;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -50,18 +50,47 @@ pub(super) async fn show(
         let detail = "http.metrics_from does not name your address, and you are no administrator";
         return Err(Problem::new(Code::PermissionDenied, detail));
     }
-    let figures = Figures {
-        edge: api.broker.snapshot(),
+    let service = OfService {
         is_stalled: api.service.is_stalled(),
         jobs_waiting: api.service.jobs_waiting(),
+        sessions: api.service.presence().count_here(),
         search_behind: api.service.search_behind(),
         archiver: api.service.archiver(),
         rate_limited: labelled(api.service.rates().refused()),
         words_found: labelled(api.service.words().counts()),
         redis: api.service.redis().map(Redis::figures),
         bus: api.service.bus().figures(),
-        process: Process::now(),
     };
+    page(Figures {
+        edge: api.edge.here().map(BrokerHandle::snapshot),
+        is_joined: api.edge.is_joined(),
+        service: Some(service),
+        uptime: api.started_at.elapsed(),
+        process: Process::now(),
+    })
+}
+
+/// The same of a broker without a service, for the networks alone: who is an administrator only bridges know.
+pub(super) fn show_broker(
+    broker: &BrokerHandle,
+    metrics_from: &[IpNet],
+    address: Option<IpAddr>,
+) -> Result<Response, Problem> {
+    if !is_in(metrics_from, address) {
+        let detail = "http.metrics_from does not name your address";
+        return Err(Problem::new(Code::PermissionDenied, detail));
+    }
+    let edge = broker.snapshot();
+    page(Figures {
+        is_joined: None,
+        service: None,
+        uptime: edge.uptime,
+        process: Process::now(),
+        edge: Some(edge),
+    })
+}
+
+fn page(figures: Figures) -> Result<Response, Problem> {
     let text = text(figures).map_err(|error| {
         tracing::error!(%error, "the metrics can't be written");
         Problem::new(Code::Internal, "the metrics can't be written")
@@ -81,9 +110,21 @@ fn is_in(networks: &[IpNet], address: Option<IpAddr>) -> bool {
 /// Everything that is told.
 #[derive(Debug)]
 struct Figures {
-    edge: Snapshot,
+    edge: Option<Snapshot>,
+    /// Whether the broker is there, where the edge is not here.
+    is_joined: Option<bool>,
+    service: Option<OfService>,
+    uptime: Duration,
+    process: Process,
+}
+
+/// What the chat service tells.
+#[derive(Debug)]
+struct OfService {
     is_stalled: bool,
     jobs_waiting: usize,
+    /// Whose commands are executed here.
+    sessions: usize,
     search_behind: Duration,
     archiver: archiver::Figures,
     /// By limit.
@@ -93,7 +134,6 @@ struct Figures {
     /// `None`: the node is alone.
     redis: Option<redis::Figures>,
     bus: Option<cluster::Figures>,
-    process: Process,
 }
 
 fn labelled<const N: usize>(counts: [(&str, u64); N]) -> Vec<(String, u64)> {
@@ -142,14 +182,24 @@ fn text(figures: Figures) -> Result<String, fmt::Error> {
 impl Collector for Figures {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut page = Page(encoder);
-        clients(&mut page, &self.edge)?;
-        traffic(&mut page, &self.edge)?;
-        kept(&mut page, &self.edge)?;
-        inside(&mut page, self)?;
-        old(&mut page, self.archiver)?;
-        self.redis
-            .map_or(Ok(()), |redis| shared(&mut page, redis))?;
-        self.bus.map_or(Ok(()), |bus| told(&mut page, bus))
+        if let Some(edge) = &self.edge {
+            clients(&mut page, edge)?;
+            traffic(&mut page, edge)?;
+            kept(&mut page, edge)?;
+            link(&mut page, edge)?;
+        }
+        if let Some(is_joined) = self.is_joined {
+            page.one(
+                "tidings_broker_joined",
+                "1 if this bridge is joined to its broker.",
+                ConstGauge::new(u64::from(is_joined)),
+            )?;
+        }
+        if let Some(service) = &self.service {
+            inside(&mut page, service)?;
+            old(&mut page, service.archiver)?;
+        }
+        process(&mut page, self)
     }
 }
 
@@ -262,8 +312,12 @@ fn kept(page: &mut Page, edge: &Snapshot) -> fmt::Result {
     )
 }
 
-fn inside(page: &mut Page, figures: &Figures) -> fmt::Result {
-    let Figures { edge, process, .. } = figures;
+fn link(page: &mut Page, edge: &Snapshot) -> fmt::Result {
+    page.one(
+        "tidings_bridges",
+        "Bridges that have joined; in one process with the broker there is always one.",
+        ConstGauge::new(edge.bridges),
+    )?;
     page.one(
         "tidings_uplink_queue_bytes",
         "Bytes of all sessions that wait for their way to the bridge.",
@@ -274,16 +328,22 @@ fn inside(page: &mut Page, figures: &Figures) -> fmt::Result {
         "Frames that the bridge is not done with.",
         ConstGauge::new(edge.frames_ahead),
     )?;
-    page.one(
-        "tidings_router_healthy",
-        "1 if the router works, 0 while it is replaced.",
-        ConstGauge::new(u64::from(edge.is_router_healthy)),
-    )?;
-    page.one(
-        "tidings_router_restarts",
-        "Routers that had to be replaced.",
-        ConstCounter::new(edge.router_restarts),
-    )?;
+    if let Some(router) = edge.router {
+        page.one(
+            "tidings_router_healthy",
+            "1 if the router works, 0 while it is replaced.",
+            ConstGauge::new(u64::from(router.is_healthy)),
+        )?;
+        page.one(
+            "tidings_router_restarts",
+            "Routers that had to be replaced.",
+            ConstCounter::new(router.restarts),
+        )?;
+    }
+    Ok(())
+}
+
+fn inside(page: &mut Page, figures: &OfService) -> fmt::Result {
     page.one(
         "tidings_pipeline_stalled",
         "1 while the database does not take what is to be stored.",
@@ -293,6 +353,11 @@ fn inside(page: &mut Page, figures: &Figures) -> fmt::Result {
         "tidings_pipeline_jobs_waiting",
         "Commands from HTTP that wait for the pipeline.",
         ConstGauge::new(figures.jobs_waiting as u64),
+    )?;
+    page.one(
+        "tidings_sessions_served",
+        "Sessions whose commands are executed here, wherever their clients are connected.",
+        ConstGauge::new(figures.sessions as u64),
     )?;
     page.each(
         "tidings_commands_rate_limited",
@@ -311,10 +376,16 @@ fn inside(page: &mut Page, figures: &Figures) -> fmt::Result {
         "Age of the oldest message that search does not find yet.",
         ConstGauge::new(figures.search_behind.as_secs_f64()),
     )?;
+    figures.redis.map_or(Ok(()), |redis| shared(page, redis))?;
+    figures.bus.map_or(Ok(()), |bus| told(page, bus))
+}
+
+fn process(page: &mut Page, figures: &Figures) -> fmt::Result {
+    let process = &figures.process;
     page.one(
         "tidings_uptime_seconds",
         "Time since the start.",
-        ConstGauge::new(edge.uptime.as_secs_f64()),
+        ConstGauge::new(figures.uptime.as_secs_f64()),
     )?;
     // The names that all Prometheus clients use.
     if let Some(bytes) = process.resident_bytes {
@@ -508,37 +579,45 @@ mod tests {
     #[test]
     fn the_page_has_a_line_for_each_number() {
         let edge = Snapshot {
-            uptime: Duration::from_millis(1500),
             connections: vec![("mqtt".to_owned(), 2), ("wss".to_owned(), 0)],
             closed: vec![("by_client".to_owned(), 7)],
             packets_received: vec![("publish".to_owned(), 9)],
             bytes_sent: vec![("publish".to_owned(), 1000)],
             sessions_parked: 3,
-            is_router_healthy: true,
+            bridges: 2,
+            router: Some(broker::RouterState {
+                is_healthy: true,
+                restarts: 0,
+            }),
             ..Snapshot::default()
         };
         let text = text(Figures {
-            edge,
-            is_stalled: true,
-            jobs_waiting: 4,
-            search_behind: Duration::from_millis(2500),
-            archiver: archiver::Figures {
-                moved: 1000,
-                walked_at: Some(Duration::from_secs(86_400)),
-                ..archiver::Figures::default()
-            },
-            rate_limited: labelled([("expensive", 5)]),
-            words_found: labelled([("mask", 6)]),
-            redis: Some(redis::Figures {
-                is_there: false,
-                failures: 7,
-                openings: 1,
-            }),
-            bus: Some(cluster::Figures {
-                is_up: true,
-                untold: 3,
-                lag: Duration::from_micros(500),
-                ..cluster::Figures::default()
+            edge: Some(edge),
+            is_joined: Some(true),
+            uptime: Duration::from_millis(1500),
+            service: Some(OfService {
+                is_stalled: true,
+                jobs_waiting: 4,
+                sessions: 8,
+                search_behind: Duration::from_millis(2500),
+                archiver: archiver::Figures {
+                    moved: 1000,
+                    walked_at: Some(Duration::from_secs(86_400)),
+                    ..archiver::Figures::default()
+                },
+                rate_limited: labelled([("expensive", 5)]),
+                words_found: labelled([("mask", 6)]),
+                redis: Some(redis::Figures {
+                    is_there: false,
+                    failures: 7,
+                    openings: 1,
+                }),
+                bus: Some(cluster::Figures {
+                    is_up: true,
+                    untold: 3,
+                    lag: Duration::from_micros(500),
+                    ..cluster::Figures::default()
+                }),
             }),
             process: Process {
                 resident_bytes: Some(4096),
@@ -556,10 +635,13 @@ mod tests {
             "tidings_received_packets_total{type=\"publish\"} 9",
             "tidings_sent_bytes_total{type=\"publish\"} 1000",
             "tidings_sessions{state=\"parked\"} 3",
+            "tidings_bridges 2",
+            "tidings_broker_joined 1",
             "tidings_router_healthy 1",
             "tidings_router_restarts_total 0",
             "tidings_pipeline_stalled 1",
             "tidings_pipeline_jobs_waiting 4",
+            "tidings_sessions_served 8",
             "tidings_search_behind_seconds 2.5",
             "tidings_archive_messages_total{what=\"moved\"} 1000",
             "tidings_archive_files_total{what=\"deleted\"} 0",

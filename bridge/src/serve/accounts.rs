@@ -53,6 +53,7 @@ impl broker::Authenticate for Accounts {
             match self.identify(credentials).await {
                 Ok(identity) => Ok(broker::Identity {
                     is_admin: identity.admin,
+                    as_of: 0,
                     uid: identity.uid,
                     login: identity.login,
                     password_set_at: identity.password_set_at,

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use broker::link::BridgeLink;
 use schema::bus;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -15,7 +14,7 @@ use crate::cluster::decisions::Decisions;
 use crate::cluster::node::{Kept, Node};
 use crate::cluster::{Keeping, Peers};
 use crate::service::words::Words;
-use crate::service::{self, Limits, Service};
+use crate::service::{self, Limits, Links, Service};
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::{data_dir, demo};
@@ -78,7 +77,7 @@ impl Opened {
     }
 
     /// Starts the pipeline.
-    pub(super) async fn start(self, link: BridgeLink) -> Result<Bridge, service::Error> {
+    pub(super) async fn start(self, links: impl Into<Links>) -> Result<Bridge, service::Error> {
         let Opened {
             store,
             auth,
@@ -91,7 +90,7 @@ impl Opened {
         let (words, rates) = (limits.words.clone(), limits.rates.clone());
         let redis = peers.redis.clone();
         let decisions = peers.decisions.clone();
-        let (service, running) = Service::start(store.clone(), link, limits, peers).await?;
+        let (service, running) = Service::start(store.clone(), links, limits, peers).await?;
         let mut watchers = JoinSet::new();
         watchers.spawn(auth.clone().follow(kicked));
         watchers.spawn(decisions.read());

@@ -11,6 +11,8 @@ use crate::store::chain;
 pub(super) struct Certificates {
     pub(super) mqtts: Option<Tls>,
     pub(super) https: Option<Tls>,
+    /// Where bridges join.
+    pub(super) link: Option<Tls>,
 }
 
 impl Certificates {
@@ -18,11 +20,29 @@ impl Certificates {
         Ok(Certificates {
             mqtts: mqtts(settings)?,
             https: https(settings)?,
+            link: None,
+        })
+    }
+
+    /// Of a broker that bridges join.
+    pub(super) fn load_with_link(settings: &Settings) -> anyhow::Result<Self> {
+        Ok(Certificates {
+            link: link(settings)?,
+            ..Self::load(settings)?
+        })
+    }
+
+    /// Of a bridge, which has no clients.
+    pub(super) fn load_https(settings: &Settings) -> anyhow::Result<Self> {
+        Ok(Certificates {
+            mqtts: None,
+            https: https(settings)?,
+            link: None,
         })
     }
 
     fn all(&self) -> impl Iterator<Item = &Tls> {
-        self.mqtts.iter().chain(&self.https)
+        self.mqtts.iter().chain(&self.https).chain(&self.link)
     }
 
     /// Looks whether their files were replaced, for as long as the tasks are there.
@@ -54,6 +74,21 @@ fn mqtts(settings: &Settings) -> anyhow::Result<Option<Tls>> {
         key: mqtts.key.clone(),
         client_ca: client_ca.cloned(),
         client_cert_required: mqtts.client_cert == ClientCert::Required,
+        protocol: "mqtt",
+    })?;
+    Ok(Some(tls))
+}
+
+fn link(settings: &Settings) -> anyhow::Result<Option<Tls>> {
+    let link = &settings.link;
+    if link.cert.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let tls = Tls::load(TlsSettings {
+        cert: link.cert.clone(),
+        key: link.key.clone(),
+        client_ca: None,
+        client_cert_required: false,
         protocol: "mqtt",
     })?;
     Ok(Some(tls))

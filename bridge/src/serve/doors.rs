@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::certificates::Certificates;
 use crate::http;
-use crate::settings::Settings;
+use crate::settings::{Secret, Settings};
 
 /// The addresses, by kind of port, with the ports that the system chose.
 #[derive(Default)]
@@ -21,6 +21,7 @@ pub(super) struct Addresses {
     mqtts: Vec<SocketAddr>,
     pub(super) http: Vec<SocketAddr>,
     https: Vec<SocketAddr>,
+    link: Vec<SocketAddr>,
 }
 
 impl Addresses {
@@ -31,6 +32,7 @@ impl Addresses {
             ("mqtts", &self.mqtts),
             ("http", &self.http),
             ("https", &self.https),
+            ("link", &self.link),
         ] {
             for address in addresses {
                 println!("listening {door} {address}");
@@ -52,6 +54,22 @@ impl Addresses {
         for address in &settings.mqtts.listen {
             let tls = certificates.mqtts.clone();
             self.mqtts.push(broker.listen(*address, tls).await?);
+        }
+        Ok(())
+    }
+
+    /// Has the edge wait for bridges.
+    pub(super) async fn open_link(
+        &mut self,
+        broker: &Broker,
+        settings: &Settings,
+        certificates: &Certificates,
+        secret: &Secret,
+    ) -> Result<(), broker::Error> {
+        for address in &settings.link.listen {
+            let tls = certificates.link.clone();
+            let opened = broker.listen_for_bridges(*address, tls, secret.expose());
+            self.link.push(opened.await?);
         }
         Ok(())
     }

@@ -2,23 +2,27 @@
 
 use std::collections::VecDeque;
 
-use broker::link::{FrameSender, LinkClosed};
+use broker::link::LinkClosed;
 use schema::Uid;
-use schema::link::{DownFrame, ToEdge};
+use schema::link::ToEdge;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::announce::{Answered, answer};
 use super::command::Command;
+use super::intake::Joined;
 use super::job::{Delivery, Door, Job, Outcome, Place, Settled};
+use super::links::Asides;
 use super::outlet::{Found, Outlet};
 
 /// Recipients whose names may wait in memory before what there is to say is said.
 const RECIPIENTS_MAX: usize = 16 * 1024;
 
 /// What a round has come to.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Announcement {
+    /// Before all else: from here on, announcements are for another edge.
+    pub(super) joined: Option<Joined>,
     /// Answers that needed no transaction, and those to retained messages.
     pub(super) first: Vec<ToEdge>,
     /// What users get to know beside any command.
@@ -29,8 +33,8 @@ pub(super) struct Announcement {
     pub(super) executed: Vec<(Job, Outcome)>,
     /// What continues the deliveries of what has been committed, without a gap.
     pub(super) last: Vec<ToEdge>,
-    /// The last frame that the round has dealt with.
-    pub(super) last_frame: Option<u64>,
+    /// The last frame that the round has dealt with, and the link that has brought it.
+    pub(super) last_frame: Option<(u64, u64)>,
 }
 
 /// What is known of messages that other nodes have stored.
@@ -45,16 +49,22 @@ pub(super) struct Abroad {
 
 /// See the module's documentation.
 pub(super) struct Announcer {
-    sender: FrameSender<DownFrame>,
+    /// What is announced while there is none is heard by nobody.
+    joined: Option<Joined>,
+    /// Without a link the service can't go on.
+    needs_link: bool,
+    asides: Asides,
     outlet: Outlet,
     /// Answers to HTTP that leave when the edge is done with the frame of that number.
     held: VecDeque<(u64, Answered)>,
 }
 
 impl Announcer {
-    pub(super) fn new(sender: FrameSender<DownFrame>, outlet: Outlet) -> Self {
+    pub(super) fn new(needs_link: bool, asides: Asides, outlet: Outlet) -> Self {
         Announcer {
-            sender,
+            joined: None,
+            needs_link,
+            asides,
             outlet,
             held: VecDeque::new(),
         }
@@ -65,24 +75,73 @@ impl Announcer {
         mut self,
         mut announcements: mpsc::Receiver<Announcement>,
     ) -> Result<(), LinkClosed> {
-        let flow = self.sender.flow().clone();
+        let asides = self.asides.clone();
         loop {
+            let flow = self
+                .joined
+                .as_ref()
+                .map(|joined| joined.sender.flow().clone());
+            let woken = async {
+                match flow {
+                    Some(flow) => flow.woken().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 announcement = announcements.recv() => match announcement {
                     Some(announcement) => self.announce(announcement).await?,
                     None => break,
                 },
-                () = flow.woken() => {}
+                () = asides.filled() => self.send(asides.take()).await?,
+                () = woken => {}
                 () = sleep_until(self.outlet.next_due()) => self.outlet.ask(),
             }
-            self.release_answers(self.sender.flow().peer_done());
-            self.sender.report().await?;
+            self.report().await?;
         }
         self.release_answers(u64::MAX);
         Ok(())
     }
 
+    async fn report(&mut self) -> Result<(), LinkClosed> {
+        let Some(joined) = &mut self.joined else {
+            return Ok(());
+        };
+        let done = joined.sender.flow().peer_done();
+        let reported = joined.sender.report().await;
+        self.check(reported)?;
+        self.release_answers(done);
+        Ok(())
+    }
+
+    async fn send(&mut self, items: Vec<ToEdge>) -> Result<(), LinkClosed> {
+        let Some(joined) = &mut self.joined else {
+            return Ok(());
+        };
+        let sent = joined.sender.send(items).await;
+        self.check(sent)
+    }
+
+    /// Goes on without a link that has ended, if there may be another one.
+    fn check(&mut self, outcome: Result<(), LinkClosed>) -> Result<(), LinkClosed> {
+        match outcome {
+            Err(error) if self.needs_link => Err(error),
+            Err(_) => {
+                self.joined = None;
+                // Whatever edge comes next has what they depend on from the database.
+                self.release_answers(u64::MAX);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
     async fn announce(&mut self, announcement: Announcement) -> Result<(), LinkClosed> {
+        if let Some(joined) = announcement.joined {
+            self.joined = Some(joined);
+            self.release_answers(u64::MAX);
+            // What was said for the sessions of another edge, or when there was none.
+            drop(self.asides.take());
+        }
         let mut items = announcement.first;
         let outlet = &mut self.outlet;
         for delivery in announcement.told {
@@ -114,20 +173,35 @@ impl Announcer {
             }
             if recipients >= RECIPIENTS_MAX {
                 recipients = 0;
-                self.sender.send(std::mem::take(&mut items)).await?;
+                self.send(std::mem::take(&mut items)).await?;
                 // A round of large groups takes long, and others wait for this thread.
                 tokio::task::yield_now().await;
             }
         }
         items.extend(announcement.last);
-        if let Some(number) = announcement.last_frame {
-            self.sender.flow().done(number);
+        if let (Some((link, number)), Some(joined)) = (announcement.last_frame, &self.joined)
+            && joined.link == link
+        {
+            joined.sender.flow().done(number);
         }
-        self.sender.send(items).await?;
+        self.send(items).await?;
         if !held.is_empty() {
-            let number = self.sender.urge().await?;
-            let held = held.into_iter().map(|answered| (number, answered));
-            self.held.extend(held);
+            self.hold(held).await?;
+        }
+        Ok(())
+    }
+
+    /// Holds answers until the edge is done with what it was sent before them.
+    async fn hold(&mut self, held: Vec<Answered>) -> Result<(), LinkClosed> {
+        let mut number = 0;
+        if let Some(joined) = &mut self.joined {
+            let urged = joined.sender.urge().await.map(|last| number = last);
+            self.check(urged)?;
+        }
+        let held = held.into_iter().map(|answered| (number, answered));
+        self.held.extend(held);
+        if self.joined.is_none() {
+            self.release_answers(u64::MAX);
         }
         Ok(())
     }

@@ -112,6 +112,12 @@ impl Feeds {
         self.receiving.remove(&session);
     }
 
+    /// Nobody receives any more.
+    pub(super) fn end_all(&mut self) {
+        self.catching_up.clear();
+        self.receiving.clear();
+    }
+
     /// Sessions have subscribed: those that miss nothing are live at once, the others begin to catch up.
     pub(super) async fn start(&mut self, mut targets: Vec<Target>, items: &mut Vec<ToEdge>) {
         if targets.is_empty() {

@@ -1,21 +1,40 @@
 //! From the link to the pipeline: frames are taken apart and commands checked while the pipeline executes earlier ones.
 
-use broker::link::{FrameReceiver, LinkClosed};
-use schema::link::{self, FromEdge, UpFrame, Uplink, from_edge};
+use broker::link::{FrameReceiver, FrameSender, LinkClosed};
+use schema::link::{self, DownFrame, FromEdge, UpFrame, Uplink, from_edge};
 use schema::{Format, Uid};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::Limits;
 use super::announce::Answered;
 use super::gate::{self, Admitted};
 use super::job::{Caller, Door, Job};
+use super::links::{self, Links};
 use super::refused::Refused;
+
+/// What comes off links.
+pub(super) enum Taken {
+    /// Another link: what earlier ones have brought counts no longer.
+    Joined(Joined),
+    Frame(Intake),
+    /// The link has ended.
+    Lost,
+}
+
+/// A new link.
+pub(super) struct Joined {
+    /// Its number.
+    pub(super) link: u64,
+    pub(super) sender: FrameSender<DownFrame>,
+}
 
 /// What a frame has brought.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
+    /// The link's number.
+    pub(super) link: u64,
     /// The frame's number.
     pub(super) number: u64,
     /// Commands that hold.
@@ -26,20 +45,71 @@ pub(super) struct Intake {
     pub(super) notices: Vec<from_edge::Item>,
 }
 
-/// Hands over what frames bring until all is announced: to the last answer it needs to hear that there is room for more.
+/// Hands over what links bring until all is announced: to the last answer it needs to hear that there is room for more.
 pub(super) async fn run(
-    mut receiver: FrameReceiver<UpFrame>,
+    mut links: Links,
     limits: Limits,
-    taken: mpsc::Sender<Intake>,
+    taken: mpsc::Sender<Taken>,
     ended: CancellationToken,
 ) -> Result<(), LinkClosed> {
-    loop {
-        let (number, items) = tokio::select! {
-            frame = receiver.recv() => frame?,
+    for link in 1.. {
+        let next = tokio::select! {
+            next = links.next.recv() => next,
             () = ended.cancelled() => return Ok(()),
         };
+        let Some(next) = next else {
+            ended.cancelled().await;
+            return Ok(());
+        };
+        let sender = next.sender;
         // Once the pipeline has stopped, nothing more is taken, but what it has said may still wait for room.
-        let _ = taken.send(take(number, items, &limits)).await;
+        let _ = taken.send(Taken::Joined(Joined { link, sender })).await;
+        let error = tokio::select! {
+            error = receive(next.receiver, link, &links, &limits, &taken) => error,
+            () = ended.cancelled() => return Ok(()),
+        };
+        if links.is_only {
+            return Err(error);
+        }
+        warn!(%error, "the link to the broker has ended");
+        let _ = taken.send(Taken::Lost).await;
+    }
+    Ok(())
+}
+
+/// Hands over what a link brings, until it ends.
+async fn receive(
+    mut receiver: FrameReceiver<UpFrame>,
+    link: u64,
+    links: &Links,
+    limits: &Limits,
+    taken: &mpsc::Sender<Taken>,
+) -> LinkClosed {
+    loop {
+        let (number, mut items) = match receiver.recv().await {
+            Ok(frame) => frame,
+            Err(error) => return error,
+        };
+        if let Some(accounts) = &links.accounts {
+            for item in &mut items {
+                match &mut item.item {
+                    Some(from_edge::Item::Authenticate(asked)) => {
+                        let asked = std::mem::take(asked);
+                        links::authenticate(asked, accounts.clone(), links.asides.clone());
+                        item.item = None;
+                    }
+                    Some(from_edge::Item::Connected(connected)) if connected.handed_over => {
+                        links::recheck(connected, &**accounts, &links.asides);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let intake = Intake {
+            link,
+            ..take(number, items, limits)
+        };
+        let _ = taken.send(Taken::Frame(intake)).await;
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use schema::bus::notice::Notice;
 use schema::bus::{Changed, changed};
-use schema::link::{self, Publish, ToEdge, from_edge};
+use schema::link::{self, Passes, Publish, ToEdge, from_edge, to_edge};
 use schema::{MsgId, Uid};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use tracing::{error, warn};
 
 use super::announce::{answer, catch_up_item};
 use super::announcer::{Abroad, Announcement};
+use super::appearance::Status;
 use super::batch::Executor;
 use super::catch_up::{Step, Target};
 use super::command::Command;
@@ -27,7 +28,7 @@ use super::crossing::{self, Crossing};
 use super::cursors::Cursors;
 use super::effects::Effects;
 use super::feeds::{self, Feeds};
-use super::intake::Intake;
+use super::intake::{Intake, Joined, Taken};
 use super::job::{Delivery, Door, Job, Outcome, Settled};
 use super::notes::Notes;
 use super::outlet::Found;
@@ -72,7 +73,7 @@ const QUESTIONS_MAX: usize = 256;
 pub(super) struct Pipeline {
     pub(super) executor: Executor,
     announcements: mpsc::Sender<Announcement>,
-    is_stalled: Arc<AtomicBool>,
+    pub(super) is_stalled: Arc<AtomicBool>,
     cursors: Cursors,
     pub(super) presence: Presence,
     feeds: Feeds,
@@ -128,7 +129,7 @@ type Answer = (Uid, Door, String, Settled);
 pub(super) struct Unheard;
 
 /// What a round has to do.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Round {
     jobs: Vec<Job>,
     subscribed: Vec<Target>,
@@ -144,7 +145,14 @@ pub(super) struct Round {
     told: Vec<Delivery>,
     /// What is known of other nodes' messages.
     pub(super) abroad: Abroad,
-    last_frame: Option<u64>,
+    /// The last frame, and the link that has brought it.
+    last_frame: Option<(u64, u64)>,
+    /// A new link.
+    joined: Option<Joined>,
+    /// The edge has asked for its briefing.
+    brief: bool,
+    /// Whoever has to do with the sessions of users next looks into the database for what has been heard by now.
+    hands_over: bool,
 }
 
 impl Round {
@@ -156,6 +164,7 @@ impl Round {
 
     fn is_empty(&self) -> bool {
         self.last_frame.is_none()
+            && self.joined.is_none()
             && self.jobs.is_empty()
             && self.steps.is_empty()
             && self.items.is_empty()
@@ -219,7 +228,7 @@ impl Pipeline {
     /// Rounds until `stop`; then what has arrived is executed and stored.
     pub(super) async fn run(
         mut self,
-        mut frames: mpsc::Receiver<Intake>,
+        mut frames: mpsc::Receiver<Taken>,
         mut jobs: mpsc::Receiver<Job>,
         stop: CancellationToken,
     ) -> Result<(), Unheard> {
@@ -233,7 +242,7 @@ impl Pipeline {
                 .chain(self.presence.due_at());
             let review_at = self.crossing.reviews.due_at();
             tokio::select! {
-                Some(frame) = frames.recv() => self.take_frame(frame, &mut round),
+                Some(taken) = frames.recv() => self.take(taken, &mut round),
                 Some(job) = jobs.recv() => self.take_job(job, &mut round),
                 Some(step) = self.steps.recv() => round.steps.push(step),
                 Some(answered) = self.answered.1.recv() => self.tell_answered(answered, &mut round),
@@ -269,7 +278,7 @@ impl Pipeline {
     /// Takes what is there without waiting, as far as a batch goes.
     fn take_waiting(
         &mut self,
-        frames: &mut mpsc::Receiver<Intake>,
+        frames: &mut mpsc::Receiver<Taken>,
         jobs: &mut mpsc::Receiver<Job>,
         round: &mut Round,
     ) {
@@ -283,8 +292,8 @@ impl Pipeline {
             && round.retains.len() < RETAINED_MAX
             && round.publishes.len() < PUBLISHES_MAX
         {
-            if let Ok(frame) = frames.try_recv() {
-                self.take_frame(frame, round);
+            if let Ok(taken) = frames.try_recv() {
+                self.take(taken, round);
             } else if let Ok(job) = jobs.try_recv() {
                 self.take_job(job, round);
             } else {
@@ -311,8 +320,30 @@ impl Pipeline {
         }
     }
 
+    fn take(&mut self, taken: Taken, round: &mut Round) {
+        match taken {
+            Taken::Frame(intake) => self.take_frame(intake, round),
+            Taken::Lost => self.forget_sessions(round),
+            Taken::Joined(joined) => {
+                self.forget_sessions(round);
+                round.joined = Some(joined);
+            }
+        }
+    }
+
+    /// The edge's sessions are no longer ours. What they have sent is executed all the same; nobody hears of it.
+    fn forget_sessions(&mut self, round: &mut Round) {
+        self.feeds.end_all();
+        self.presence.end_all();
+        round.subscribed.clear();
+        round.gone.clear();
+        round.last_frame = None;
+        round.joined = None;
+        round.brief = false;
+    }
+
     pub(super) fn take_frame(&mut self, intake: Intake, round: &mut Round) {
-        round.last_frame = Some(intake.number);
+        round.last_frame = Some((intake.link, intake.number));
         for answered in intake.refused {
             answer(answered, &mut round.items);
         }
@@ -341,11 +372,17 @@ impl Pipeline {
                 self.presence.connected(connected, SystemTime::now());
             }
             from_edge::Item::Disconnected(disconnected) => {
+                if disconnected.handed_over {
+                    round.hands_over = true;
+                    round.gone.push(disconnected.session);
+                }
                 self.presence.disconnected(disconnected, SystemTime::now());
             }
             from_edge::Item::Retain(retain) => round.retains.note(retain),
             from_edge::Item::Publish(publish) => round.publishes.push(*publish),
             from_edge::Item::Shared(shared) => self.crossing.set_shared(shared),
+            from_edge::Item::Brief(_) => round.brief = true,
+            from_edge::Item::Authenticate(_) => error!("nobody here knows accounts"),
         }
     }
 
@@ -466,9 +503,20 @@ impl Pipeline {
             told,
             abroad,
             last_frame,
+            joined,
+            brief,
+            hands_over,
         } = round;
+        if joined.is_some() {
+            let announcement = Announcement {
+                joined,
+                ..Announcement::default()
+            };
+            self.hand_on(announcement).await?;
+        }
         // Whoever asks where a cursor stands, or which device was seen last, gets what has been heard by now.
-        let is_asked = !subscribed.is_empty()
+        let is_asked = hands_over
+            || !subscribed.is_empty()
             || steps.iter().any(|step| matches!(step, Step::End(..)))
             || jobs
                 .iter()
@@ -481,12 +529,13 @@ impl Pipeline {
         if !subscribed.is_empty() && jobs.iter().any(asks_for_device) {
             self.feeds.introduce(&subscribed).await;
         }
-        let done = self.execute(&jobs, notes).await;
+        let mut done = self.execute(&jobs, notes).await;
         if !jobs.is_empty() {
             self.commits.send_modify(|commits| *commits += 1);
         }
         self.presence.written();
-        self.apply(done.effects).await;
+        first.extend(done.effects.statuses.iter().map(passes_item));
+        self.apply(std::mem::take(&mut done.effects)).await;
         first.extend(retains.answers(&done.unstored));
         // What is retained is known elsewhere by then: whoever subscribes there gets one or the other, if not both.
         let publishes = publishes.into_iter();
@@ -519,7 +568,11 @@ impl Pipeline {
             self.feeds.end(session);
         }
         announcement.last_frame = last_frame;
-        self.hand_on(announcement).await
+        self.hand_on(announcement).await?;
+        match brief {
+            true => self.brief().await,
+            false => Ok(()),
+        }
     }
 
     /// What has been committed shows.
@@ -567,7 +620,7 @@ impl Pipeline {
         .await
     }
 
-    async fn hand_on(&self, announcement: Announcement) -> Result<(), Unheard> {
+    pub(super) async fn hand_on(&self, announcement: Announcement) -> Result<(), Unheard> {
         let handed = self.announcements.send(announcement).await;
         handed.map_err(|_| Unheard)
     }
@@ -655,6 +708,16 @@ impl Pipeline {
             done.effects.append(half.effects);
         }
         done
+    }
+}
+
+/// Tells the edge what a session passes for, which the next bridge has to know.
+fn passes_item((_, session, status): &(Uid, u64, Status)) -> ToEdge {
+    ToEdge {
+        item: Some(to_edge::Item::Passes(Passes {
+            session: *session,
+            status: status.as_str().to_owned(),
+        })),
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tracing::error;
 
 use super::appearance::{Appearance, Appearances, Change, Pace, Place, Status};
+use crate::clock;
 use crate::cluster::Bus;
 use crate::store::devices::Departure;
 
@@ -112,6 +113,19 @@ impl State {
         let connections = self.connections.get(uid).into_iter().flatten();
         let connections = connections.filter(|connection| connection.place == there);
         Appearance::of(connections.map(|found| found.status))
+    }
+
+    /// Changes a user's connections here, of which contacts have been told by the bridge that has them no longer, or will be
+    /// by the one that has them now.
+    fn hand_over(&mut self, uid: &Uid, change: impl FnOnce(&mut Vec<Connection>)) {
+        let connections = self.connections.entry(uid.clone()).or_default();
+        change(connections);
+        if connections.is_empty() {
+            self.connections.remove(uid);
+        }
+        let appearance = self.appearance(uid);
+        let appearances = &mut self.appearances;
+        appearances.learn(uid, appearance, Place::Here, Instant::now());
     }
 
     /// Changes a user's connections there, and follows it up.
@@ -279,6 +293,15 @@ impl Presence {
         }
     }
 
+    /// How many sessions this node has.
+    #[must_use]
+    pub fn count_here(&self) -> usize {
+        let state = self.state.lock();
+        let connections = state.connections.values().flatten();
+        let here = connections.filter(|connection| connection.place == Place::Here);
+        here.count()
+    }
+
     /// The devices that are connected to this node, by users.
     pub(super) fn devices(&self) -> Vec<(Uid, String)> {
         let state = self.state.lock();
@@ -306,11 +329,24 @@ impl Presence {
             let known = state.connections.get(&uid).into_iter().flatten();
             let same = known.filter(|known| known.device == connected.device);
             let last = same.map(|known| known.at).max();
-            connected.at = connected.at.max(last.map_or(0, |last| last + 1));
-            let connection = Connection::new(Place::Here, connected.clone(), now);
-            state.change(&uid, Place::Here, now, |connections| {
-                connections.push(connection);
-            });
+            // One that is handed over is the one that is known: were it later, it would end itself.
+            if !connected.handed_over {
+                connected.at = connected.at.max(last.map_or(0, |last| last + 1));
+            }
+            let status = Status::named(&connected.status);
+            let since = match connected.handed_over {
+                true => clock::from_millis(connected.at.cast_signed()),
+                false => now,
+            };
+            let connection = Connection {
+                status: status.unwrap_or_default(),
+                ..Connection::new(Place::Here, connected.clone(), since)
+            };
+            let add = |connections: &mut Vec<Connection>| connections.push(connection);
+            match connected.handed_over {
+                true => state.hand_over(&uid, add),
+                false => state.change(&uid, Place::Here, now, add),
+            }
         }
         self.bus.tell(Notice::Connected(connected));
         drop(state);
@@ -322,14 +358,36 @@ impl Presence {
             return;
         };
         let mut state = self.state.lock();
-        let is_meant = |found: &Connection| found.is(Place::Here, disconnected.session);
-        state.change(&uid, Place::Here, now, |connections| {
-            connections.retain(|connection| !is_meant(connection));
-        });
+        let session = disconnected.session;
+        let remove = |connections: &mut Vec<Connection>| {
+            connections.retain(|found| !found.is(Place::Here, session));
+        };
+        match disconnected.handed_over {
+            true => state.hand_over(&uid, remove),
+            false => state.change(&uid, Place::Here, now, remove),
+        }
         if !self.bus.is_alone() {
             self.bus.tell(Notice::Disconnected(disconnected.clone()));
         }
-        state.departures.note(uid, Place::Here, disconnected, now);
+        if !disconnected.handed_over {
+            state.departures.note(uid, Place::Here, disconnected, now);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// No session is this node's any more: another bridge has them, or nobody.
+    pub(super) fn end_all(&self) {
+        let mut state = self.state.lock();
+        let is_here = |found: &Connection| found.place == Place::Here;
+        let users = state.connections.iter();
+        let users = users.filter(|(_, connections)| connections.iter().any(is_here));
+        let users: Vec<Uid> = users.map(|(uid, _)| uid.clone()).collect();
+        for uid in &users {
+            state.hand_over(uid, |connections| {
+                connections.retain(|found| !is_here(found))
+            });
+        }
         drop(state);
         self.changed.notify_one();
     }

@@ -74,7 +74,7 @@ impl Fixture {
         }
     }
 
-    fn broker(&self) -> (Broker, BridgeLink) {
+    fn broker(&self) -> (Broker, broker::link::BridgeLink) {
         Broker::start(
             broker_options(&self.settings),
             broker::Rules::default(),
@@ -393,6 +393,7 @@ async fn who_has_left_last_stays_known() {
                 device: device.to_owned(),
                 nameless: false,
                 reason: "lost".to_owned(),
+                handed_over: false,
             })),
         ]
     };

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context as _, ensure};
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -16,6 +17,8 @@ use crate::store::nodes;
 const PASSWORD_MIN_MAX: usize = 128;
 /// HS256 signs with 256 bits; a shorter key is weaker than the signature.
 const JWT_KEY_MIN: usize = 32;
+/// As long as a key: who knows it is believed whatever he says.
+const LINK_SECRET_MIN: usize = 32;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -325,6 +328,93 @@ impl DatabaseOptions {
             (
                 self.lock_timeout >= self.statement_timeout,
                 "database.lock_timeout is not shorter than database.statement_timeout",
+            ),
+        ]
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkOptions {
+    #[serde(deserialize_with = "units::addresses")]
+    pub listen: Vec<SocketAddr>,
+    pub broker: String,
+    pub secret: Secret,
+    pub secret_file: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub ca: PathBuf,
+}
+
+/// A broker that a bridge joins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerAddress {
+    pub host: String,
+    pub port: u16,
+    pub is_tls: bool,
+}
+
+impl LinkOptions {
+    /// What `broker` says; `None`: nothing, or what can't be understood.
+    #[must_use]
+    pub fn broker_address(&self) -> Option<BrokerAddress> {
+        let (scheme, rest) = self.broker.split_once("://")?;
+        let (host, port) = rest.trim_end_matches('/').rsplit_once(':')?;
+        let is_tls = match scheme {
+            "mqtt" => false,
+            "mqtts" => true,
+            _ => return None,
+        };
+        let address = BrokerAddress {
+            host: host.to_owned(),
+            port: port.parse().ok()?,
+            is_tls,
+        };
+        Some(address).filter(|address| !address.host.is_empty())
+    }
+
+    /// The secret itself, from wherever it is.
+    ///
+    /// # Errors
+    /// That there is none, that it is too short, or that its file can't be read.
+    pub fn read_secret(&self) -> anyhow::Result<Secret> {
+        let secret = if self.secret_file.as_os_str().is_empty() {
+            self.secret.clone()
+        } else {
+            let text = std::fs::read_to_string(&self.secret_file)
+                .context("link.secret_file can't be read")?;
+            Secret::new(text.trim_end())
+        };
+        ensure!(
+            secret.expose().len() >= LINK_SECRET_MIN,
+            "link.secret is missing, or shorter than {LINK_SECRET_MIN} characters: whoever knows it can be anybody"
+        );
+        Ok(secret)
+    }
+
+    pub(super) fn checks(&self) -> [Check; 5] {
+        let is_empty = |path: &Path| path.as_os_str().is_empty();
+        let secret = self.secret.expose();
+        [
+            (
+                !self.broker.is_empty() && self.broker_address().is_none(),
+                "link.broker is neither mqtt://host:port nor mqtts://host:port",
+            ),
+            (
+                !secret.is_empty() && secret.len() < LINK_SECRET_MIN,
+                "link.secret is shorter than 32 characters",
+            ),
+            (
+                !secret.is_empty() && !is_empty(&self.secret_file),
+                "link.secret and link.secret_file are both set: which one counts?",
+            ),
+            (
+                is_empty(&self.cert) != is_empty(&self.key),
+                "of link.cert and link.key only one is set",
+            ),
+            (
+                self.broker.starts_with("mqtts:") && is_empty(&self.ca),
+                "link.broker is over TLS, which needs link.ca",
             ),
         ]
     }

@@ -9,6 +9,12 @@ use serde::Deserialize;
 pub struct Secret(String);
 
 impl Secret {
+    /// From elsewhere than the settings.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Secret(text.to_owned())
+    }
+
     /// The text itself; empty where nothing is configured.
     #[must_use]
     pub fn expose(&self) -> &str {

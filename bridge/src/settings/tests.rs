@@ -73,6 +73,48 @@ fn the_environment_sets_lists_numbers_and_yes_or_no() {
 }
 
 #[test]
+fn a_broker_has_a_name_and_a_port() {
+    let broker = |text: &str| load(&[("TIDINGS__LINK__BROKER", text)]);
+    let found = broker("mqtt://10.0.0.5:1884").unwrap().link;
+    let expected = BrokerAddress {
+        host: "10.0.0.5".to_owned(),
+        port: 1884,
+        is_tls: false,
+    };
+    assert_eq!(found.broker_address(), Some(expected));
+    assert_eq!(Settings::defaults().link.broker_address(), None);
+    for wrong in [
+        "10.0.0.5:1884",
+        "http://x:1",
+        "mqtt://x",
+        "mqtt://:1",
+        "mqtt://x:y",
+        "mqtts://x:1",
+    ] {
+        let error = broker(wrong).unwrap_err().to_string();
+        assert!(error.contains("link."), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn a_links_secret_comes_from_one_place_and_is_long() {
+    let short = load(&[("TIDINGS__LINK__SECRET", "short")]).unwrap_err();
+    assert!(short.to_string().contains("link.secret"), "{short}");
+    assert!(Settings::defaults().link.read_secret().is_err());
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let secret = "0123456789abcdef0123456789abcdef";
+    writeln!(file, "{secret}").unwrap();
+    let path = file.path().to_str().unwrap();
+    let link = load(&[("TIDINGS__LINK__SECRET_FILE", path)]).unwrap().link;
+    assert_eq!(link.read_secret().unwrap().expose(), secret);
+    let both = [
+        ("TIDINGS__LINK__SECRET_FILE", path),
+        ("TIDINGS__LINK__SECRET", secret),
+    ];
+    assert!(load(&both).is_err());
+}
+
+#[test]
 fn the_file_lies_between_defaults_and_environment() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(

@@ -1,6 +1,7 @@
 //! The first packet: who is it, may they come in, and with what.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use schema::Uid;
@@ -22,6 +23,9 @@ use crate::will;
 
 /// Longest client id, in characters.
 const CLIENT_ID_MAX: usize = 64;
+
+/// How long a client waits until there is a bridge, and it has room for one more.
+const WELCOME_PATIENCE: Duration = Duration::from_secs(8);
 
 /// A client that may come in, and what CONNACK will say. What the server grants is written into `connect`.
 pub(super) struct Identified {
@@ -84,7 +88,9 @@ async fn admit(mut connect: Connect, peer: &Peer, edge: &Edge) -> Result<Identif
     check_connect(&connect)?;
     let identity = authenticate(&connect, peer, edge).await?;
     // The bridge is told of whoever comes in: nobody does while it has too much to hear already.
-    edge.uplinks.room().await;
+    if !edge.bridges.welcome(&identity.uid, WELCOME_PATIENCE).await {
+        return Err(ReasonCode::ServerUnavailable);
+    }
     let connack = concede(&mut connect, &identity, edge);
     let who = newcomer(&connect, &identity, &connack, peer, &edge.options);
     if let Some(will) = &connect.will {
@@ -130,6 +136,7 @@ async fn authenticate(connect: &Connect, peer: &Peer, edge: &Edge) -> Result<Ide
             password_set_at: None,
             expires_at: None,
             is_admin: false,
+            as_of: 0,
         });
     }
     if is_nobody {
@@ -195,6 +202,7 @@ fn newcomer(
         is_nameless: connack.assigned_client_identifier.is_some() && expiry_secs == 0,
         is_clean: connect.clean_start,
         login: identity.login.clone(),
+        password_set_at: identity.password_set_at,
         is_admin: identity.is_admin,
         address: peer.address,
         door: peer.door,

@@ -14,14 +14,14 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
 use rumqttd::{Notification, Router, RouterConfig};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{DOWN_TOPIC, Flow, LinkClosed, UP_TOPIC, WINDOW};
+use super::line::{End, EndSupply, Rx, Tx};
+use super::{DOWN_TOPIC, UP_TOPIC, WINDOW};
 
 /// The router's log per topic. A segment is closed when it has reached its size, so that one holds at least 1 MiB or a
 /// single larger frame: 8 of them hold the window and what precedes it in its first segment.
@@ -80,6 +80,15 @@ enum Death {
     Broken,
 }
 
+/// How a router is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterState {
+    /// Whether it works.
+    pub is_healthy: bool,
+    /// How often one had to be replaced.
+    pub restarts: u64,
+}
+
 /// Whether the router works. Cheap to clone and to ask.
 #[derive(Clone, Debug)]
 pub struct RouterHealth(Arc<Health>);
@@ -110,6 +119,13 @@ impl RouterHealth {
         self.0.restarts.load(Ordering::Acquire)
     }
 
+    pub(crate) fn state(&self) -> RouterState {
+        RouterState {
+            is_healthy: self.is_healthy(),
+            restarts: self.restarts(),
+        }
+    }
+
     fn fell(&self) {
         self.0.is_healthy.store(false, Ordering::Release);
         self.0.restarts.fetch_add(1, Ordering::AcqRel);
@@ -122,103 +138,10 @@ impl RouterHealth {
     }
 }
 
-/// One half of a link to one router.
-struct Line<T> {
-    half: T,
-    /// Tells the watch that this router is of no use.
-    broken: CancellationToken,
-}
-
-/// A half of an end: its line to the router that there is now, if it works.
-pub(super) struct Lines<T> {
-    current: Option<Line<T>>,
-    newest: watch::Receiver<Mutex<Option<Line<T>>>>,
-}
-
-/// Where the watch puts a half's line to the next router. Only the latest counts.
-struct Supply<T>(watch::Sender<Mutex<Option<Line<T>>>>);
-
-impl<T> Supply<T> {
-    fn new(first: Line<T>) -> (Self, Lines<T>) {
-        let (supply, newest) = watch::channel(Mutex::new(None));
-        let current = Some(first);
-        (Supply(supply), Lines { current, newest })
-    }
-
-    fn put(&self, line: Line<T>) {
-        self.0.send_replace(Mutex::new(Some(line)));
-    }
-}
-
-impl<T> Lines<T> {
-    /// Takes the line to another router, if there is one; tells whether.
-    pub(super) fn renew(&mut self) -> Result<bool, LinkClosed> {
-        let is_new = self.newest.has_changed()?;
-        if is_new {
-            self.take_newest();
-        }
-        Ok(is_new)
-    }
-
-    fn take_newest(&mut self) {
-        self.current = self.newest.borrow_and_update().lock().take();
-    }
-
-    fn give_up(&mut self) {
-        if let Some(line) = self.current.take() {
-            line.broken.cancel();
-        }
-    }
-}
-
-impl Lines<LinkTx> {
-    /// Publishes if there is a router. Whether it arrives is not for the caller to know.
-    pub(super) fn publish(&mut self, topic: &'static str, payload: Bytes) {
-        let Some(line) = &mut self.current else {
-            return;
-        };
-        // A thousand events fit in the router's queue, of which the windows fill a few dozen: one that is full is no
-        // longer read.
-        if line.half.try_publish(topic, payload).is_err() {
-            self.give_up();
-        }
-    }
-}
-
-impl Lines<LinkRx> {
-    /// The next payload. May be dropped at any time without losing one.
-    pub(super) async fn next(&mut self) -> Result<Bytes, LinkClosed> {
-        loop {
-            let Some(line) = &mut self.current else {
-                self.newest.changed().await?;
-                self.take_newest();
-                continue;
-            };
-            let next = tokio::select! {
-                // First, since what the old router still has comes again over the new one. It is rare.
-                biased;
-                changed = self.newest.changed() => {
-                    changed?;
-                    self.take_newest();
-                    continue;
-                }
-                next = line.half.next() => next,
-            };
-            match next {
-                Ok(Some(Notification::Forward(forward))) => return Ok(forward.publish.payload),
-                // The router stops sending to a full link until it hears that there is room again.
-                Ok(Some(Notification::Unschedule)) if line.half.ready().is_err() => self.give_up(),
-                Ok(_) => {}
-                Err(_) => self.give_up(),
-            }
-        }
-    }
-}
-
 /// What a router is connected with.
 struct Started {
-    edge: (LinkTx, LinkRx),
-    bridge: (LinkTx, LinkRx),
+    edge: (Tx, Rx),
+    bridge: (Tx, Rx),
     watch: (LinkTx, LinkRx),
 }
 
@@ -243,9 +166,10 @@ fn start() -> Result<Started, StartError> {
         while !matches!(rx.recv()?, Some(Notification::DeviceAck(_))) {}
         Ok((tx, rx))
     };
+    let line = |(tx, rx), topic| (Tx::Router(Box::new(tx), topic), Rx::Router(Box::new(rx)));
     Ok(Started {
-        edge: connect("edge", DOWN_TOPIC)?,
-        bridge: connect("bridge", UP_TOPIC)?,
+        edge: line(connect("edge", DOWN_TOPIC)?, UP_TOPIC),
+        bridge: line(connect("bridge", UP_TOPIC)?, DOWN_TOPIC),
         watch: connect("watch", WATCH_TOPIC)?,
     })
 }
@@ -263,37 +187,6 @@ async fn start_apart() -> Result<Started, StartError> {
         Ok(Err(_)) => Err(StartError::Panicked),
         Err(_) => Err(StartError::TooSlow),
     }
-}
-
-/// The lines of an end.
-pub(super) type EndLines = (Lines<LinkTx>, Lines<LinkRx>);
-
-/// Supplies an end with lines.
-struct EndSupply {
-    tx: Supply<LinkTx>,
-    rx: Supply<LinkRx>,
-    flow: Arc<Flow>,
-}
-
-impl EndSupply {
-    fn new((tx, rx): (LinkTx, LinkRx), broken: &CancellationToken) -> (Self, EndLines) {
-        let (tx, tx_lines) = Supply::new(line(tx, broken));
-        let (rx, rx_lines) = Supply::new(line(rx, broken));
-        let flow = Arc::default();
-        (EndSupply { tx, rx, flow }, (tx_lines, rx_lines))
-    }
-
-    fn put(&self, (tx, rx): (LinkTx, LinkRx), broken: &CancellationToken) {
-        self.rx.put(line(rx, broken));
-        self.tx.put(line(tx, broken));
-        // The sender may have nothing new to send.
-        self.flow.wake();
-    }
-}
-
-fn line<T>(half: T, broken: &CancellationToken) -> Line<T> {
-    let broken = broken.clone();
-    Line { half, broken }
 }
 
 /// See the module's documentation. The link works as long as it [runs](RouterWatch::run).
@@ -361,18 +254,13 @@ impl Watched {
     }
 }
 
-/// The flow that both halves of an end share, and their lines.
-pub(super) type End = (Arc<Flow>, EndLines);
-
 impl RouterWatch {
     /// Starts the first router, and connects the edge and the bridge to it. Blocks for that long.
     pub(super) fn start() -> Result<(Self, End, End), StartError> {
         let started = start()?;
         let broken = CancellationToken::new();
-        let (edge, edge_lines) = EndSupply::new(started.edge, &broken);
-        let (bridge, bridge_lines) = EndSupply::new(started.bridge, &broken);
-        let edge_end = (edge.flow.clone(), edge_lines);
-        let bridge_end = (bridge.flow.clone(), bridge_lines);
+        let (edge, edge_end) = EndSupply::new(started.edge, &broken);
+        let (bridge, bridge_end) = EndSupply::new(started.bridge, &broken);
         let watch = RouterWatch {
             edge,
             bridge,

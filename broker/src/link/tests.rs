@@ -323,9 +323,9 @@ async fn without_its_watch_the_link_ends() {
     running.abort();
     let mut receiver = bridge.receiver;
     let ended = timeout(Duration::from_secs(5), receiver.recv()).await;
-    assert!(matches!(ended.unwrap(), Err(LinkClosed::Unwatched)));
+    assert!(matches!(ended.unwrap(), Err(LinkClosed::Ended)));
     let ended = edge.sender.send(vec![gone(1)]).await;
-    assert!(matches!(ended, Err(LinkClosed::Unwatched)));
+    assert!(matches!(ended, Err(LinkClosed::Ended)));
 }
 
 /// A peer that is done with a single frame says so only when it is urged.

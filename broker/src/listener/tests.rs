@@ -35,6 +35,7 @@ impl Authenticate for Anybody {
             password_set_at: None,
             expires_at: None,
             is_admin: false,
+            as_of: 0,
         };
         Box::pin(std::future::ready(Ok(identity)))
     }

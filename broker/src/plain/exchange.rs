@@ -5,7 +5,7 @@
 //! subscriptions. `ARCHITECTURE.md` has the table. So the edge matches plain topics itself, in a [`Tree`] that holds
 //! what is subscribed now and nothing else.
 //!
-//! Lock order: subscriptions, or the retained store, before a mailbox or the queue of uplinks; a mailbox before an outbox.
+//! Lock order: subscriptions, or the retained store, before a mailbox or bridges; a mailbox before an outbox.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use super::policy::{Client, Policy, Rules};
 use super::retained::Retained;
 use super::share::Group;
 use super::tree::Tree;
+use crate::bridges::Bridges;
 use crate::codec::Qos;
 use crate::options::{Options, RetainedOptions};
 use crate::registry::Handle;
 use crate::stats::Stats;
-use crate::uplinks::Uplinks;
 
 /// For the broker's own topics, which are few.
 const UNBOUNDED: RetainedOptions = RetainedOptions {
@@ -121,7 +121,7 @@ pub(crate) struct Exchange {
     /// Mailboxes of sessions that are away and have been lost since the last [`Exchange::take_lost`].
     pub(super) lost: Mutex<HashSet<u64>>,
     /// Where the bridge is told what to keep, and what is for other nodes.
-    pub(super) uplinks: Arc<Uplinks>,
+    pub(super) bridges: Arc<Bridges>,
     /// There are other nodes.
     pub(super) has_others: AtomicBool,
     pub(crate) stats: Arc<Stats>,
@@ -131,7 +131,7 @@ impl Exchange {
     pub(crate) fn new(
         options: &Options,
         rules: Rules,
-        uplinks: Arc<Uplinks>,
+        bridges: Arc<Bridges>,
         stats: Arc<Stats>,
     ) -> Self {
         Exchange {
@@ -147,7 +147,7 @@ impl Exchange {
             next_mailbox: AtomicU64::new(1),
             mailbox_bytes_max: options.session_queue,
             lost: Mutex::default(),
-            uplinks,
+            bridges,
             has_others: AtomicBool::new(false),
             stats,
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schema::Uid;
-use schema::link::{Briefing, FromEdge, Grant, PlainMessage, Retain, from_edge};
+use schema::link::{Briefing, Grant, PlainMessage, Retain, from_edge};
 
 use super::exchange::{Exchange, now_ms};
 use super::filter::check_topic;
@@ -30,7 +30,7 @@ impl Exchange {
         });
         let mut retained = self.retained.lock();
         retained.put(message.clone())?;
-        self.uplinks.push(&mut vec![FromEdge { item: Some(item) }]);
+        self.bridges.tell_voice(item);
         Ok(())
     }
 
@@ -54,7 +54,12 @@ impl Exchange {
                 return tracing::error!(%error, "a stored retained message is unusable");
             }
         };
-        if let Err(full) = self.retained.lock().put(message) {
+        let mut retained = self.retained.lock();
+        // What was published here since then is newer than what the bridge has read.
+        if retained.is_being_briefed() && self.bridges.unstored().contains(&message.topic) {
+            return;
+        }
+        if let Err(full) = retained.put(message) {
             tracing::warn!(%full, "a stored retained message is not delivered");
         }
     }
@@ -70,7 +75,8 @@ impl Exchange {
 
     /// What has not come is not kept any more.
     pub(crate) fn end_briefing(&self) {
-        self.retained.lock().end_briefing();
+        let is_new = |topic: &str| self.bridges.unstored().contains(topic);
+        self.retained.lock().end_briefing(is_new);
         self.policy.end_briefing();
     }
 

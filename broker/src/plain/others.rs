@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use schema::link::{Choice, FromEdge, PlainMessage, Publish, Published, Shared, from_edge};
+use schema::link::{Choice, PlainMessage, Publish, Published, Shared, from_edge};
 
 use super::exchange::{Exchange, Subscribers};
 use super::filter::{Filter, check_topic};
 use super::message::Message;
 use super::share::Group;
+use super::tree::Tree;
 
 impl Exchange {
     /// Whether there are other nodes.
@@ -25,13 +26,25 @@ impl Exchange {
         let subscriptions = self.subscriptions.read();
         self.has_others.store(has_others, Ordering::Relaxed);
         if has_others {
-            subscriptions.for_each(|subscribers| {
-                let groups = subscribers.shared.iter();
-                for group in groups.filter(|group| !group.members.is_empty()) {
-                    self.tell_members(group);
-                }
-            });
+            self.tell_all_of(&subscriptions);
         }
+    }
+
+    /// Says again how many members all shared subscriptions have here: to a bridge that others hear of them by from now on.
+    pub(crate) fn tell_all_members(&self) {
+        let subscriptions = self.subscriptions.read();
+        if self.has_others() {
+            self.tell_all_of(&subscriptions);
+        }
+    }
+
+    fn tell_all_of(&self, subscriptions: &Tree<Subscribers>) {
+        subscriptions.for_each(|subscribers| {
+            let groups = subscribers.shared.iter();
+            for group in groups.filter(|group| !group.members.is_empty()) {
+                self.tell_members(group);
+            }
+        });
     }
 
     /// Tells other nodes how many members a shared subscription has here.
@@ -129,6 +142,6 @@ impl Exchange {
     }
 
     fn tell(&self, item: from_edge::Item) {
-        self.uplinks.push(&mut vec![FromEdge { item: Some(item) }]);
+        self.bridges.tell_voice(item);
     }
 }

@@ -65,14 +65,19 @@ impl Retained {
         self.briefed = Some(HashSet::new());
     }
 
-    /// What has not come since [`Retained::begin_briefing`] is no longer kept.
-    pub(crate) fn end_briefing(&mut self) {
+    /// Whether that has begun, and not ended.
+    pub(crate) fn is_being_briefed(&self) -> bool {
+        self.briefed.is_some()
+    }
+
+    /// What has not come since [`Retained::begin_briefing`] is no longer kept, unless it `is_new`.
+    pub(crate) fn end_briefing(&mut self, is_new: impl Fn(&str) -> bool) {
         let Some(briefed) = self.briefed.take() else {
             return;
         };
         let mut gone = Vec::new();
         self.messages.for_each(|message| {
-            if !briefed.contains(&message.topic) {
+            if !briefed.contains(&message.topic) && !is_new(&message.topic) {
                 gone.push(message.topic.clone());
             }
         });
@@ -270,7 +275,7 @@ mod tests {
         assert!(retained.per_user.is_empty() && retained.expiries.is_empty());
     }
 
-    /// Of what is told anew, the rest is gone; but not what has come by itself meanwhile.
+    /// Of what is told anew, the rest is gone; but not what has come by itself, or is not stored yet.
     #[test]
     fn a_briefing_takes_away_what_it_does_not_name() {
         let mut retained = Retained::new(OPTIONS);
@@ -281,15 +286,15 @@ mod tests {
         retained.put(message("b", 2, 0)).unwrap();
         retained.put(message("c", 1, 0)).unwrap();
         retained.put(message("$x", 0, 0)).unwrap();
-        retained.end_briefing();
+        retained.end_briefing(|topic| topic == "a");
         let topics: Vec<String> = below(&retained, "#", 0)
             .iter()
             .map(|message| message.topic.to_string())
             .collect();
-        assert_eq!(topics, ["b", "c"]);
-        assert!(retained.per_user.is_empty() && retained.expiries.is_empty());
-        retained.end_briefing();
-        assert_eq!(retained.len(), 2);
+        assert_eq!(topics, ["a", "b", "c"]);
+        assert!(retained.per_user.is_empty() && retained.expiries.len() == 1);
+        retained.end_briefing(|_| false);
+        assert_eq!(retained.len(), 3);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use schema::link::Retain;
 
 use super::*;
+use crate::bridges::Bridges;
 use crate::codec::decode;
 use crate::outbox::{Answer, Outbox};
 use crate::peer::Door;
@@ -22,15 +23,18 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(options: Options, rules: Rules) -> Self {
-        let uplinks = Arc::new(Uplinks::new(Arc::default()));
+        let (bridges, uplinks) = Bridges::only(Arc::default());
+        let bridges = Arc::new(bridges);
+        // What it is asked at the beginning.
+        drop(uplinks.take());
         Rig {
             exchange: Arc::new(Exchange::new(
                 &options,
                 rules,
-                uplinks.clone(),
+                bridges.clone(),
                 Arc::new(Stats::default()),
             )),
-            registry: Registry::new(uplinks.clone()),
+            registry: Registry::new(bridges, 0),
             uplinks,
             options,
         }
@@ -66,6 +70,7 @@ impl Rig {
             is_nameless: false,
             is_clean: connect.clean_start,
             login: None,
+            password_set_at: None,
             is_admin: false,
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             door: Door::Mqtt,

@@ -39,6 +39,7 @@ impl Authenticate for Everybody {
             password_set_at: None,
             expires_at: None,
             is_admin: false,
+            as_of: 0,
         });
         Box::pin(async { identity.ok_or(Refusal::BadCredentials) })
     }

@@ -120,7 +120,7 @@ fn of_roster(uid: &Uid, connection: &Connection) -> Present {
         address: connection.address.clone(),
         listener: connection.listener.clone(),
         at: connection.at,
-        clean: false,
+        ..Connected::default()
     };
     Present {
         connected: Some(connected),
@@ -319,8 +319,9 @@ impl State {
                 connection.status = status.unwrap_or(connection.status);
             }
         });
-        // What a roster says was told before.
-        if status.is_some() && self.learning.is_under_way() {
+        // What a roster says was told before, and by whoever handed a session over.
+        let is_told = connected.handed_over || (status.is_some() && self.learning.is_under_way());
+        if is_told {
             let appearance = self.appearance(&uid);
             self.appearances
                 .learn(&uid, appearance, there, Instant::now());

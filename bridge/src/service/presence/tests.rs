@@ -28,6 +28,7 @@ fn disconnect(presence: &Presence, session: u64, uid: &str, device: &str, reason
         device: device.to_owned(),
         nameless: device.starts_with("auto-"),
         reason: reason.to_owned(),
+        handed_over: false,
     };
     presence.disconnected(disconnected, at(100 + session));
 }
