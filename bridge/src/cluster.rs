@@ -305,6 +305,13 @@ impl Bus {
         }
     }
 
+    /// Something can't be told: others learn by the next number that they miss it.
+    pub(crate) fn admit_loss(&self) {
+        if let Some(shared) = &self.shared {
+            shared.outgoing.lose();
+        }
+    }
+
     /// Returns when what was told has left, or can't.
     pub async fn flush(&self) {
         if let Some(shared) = &self.shared {

@@ -75,7 +75,7 @@ async fn nothing_is_acknowledged_before_it_is_stored() -> Result<()> {
     send(&mut alice, "bob", 1..=10).await?;
     sleep(Duration::from_secs(1)).await;
     assert_eq!(alice.pubacks_so_far(), 0);
-    drop(lock);
+    lock.release().await?;
     alice.until_pubacks(10).await?;
 
     // The bridge stands still, for longer than the broker waits for it.

@@ -85,6 +85,12 @@ impl Outgoing {
         true
     }
 
+    /// Something is left out.
+    pub(super) fn lose(&self) {
+        self.queue.lock().is_lossy = true;
+        self.filled.notify_one();
+    }
+
     /// Returns when something is there.
     pub(super) async fn filled(&self) {
         self.filled.notified().await;

@@ -42,8 +42,8 @@ pub(super) struct Announcement {
 pub(super) struct Abroad {
     /// What they have told, for users who are connected here.
     pub(super) heard: Vec<Delivery>,
-    /// They may have told something that was not heard.
-    pub(super) is_in_doubt: bool,
+    /// Since when they may have told something that was not heard.
+    pub(super) in_doubt_since: Option<Instant>,
     pub(super) found: Vec<Found>,
 }
 
@@ -147,8 +147,8 @@ impl Announcer {
         for delivery in announcement.told {
             outlet.tell(delivery, &mut items);
         }
-        if announcement.abroad.is_in_doubt {
-            outlet.doubt();
+        if let Some(since) = announcement.abroad.in_doubt_since {
+            outlet.doubt(since);
         }
         for delivery in announcement.abroad.heard {
             outlet.pass(delivery, &mut items);

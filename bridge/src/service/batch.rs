@@ -59,6 +59,10 @@ pub(super) struct Executor {
     pub(super) decisions: Decisions,
     /// Transactions in which repeated messages are still looked for.
     wary: u32,
+    /// Whether the last commit that failed has happened nobody knows.
+    in_doubt: bool,
+    /// It has: what it had to say was not said.
+    is_untold: bool,
 }
 
 /// When there is work that waits for its time.
@@ -125,6 +129,8 @@ impl Executor {
             decisions: Decisions::default(),
             alarms: Alarms::default(),
             wary: 0,
+            in_doubt: false,
+            is_untold: false,
         }
     }
 
@@ -186,6 +192,7 @@ impl Executor {
         let tx = self.store.begin().await?;
         notes.store_unordered(&tx).await?;
         let earlier = self.earlier_answers(&tx, jobs).await?;
+        let has_earlier = !earlier.is_empty();
         let first = earlier.iter().map(|(uid, client_msg_id, ok)| {
             let key = (uid.as_str(), client_msg_id.as_str());
             (key, First::Earlier(ok))
@@ -209,9 +216,18 @@ impl Executor {
         notes.store_cursors(&tx).await?;
         if let Err(error) = tx.commit().await {
             busy.doubt();
+            self.in_doubt = true;
             return Err(error.into());
         }
+        self.is_untold |= self.in_doubt && has_earlier;
         Ok(outcomes)
+    }
+
+    /// Whether a commit that seemed to have failed had happened after all: commands were found executed when they were
+    /// repeated, and only those who sent them hear of it.
+    pub(super) fn take_untold(&mut self) -> bool {
+        self.in_doubt = false;
+        std::mem::take(&mut self.is_untold)
     }
 
     /// The answers that are known to commands like these: user, `client_msg_id`, answer.

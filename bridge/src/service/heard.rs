@@ -21,7 +21,8 @@ impl Pipeline {
                 self.crossing.asked();
                 self.crossing.reviews.note_missed(Instant::now());
                 self.presence.greet();
-                round.abroad.is_in_doubt = true;
+                // Before the database is asked, so that its answer ends the doubt.
+                round.abroad.in_doubt_since.get_or_insert_with(Instant::now);
                 self.others.missed.notify_one();
             }
             Heard::Left { node } => {

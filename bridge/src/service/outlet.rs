@@ -124,10 +124,10 @@ impl Outlet {
         items.extend(leaving.drain(..).flatten());
     }
 
-    /// Others may have told something that was not heard.
-    pub(super) fn doubt(&mut self) {
+    /// Others may have told something that was not heard, since then.
+    pub(super) fn doubt(&mut self, since: Instant) {
         if let Some(others) = &mut self.among_others {
-            others.gate.doubt(Instant::now());
+            others.gate.doubt(since);
         }
     }
 

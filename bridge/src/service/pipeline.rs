@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use schema::bus::notice::Notice;
 use schema::bus::{Changed, changed};
 use schema::link::{self, Passes, Publish, ToEdge, from_edge, to_edge};
-use schema::{MsgId, Uid};
+use schema::{MsgId, Uid, v1};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -530,6 +530,10 @@ impl Pipeline {
             self.feeds.introduce(&subscribed).await;
         }
         let mut done = self.execute(&jobs, notes).await;
+        let is_untold = self.executor.take_untold();
+        if is_untold {
+            self.make_up(&mut first);
+        }
         if !jobs.is_empty() {
             self.commits.send_modify(|commits| *commits += 1);
         }
@@ -569,10 +573,24 @@ impl Pipeline {
         }
         announcement.last_frame = last_frame;
         self.hand_on(announcement).await?;
-        match brief {
+        match brief || is_untold {
             true => self.brief().await,
             false => Ok(()),
         }
+    }
+
+    /// Something was committed, and can't be told any more: all who are connected catch up, and ask what has changed; other
+    /// nodes look in the database.
+    fn make_up(&self, items: &mut Vec<ToEdge>) {
+        warn!("a commit had happened that seemed to have failed: everybody catches up");
+        self.bus.admit_loss();
+        let users = self.presence.users_here();
+        let outdated = v1::event::Event::Outdated(v1::Outdated {});
+        items.push(Delivery::event(outdated, &users, 0).into_item());
+        let uids = users.iter().map(Uid::to_string).collect();
+        items.push(ToEdge {
+            item: Some(to_edge::Item::Behind(link::Behind { uids })),
+        });
     }
 
     /// What has been committed shows.

@@ -10,7 +10,7 @@ use schema::{MsgId, Uid, v1};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::job::Delivery;
 use super::outlet::{Found, Overdue, Readers, Recent};
@@ -89,8 +89,10 @@ impl Tail {
                 Reason::Deaf | Reason::Routine => (looked_at.elapsed() + OVERLAP).min(WINDOW),
             };
             let recent = self.look(reason, span).await.unwrap_or_else(|error| {
-                warn!(error = %store::chain(&error), "what others have stored can't be read");
-                self.missed.notify_one();
+                debug!(error = %store::chain(&error), "what others have stored can't be read");
+                if reason == Reason::Missed {
+                    self.missed.notify_one();
+                }
                 None
             });
             let mut found = Vec::new();
@@ -202,8 +204,10 @@ impl Lookup {
                 match conversations::members(self.store.reader(), &ids).await {
                     Ok(members) => break members,
                     Err(error) => {
-                        warn!(error = %store::chain(&error), "who is behind can't be looked up");
-                        sleep(PAUSE).await;
+                        debug!(error = %store::chain(&error), "who is behind can't be looked up");
+                        if stop.run_until_cancelled(sleep(PAUSE)).await.is_none() {
+                            return;
+                        }
                     }
                 }
             };
