@@ -6,8 +6,8 @@
 //! (accounts and tokens), [`http`] (the second door), `join` (the way to a broker in another process), [`settings`] and [`cli`] (what
 //! the operator sees), [`demo`], [`mod@bench`].
 //!
-//! Invariants: only [`store`] knows sea-orm and SQL; only the service's pipeline writes conversations; an answer leaves
-//! after the commit that it speaks of.
+//! Invariants: only [`store`] knows sea-orm and SQL; only the service's pipeline writes conversations, but for
+//! the archiver, who takes old messages away; an answer leaves after the commit that it speaks of.
 
 #![warn(missing_docs)]
 

@@ -183,7 +183,7 @@ impl Bridges {
         timeout(patience, welcoming).await.unwrap_or(false)
     }
 
-    /// Waits until the set is another than it was at the last call.
+    /// Changes of the set from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

@@ -14,6 +14,7 @@ use super::intake::Joined;
 use super::job::{Delivery, Door, Job, Outcome, Place, Settled};
 use super::links::Asides;
 use super::outlet::{Found, Outlet};
+use crate::clock;
 
 /// Recipients whose names may wait in memory before what there is to say is said.
 const RECIPIENTS_MAX: usize = 16 * 1024;
@@ -94,7 +95,7 @@ impl Announcer {
                 },
                 () = asides.filled() => self.send(asides.take()).await?,
                 () = woken => {}
-                () = sleep_until(self.outlet.next_due()) => self.outlet.ask(),
+                () = clock::sleep_until(self.outlet.next_due()) => self.outlet.ask(),
             }
             self.report().await?;
         }
@@ -248,11 +249,4 @@ fn tell_settled(
         answer(answered, items);
     }
     settled.deliveries
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

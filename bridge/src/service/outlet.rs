@@ -54,7 +54,7 @@ pub(super) struct Outlet {
 struct AmongOthers {
     /// What leaves it may have no recipient here.
     gate: Gate<Option<ToEdge>>,
-    /// One for each conversation at most.
+    /// One for each gap that has lasted too long.
     overdue: mpsc::UnboundedSender<Overdue>,
     leaving: Vec<Option<ToEdge>>,
 }

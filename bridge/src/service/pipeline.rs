@@ -253,8 +253,8 @@ impl Pipeline {
                 () = crossing::until_alone(&mut self.crossing.is_up) => {
                     round.items.extend(self.crossing.forget_shared());
                 }
-                () = sleep_until(notes_due.min()) => {}
-                () = sleep_until(review_at) => {}
+                () = clock::sleep_until(notes_due.min()) => {}
+                () = clock::sleep_until(review_at) => {}
                 _ = prune.tick() => self.prune().await,
                 () = stop.cancelled() => break,
             }
@@ -747,11 +747,4 @@ struct Done {
     effects: Effects,
     /// Topics whose retained message could not be stored.
     unstored: HashSet<String>,
-}
-
-async fn sleep_until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
