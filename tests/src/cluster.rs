@@ -63,7 +63,7 @@ impl Plan {
         }
     }
 
-    /// One node that has PostgreSQL for itself, and knows of no Redis.
+    /// One node that has PostgreSQL for itself, and is not told of the Redis that is there.
     pub fn alone() -> Self {
         Plan {
             has_redis: false,

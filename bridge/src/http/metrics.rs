@@ -320,12 +320,12 @@ fn link(page: &mut Page, edge: &Snapshot) -> fmt::Result {
     )?;
     page.one(
         "tidings_uplink_queue_bytes",
-        "Bytes of all sessions that wait for their way to the bridge.",
+        "Bytes of all sessions that wait for their way to a bridge.",
         ConstGauge::new(edge.uplink_queue_bytes),
     )?;
     page.one(
         "tidings_uplink_frames_ahead",
-        "Frames that the bridge is not done with.",
+        "Frames that bridges are not done with, of all bridges together.",
         ConstGauge::new(edge.frames_ahead),
     )?;
     if let Some(router) = edge.router {
