@@ -413,4 +413,29 @@ impl Shared {
     fn is_heard(&self) -> bool {
         *self.is_up.borrow()
     }
+
+    /// Others can be heard from now on, or can't; tells whether it was otherwise before. Only then is anybody woken by it.
+    fn turn(&self, is_up: bool) -> bool {
+        self.is_up
+            .send_if_modified(|was_up| std::mem::replace(was_up, is_up) != is_up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_a_turn_is_not_woken_without_one() {
+        let shared = Shared::new(Node::sole());
+        let mut is_up = shared.is_up.subscribe();
+        is_up.mark_unchanged();
+        assert!(shared.turn(true));
+        assert!(is_up.has_changed().is_ok_and(|it| it));
+        is_up.mark_unchanged();
+        assert!(!shared.turn(true), "each frame of its own says so");
+        assert!(is_up.has_changed().is_ok_and(|it| !it));
+        assert!(shared.turn(false));
+        assert!(is_up.has_changed().is_ok_and(|it| it));
+    }
 }

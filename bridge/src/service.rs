@@ -429,7 +429,8 @@ impl Service {
         if let Command::Send(send) = command
             && let Some(forward) = send.special.as_deref().and_then(|it| it.forward.as_ref())
         {
-            archived::fetch(&self.store, &caller.uid, &forward.msg_ids).await;
+            // Rare and large: each command would carry its room along.
+            Box::pin(archived::fetch(&self.store, &caller.uid, &forward.msg_ids)).await;
         }
     }
 

@@ -82,7 +82,7 @@ impl Subscriber {
                 }
             }
         }
-        let was_up = self.shared.is_up.send_replace(false);
+        let was_up = self.shared.turn(false);
         if was_up {
             warn!("other nodes are not heard any more: the database is asked instead");
         }
@@ -156,7 +156,7 @@ impl Subscriber {
                 .store(micros, Ordering::Relaxed);
         }
         drop(sample);
-        if !self.shared.is_up.send_replace(true) {
+        if self.shared.turn(true) {
             info!("other nodes can be heard");
         }
     }
