@@ -5,8 +5,8 @@
 
 mod accounts;
 mod admin;
+mod apart;
 mod bearer;
-mod broker;
 mod changes;
 mod command;
 mod contacts;
@@ -34,12 +34,12 @@ mod write_limit;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ::broker::BrokerHandle;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use broker::BrokerHandle;
 use ipnet::IpNet;
 use tokio::sync::watch;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -53,7 +53,7 @@ use crate::code::Code;
 use crate::service::Service;
 use crate::store::Store;
 
-pub use self::broker::router as broker_router;
+pub use apart::router as broker_router;
 pub use remote::Remote;
 pub use server::{BindError, Port, bind, serve};
 

@@ -1,15 +1,16 @@
 //! How the parts are put together: `tidings serve` is the edge and the chat service in one process, `tidings broker` the one and
 //! `tidings bridge` the other.
 //!
-//! Reading order: [`serve`], [`broker()`] and [`bridge()`] (what runs in each of these), `process` (start, signals, end), `bridge` (the chat service), `doors` (where it listens) with
-//! `certificates`, `accounts` (who may come in), `options` (what the settings say to each part).
+//! Reading order: [`serve`], [`broker()`] and [`bridge()`] (what runs in each of these), `process` (start, signals, end),
+//! `chat` (the chat service), `doors` (where it listens) with `certificates`, `accounts` (who may come in), `options` (what the
+//! settings say to each part).
 
 mod accounts;
-mod apart;
 mod bridge;
+mod broker;
 mod certificates;
+mod chat;
 mod doors;
-mod joined;
 mod options;
 mod process;
 
@@ -18,19 +19,18 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ::broker::{Broker, BrokerHandle};
-use tokio::task::JoinSet;
 
 use self::accounts::{Accounts, kick};
-use self::bridge::{Bridge, Opened};
 use self::certificates::Certificates;
-use self::doors::{Addresses, HttpServer};
+use self::chat::{Chat, Opened};
+use self::doors::{Bound, Ports};
 pub(crate) use self::process::Parts;
 use crate::demo;
 use crate::http::{self, Api};
 use crate::settings::Settings;
 
-pub use self::apart::broker;
-pub use self::joined::bridge;
+pub use self::bridge::bridge;
+pub use self::broker::broker;
 pub(crate) use self::options::rules;
 pub use self::options::{broker_options, limits};
 
@@ -42,18 +42,7 @@ pub async fn serve(settings: Settings, is_demo: bool) -> anyhow::Result<()> {
     if is_demo {
         demo::check_loopback(&settings)?;
     }
-    let start = async {
-        let server = Server::start(&settings, is_demo).await?;
-        server.addresses.announce();
-        if is_demo {
-            let (mqtt, http) = (&server.addresses.mqtt, &server.addresses.http);
-            println!(
-                "{}",
-                demo::hint(mqtt.first().copied(), http.first().copied())
-            );
-        }
-        Ok(server)
-    };
+    let start = Server::start(&settings, is_demo);
     // Apart, for its futures are many and deep.
     process::run(Box::pin(start), &settings.shutdown).await
 }
@@ -61,12 +50,9 @@ pub async fn serve(settings: Settings, is_demo: bool) -> anyhow::Result<()> {
 /// The running parts.
 pub(crate) struct Server {
     broker: Broker,
-    bridge: Bridge,
-    http: HttpServer,
-    addresses: Addresses,
-    certificates: Certificates,
-    /// Look whether certificates were replaced; they end with this.
-    _watchers: JoinSet<()>,
+    chat: Chat,
+    ports: Ports,
+    is_demo: bool,
 }
 
 impl Server {
@@ -78,41 +64,34 @@ impl Server {
         let accounts = Arc::new(Accounts(opened.auth.clone()));
         let (mut broker, link) = Broker::start(broker_options(settings), rules, accounts)?;
         sessions.get_or_init(|| broker.handle());
-        let bridge = tokio::select! {
+        let chat = tokio::select! {
             started = opened.start(link) => started?,
             error = broker.failed() => return Err(error.into()),
         };
         broker.ready().await?;
         if is_demo {
-            bridge.seed_demo().await?;
+            chat.seed_demo().await?;
         }
 
         // Clients may come in once every address is ours: HTTP's wait until it serves.
-        let mut addresses = Addresses::default();
-        let ports = addresses.bind_http(settings, &certificates).await?;
-        addresses
-            .open_mqtt(&broker, settings, &certificates)
-            .await?;
+        let mut bound = Bound::new(settings, certificates).await?;
+        bound.open_mqtt(&broker, settings).await?;
 
         let sessions = broker.handle();
         let entrance = sessions.entrance();
         let api = Api::new(
-            bridge.store.clone(),
-            bridge.auth.clone(),
-            bridge.service.clone(),
+            chat.store.clone(),
+            chat.auth.clone(),
+            chat.service.clone(),
             http::Edge::Here(sessions),
             &settings.http.metrics_from,
         );
-        let http = HttpServer::start(ports, http::router(api), entrance, settings);
-        let mut watchers = JoinSet::new();
-        certificates.follow(&mut watchers);
+        let ports = bound.serve(http::router(api), entrance, settings);
         Ok(Server {
             broker,
-            bridge,
-            http,
-            addresses,
-            certificates,
-            _watchers: watchers,
+            chat,
+            ports,
+            is_demo,
         })
     }
 
@@ -123,22 +102,30 @@ impl Server {
 
     /// Where it listens for HTTP.
     pub(crate) fn http(&self) -> &[SocketAddr] {
-        &self.addresses.http
+        self.ports.http()
     }
 }
 
 impl Parts for Server {
+    fn announce(&self) {
+        self.ports.announce();
+        if self.is_demo {
+            let (mqtt, http) = (self.ports.mqtt().first(), self.ports.http().first());
+            println!("{}", demo::hint(mqtt.copied(), http.copied()));
+        }
+    }
+
     async fn failed(&mut self) -> anyhow::Error {
         tokio::select! {
             error = self.broker.failed() => error.into(),
-            error = self.bridge.failed() => error.into(),
-            error = self.http.failed() => error,
+            error = self.chat.failed() => error.into(),
+            error = self.ports.failed() => error,
         }
     }
 
     fn reload(&self) {
-        self.certificates.reload();
-        self.bridge.words.reload_and_log();
+        self.ports.reload();
+        self.chat.words.reload_and_log();
     }
 
     async fn move_off(&self, over: Duration) {
@@ -148,9 +135,9 @@ impl Parts for Server {
     /// Clients first. What they have sent is still executed; they have no PUBACK for it, and send it again. One that does
     /// not read must not use up the time of the rest.
     async fn stop(self, limit: Duration) {
-        self.http.close();
+        self.ports.close();
         self.broker.stop(limit / 2).await;
-        self.bridge.stop().await;
-        self.http.stop().await;
+        self.chat.stop().await;
+        self.ports.stop().await;
     }
 }

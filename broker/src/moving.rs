@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use tokio::time::{Instant, interval_at};
+use tracing::info;
 
 use crate::closed::Closed;
 use crate::codec::ReasonCode;
@@ -52,6 +53,7 @@ impl Moving {
 
     /// Asks all sessions to go, spread evenly over that time. Returns when all have been asked, or have left before.
     pub(crate) async fn run(&self, registry: &Registry, over: Duration) {
+        info!(?over, "moving sessions to other servers");
         self.has_begun.store(true, Ordering::Release);
         // In the order of a hash map, which is as good as none.
         let mut waiting = registry.ids();

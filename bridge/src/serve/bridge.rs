@@ -1,133 +1,148 @@
-//! The chat service with what it is made of: database, accounts, pipeline.
+//! `tidings bridge`: everything but the edge, joined to a broker that has the clients.
 
+use std::future::pending;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use schema::bus;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use broker::net::Entrance;
+use schema::link::kick;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
-use super::options::limits;
-use crate::auth::{Auth, Kick};
-use crate::cluster::decisions::Decisions;
-use crate::cluster::node::{Kept, Node};
-use crate::cluster::{Keeping, Peers};
-use crate::service::words::Words;
-use crate::service::{self, Limits, Links, Service};
+use super::accounts::Accounts;
+use super::broker_options;
+use super::certificates::Certificates;
+use super::chat::{Chat, Opened};
+use super::doors::{Bound, Ports};
+use super::process::{self, Parts};
+use crate::auth::{Kick, Sessions};
+use crate::http::{self, Api};
+use crate::join::{Joiner, Refused, Target};
+use crate::service::presence::Presence;
+use crate::service::{Asides, Links};
 use crate::settings::Settings;
-use crate::store::Store;
-use crate::{data_dir, demo};
 
-/// How long telling other nodes may take at the end.
-const TELL_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Everything but the way to an edge.
-pub(super) struct Opened {
-    store: Store,
-    pub(super) auth: Auth,
-    limits: Limits,
-    peers: Peers,
-    keeping: Keeping,
-    /// What other nodes have ended.
-    kicked: mpsc::Receiver<bus::Kick>,
-    number: Kept,
+/// Runs until SIGTERM or SIGINT. SIGHUP reads the certificate and the list of words again.
+///
+/// # Errors
+/// What keeps the bridge from starting, or ends it.
+pub async fn bridge(settings: Settings) -> anyhow::Result<()> {
+    process::run(Box::pin(Server::start(&settings)), &settings.shutdown).await
 }
 
-/// The running chat service.
-pub(super) struct Bridge {
-    pub(super) store: Store,
-    pub(super) auth: Auth,
-    pub(super) service: Service,
-    pub(super) words: Words,
-    running: service::Running,
-    number: Kept,
-    /// Learn of logins that other processes have ended, look whether the list of words was replaced, and keep the
-    /// connections to Redis; they end with this.
-    _watchers: JoinSet<()>,
+/// The running parts.
+struct Server {
+    joining: JoinHandle<Option<Refused>>,
+    /// The broker is to be asked to give its sessions to others.
+    leaving: CancellationToken,
+    asides: Asides,
+    chat: Chat,
+    ports: Ports,
 }
 
-impl Opened {
-    /// Opens the database; `kick` ends sessions.
-    pub(super) async fn open(settings: &Settings, kick: Kick) -> anyhow::Result<Self> {
-        let store = data_dir::open_store(settings).await?;
-        let store = store.with_checkpoints().await?;
-        let store = store.with_archive(data_dir::open_archive(settings)?);
-        let auth = Auth::open(store.clone(), settings, kick).await?;
-        let limits = limits(settings);
-        limits.words.reload().context("words.file can't be used")?;
-        let (node, number) = Node::join(&store, &settings.data_dir).await?;
-        let (peers, keeping) =
-            Peers::join(&settings.redis, node).context("redis.url can't be used")?;
-        let (decisions, decided) = Decisions::open(&store, &peers.bus).await?;
-        let peers = Peers {
-            decisions: decisions.clone(),
-            granted: decided.grants,
-            ..peers
+impl Server {
+    async fn start(settings: &Settings) -> anyhow::Result<Self> {
+        let address = settings.link.broker_address();
+        let target = Target {
+            address: address.context("link.broker is empty: which broker is to be joined?")?,
+            secret: settings.link.read_secret()?,
+            ca: settings.link.ca.clone(),
+            shares: settings.redis.is_set(),
         };
-        Ok(Opened {
-            auth: auth.among(decisions),
-            store,
-            limits,
-            peers,
-            keeping,
-            kicked: decided.kicks,
-            number,
-        })
-    }
+        let certificates = Certificates::load_https(settings)?;
+        let leaving = CancellationToken::new();
+        let (joiner, links, joined) = Joiner::new(target, leaving.clone())?;
+        let asides = Asides::default();
+        let presence: Arc<OnceLock<Presence>> = Arc::default();
+        let opened = Opened::open(settings, kick(asides.clone(), presence.clone())).await?;
+        let accounts = Arc::new(Accounts(opened.auth.clone()));
+        let links = Links::several(links, asides.clone(), accounts);
+        let chat = opened.start(links).await?;
+        presence.get_or_init(|| chat.service.presence().clone());
 
-    /// Starts the pipeline.
-    pub(super) async fn start(self, links: impl Into<Links>) -> Result<Bridge, service::Error> {
-        let Opened {
-            store,
-            auth,
-            limits,
-            peers,
-            keeping,
-            kicked,
-            number,
-        } = self;
-        let (words, rates) = (limits.words.clone(), limits.rates.clone());
-        let redis = peers.redis.clone();
-        let decisions = peers.decisions.clone();
-        let (service, running) = Service::start(store.clone(), links, limits, peers).await?;
-        let mut watchers = JoinSet::new();
-        watchers.spawn(auth.clone().follow(kicked));
-        watchers.spawn(decisions.read());
-        watchers.spawn(words.clone().follow_file());
-        if let Some(redis) = redis {
-            watchers.spawn(rates.share(redis));
-        }
-        watchers.spawn(keeping);
-        Ok(Bridge {
-            store,
-            auth,
-            service,
-            words,
-            running,
-            number,
-            _watchers: watchers,
+        let bound = Bound::new(settings, certificates).await?;
+        let api = Api::new(
+            chat.store.clone(),
+            chat.auth.clone(),
+            chat.service.clone(),
+            http::Edge::Apart(joined),
+            &settings.http.metrics_from,
+        );
+        let entrance = Entrance::new(&broker_options(settings).network);
+        let ports = bound.serve(http::router(api), entrance, settings);
+        Ok(Server {
+            joining: tokio::spawn(joiner.run()),
+            leaving,
+            asides,
+            chat,
+            ports,
         })
     }
 }
 
-impl Bridge {
-    /// Makes the demo's users and group.
-    pub(super) async fn seed_demo(&self) -> Result<(), demo::DemoError> {
-        demo::seed(&self.store, &self.auth, &self.service).await
+/// Has the broker end sessions.
+fn kick(asides: Asides, presence: Arc<OnceLock<Presence>>) -> Kick {
+    Arc::new(move |uid, which| {
+        asides.kick(
+            uid,
+            match which {
+                Sessions::All => None,
+                Sessions::OfLogin(login) => Some(kick::Which::Login(login.to_owned())),
+                Sessions::OfDevice(device) => Some(kick::Which::Device(device.to_owned())),
+            },
+        );
+        // What the broker has, as far as this bridge knows: of a session without a connection it does not.
+        presence.get().is_some_and(|presence| {
+            let connections = presence.of(uid).connections;
+            connections.iter().any(|connection| match which {
+                Sessions::OfDevice(device) => connection.device == device,
+                Sessions::All | Sessions::OfLogin(_) => true,
+            })
+        })
+    })
+}
+
+impl Parts for Server {
+    fn announce(&self) {
+        self.ports.announce();
     }
 
-    /// Returns when it can't go on.
-    pub(super) async fn failed(&mut self) -> service::Error {
-        self.running.failed().await
+    async fn failed(&mut self) -> anyhow::Error {
+        let refused = async {
+            match (&mut self.joining).await {
+                Ok(Some(refused)) => refused.into(),
+                Ok(None) => pending().await,
+                Err(error) => anyhow::Error::new(error).context("a task of the link panicked"),
+            }
+        };
+        tokio::select! {
+            error = refused => error,
+            error = self.chat.failed() => error.into(),
+            error = self.ports.failed() => error,
+        }
     }
 
-    /// Executes what has arrived, and ends.
-    pub(super) async fn stop(self) {
-        let bus = self.service.bus().clone();
-        self.running.stop().await;
-        // What has been done last is told to others; where that takes long, they find it.
-        let _ = timeout(TELL_TIMEOUT, bus.flush()).await;
-        self.number.give_back().await;
+    fn reload(&self) {
+        self.ports.reload();
+        self.chat.words.reload_and_log();
+    }
+
+    /// The clients stay where they are.
+    async fn move_off(&self, _: Duration) {}
+
+    /// The broker gives its sessions to other bridges, or keeps them for the next one; what they have said so far is executed.
+    async fn stop(mut self, limit: Duration) {
+        self.ports.close();
+        self.leaving.cancel();
+        self.asides.leave();
+        if !self.joining.is_finished() && timeout(limit / 2, &mut self.joining).await.is_err() {
+            warn!("the broker did not let this bridge go in time");
+            self.joining.abort();
+        }
+        self.chat.stop().await;
+        self.ports.stop().await;
     }
 }

@@ -11,6 +11,8 @@ use crate::settings::ShutdownOptions;
 
 /// What runs in a process.
 pub(crate) trait Parts {
+    /// Tells whoever has started the process that it is ready.
+    fn announce(&self);
     /// Returns when a part can't go on.
     fn failed(&mut self) -> impl Future<Output = anyhow::Error> + Send;
     /// Reads again what operators may have replaced, and logs what can't be used.
@@ -21,7 +23,7 @@ pub(crate) trait Parts {
     fn stop(self, limit: Duration) -> impl Future<Output = ()> + Send;
 }
 
-/// Starts the parts, and runs them until SIGTERM or SIGINT, or until one of them fails. SIGHUP has them read again what
+/// Starts the parts, says so, and runs them until SIGTERM or SIGINT, or until one of them fails. SIGHUP has them read again what
 /// may have changed.
 pub(super) async fn run<P: Parts>(
     start: impl Future<Output = anyhow::Result<P>>,
@@ -34,6 +36,7 @@ pub(super) async fn run<P: Parts>(
         _ = terminate.recv() => return Ok(()),
         _ = tokio::signal::ctrl_c() => return Ok(()),
     };
+    parts.announce();
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -43,7 +46,6 @@ pub(super) async fn run<P: Parts>(
         }
     };
     if let (Ok(()), Some(over)) = (&outcome, options.drain) {
-        info!(?over, "moving sessions to other servers");
         tokio::select! {
             () = parts.move_off(over) => {}
             _ = terminate.recv() => {}

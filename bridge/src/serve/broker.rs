@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use broker::Broker;
-use tokio::task::JoinSet;
 
 use super::certificates::Certificates;
-use super::doors::{Addresses, HttpServer};
+use super::doors::{Bound, Ports};
 use super::process::{self, Parts};
 use super::{broker_options, rules};
 use crate::http;
@@ -19,22 +18,13 @@ use crate::settings::Settings;
 /// # Errors
 /// What keeps the broker from starting, or ends it.
 pub async fn broker(settings: Settings) -> anyhow::Result<()> {
-    let start = async {
-        let server = Server::start(&settings).await?;
-        server.addresses.announce();
-        Ok(server)
-    };
-    process::run(Box::pin(start), &settings.shutdown).await
+    process::run(Box::pin(Server::start(&settings)), &settings.shutdown).await
 }
 
 /// The running parts.
 struct Server {
     broker: Broker,
-    http: HttpServer,
-    addresses: Addresses,
-    certificates: Certificates,
-    /// Look whether certificates were replaced; they end with this.
-    _watchers: JoinSet<()>,
+    ports: Ports,
 }
 
 impl Server {
@@ -46,41 +36,32 @@ impl Server {
         let secret = settings.link.read_secret()?;
         let certificates = Certificates::load_with_link(settings)?;
         let broker = Broker::start_apart(broker_options(settings), rules(settings)?);
-        let mut addresses = Addresses::default();
-        let ports = addresses.bind_http(settings, &certificates).await?;
-        addresses
-            .open_link(&broker, settings, &certificates, &secret)
-            .await?;
+        let mut bound = Bound::new(settings, certificates).await?;
+        bound.open_link(&broker, settings, &secret).await?;
         // Clients who come before the first bridge wait for it, within limits.
-        addresses
-            .open_mqtt(&broker, settings, &certificates)
-            .await?;
+        bound.open_mqtt(&broker, settings).await?;
         let sessions = broker.handle();
         let entrance = sessions.entrance();
         let router = http::broker_router(sessions, &settings.http.metrics_from);
-        let http = HttpServer::start(ports, router, entrance, settings);
-        let mut watchers = JoinSet::new();
-        certificates.follow(&mut watchers);
-        Ok(Server {
-            broker,
-            http,
-            addresses,
-            certificates,
-            _watchers: watchers,
-        })
+        let ports = bound.serve(router, entrance, settings);
+        Ok(Server { broker, ports })
     }
 }
 
 impl Parts for Server {
+    fn announce(&self) {
+        self.ports.announce();
+    }
+
     async fn failed(&mut self) -> anyhow::Error {
         tokio::select! {
             error = self.broker.failed() => error.into(),
-            error = self.http.failed() => error,
+            error = self.ports.failed() => error,
         }
     }
 
     fn reload(&self) {
-        self.certificates.reload();
+        self.ports.reload();
     }
 
     async fn move_off(&self, over: Duration) {
@@ -88,8 +69,8 @@ impl Parts for Server {
     }
 
     async fn stop(self, limit: Duration) {
-        self.http.close();
+        self.ports.close();
         self.broker.stop(limit / 2).await;
-        self.http.stop().await;
+        self.ports.stop().await;
     }
 }
