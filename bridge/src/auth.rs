@@ -16,7 +16,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use schema::{Uid, bus};
+use schema::Uid;
+use schema::link::{self, kick};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -51,6 +52,16 @@ pub enum Sessions<'a> {
     OfLogin(&'a str),
     /// Those of the device with that client id.
     OfDevice(&'a str),
+}
+
+impl From<Sessions<'_>> for Option<kick::Which> {
+    fn from(which: Sessions<'_>) -> Self {
+        match which {
+            Sessions::All => None,
+            Sessions::OfLogin(login) => Some(kick::Which::Login(login.to_owned())),
+            Sessions::OfDevice(device) => Some(kick::Which::Device(device.to_owned())),
+        }
+    }
 }
 
 /// Why somebody was not let in, or an account not changed.
@@ -174,7 +185,7 @@ impl Auth {
     /// Learns of logins and passwords that another process has ended, like `tidings user passwd`, and of sessions that
     /// other nodes have ended, until it is dropped. A session that was opened since by the new password may end too, and
     /// comes back.
-    pub async fn follow(self, mut kicks: mpsc::Receiver<bus::Kick>) {
+    pub async fn follow(self, mut kicks: mpsc::Receiver<link::Kick>) {
         let mut interval = tokio::time::interval(FOLLOW_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -192,15 +203,15 @@ impl Auth {
     }
 
     /// Another node has ended sessions of a user.
-    async fn follow_kick(&self, kick: &bus::Kick) {
+    async fn follow_kick(&self, kick: &link::Kick) {
         let Ok(uid) = kick.uid.parse::<Uid>() else {
             return tracing::error!("another node has ended sessions of a user who can't exist");
         };
         match &kick.which {
-            Some(bus::kick::Which::Login(login)) => {
+            Some(kick::Which::Login(login)) => {
                 self.announce(&revocation(&uid, login.clone(), SystemTime::now()));
             }
-            Some(bus::kick::Which::Device(device)) => {
+            Some(kick::Which::Device(device)) => {
                 (self.kick)(&uid, Sessions::OfDevice(device));
             }
             None => {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use schema::Uid;
 use schema::bus::notice::Notice;
-use schema::bus::{Decision, Kick, decision::What, kick};
-use schema::{Uid, link};
+use schema::bus::{Decision, decision::What};
+use schema::link::{Grant, Kick};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
@@ -47,7 +48,7 @@ struct Shared {
     bus: Bus,
     known: Mutex<Known>,
     kicks: mpsc::Sender<Kick>,
-    grants: mpsc::Sender<link::Grant>,
+    grants: mpsc::Sender<Grant>,
 }
 
 /// What other nodes have decided, to be followed here.
@@ -56,11 +57,11 @@ pub struct Decided {
     /// Sessions that are to end.
     pub kicks: mpsc::Receiver<Kick>,
     /// Rights that have changed.
-    pub grants: mpsc::Receiver<link::Grant>,
+    pub grants: mpsc::Receiver<Grant>,
 }
 
 impl Decided {
-    fn channels() -> (mpsc::Sender<Kick>, mpsc::Sender<link::Grant>, Self) {
+    fn channels() -> (mpsc::Sender<Kick>, mpsc::Sender<Grant>, Self) {
         let (kicks, kicked) = mpsc::channel(QUEUE);
         let (grants, granted) = mpsc::channel(QUEUE);
         let decided = Decided {
@@ -154,24 +155,18 @@ impl Decisions {
         uid: &Uid,
         which: Sessions<'_>,
     ) -> Result<Made, store::Error> {
-        let which = match which {
-            Sessions::All => None,
-            Sessions::OfLogin(login) => Some(kick::Which::Login(login.to_owned())),
-            Sessions::OfDevice(device) => Some(kick::Which::Device(device.to_owned())),
+        let kick = Kick {
+            uid: uid.to_string(),
+            which: which.into(),
         };
-        let uid = uid.to_string();
-        self.make(change, What::Kick(Kick { uid, which })).await
+        self.make(change, What::Kick(kick)).await
     }
 
     /// Decides what a user may do.
     ///
     /// # Errors
     /// [`store::Error`] when the database can't note it.
-    pub async fn grant(
-        &self,
-        change: &Transaction,
-        grant: link::Grant,
-    ) -> Result<Made, store::Error> {
+    pub async fn grant(&self, change: &Transaction, grant: Grant) -> Result<Made, store::Error> {
         self.make(change, What::Grant(grant)).await
     }
 

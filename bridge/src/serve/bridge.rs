@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use broker::net::Entrance;
-use schema::link::kick;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -86,14 +85,7 @@ impl Server {
 /// Has the broker end sessions.
 fn kick(asides: Asides, presence: Arc<OnceLock<Presence>>) -> Kick {
     Arc::new(move |uid, which| {
-        asides.kick(
-            uid,
-            match which {
-                Sessions::All => None,
-                Sessions::OfLogin(login) => Some(kick::Which::Login(login.to_owned())),
-                Sessions::OfDevice(device) => Some(kick::Which::Device(device.to_owned())),
-            },
-        );
+        asides.kick(uid, which.into());
         // What the broker has, as far as this bridge knows: of a session without a connection it does not.
         presence.get().is_some_and(|presence| {
             let connections = presence.of(uid).connections;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use schema::bus;
+use schema::link;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -30,7 +30,7 @@ pub(super) struct Opened {
     peers: Peers,
     keeping: Keeping,
     /// What other nodes have ended.
-    kicked: mpsc::Receiver<bus::Kick>,
+    kicked: mpsc::Receiver<link::Kick>,
     number: Kept,
 }
 

@@ -64,7 +64,8 @@ pub async fn forget_older<C: ConnectionTrait>(db: &C, age: Duration) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use schema::bus::{Kick, decision};
+    use schema::bus::decision;
+    use schema::link::Kick;
 
     use super::*;
     use crate::store::Store;
