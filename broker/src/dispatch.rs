@@ -12,6 +12,7 @@ use crate::edge::Edge;
 use crate::link::{Flow, FrameReceiver, LinkClosed};
 use crate::outbox::{Answer, Delivery};
 use crate::payload::Payload;
+use crate::plain::exchange::Exchange;
 use crate::registry::{Handle, Sessions};
 use crate::stats::Dropped;
 use crate::uplinks::Uplinks;
@@ -27,29 +28,29 @@ pub(crate) async fn run(
     loop {
         let (number, items) = receiver.recv().await?;
         let mut afterwards = Vec::new();
-        let from = From {
+        let applying = Applying {
             sessions: edge.registry.read(),
             bridge: &bridge,
             edge: &edge,
         };
         for item in items.into_iter().filter_map(|item| item.item) {
             match item {
-                to_edge::Item::Answer(answer) => from.on_answer(answer),
-                to_edge::Item::Deliver(deliver) => from.on_deliver(deliver),
-                to_edge::Item::Behind(behind) => from.on_behind(&behind),
-                to_edge::Item::CatchUp(page) => from.on_catch_up(page),
+                to_edge::Item::Answer(answer) => applying.on_answer(answer),
+                to_edge::Item::Deliver(deliver) => applying.on_deliver(deliver),
+                to_edge::Item::Behind(behind) => applying.on_behind(&behind),
+                to_edge::Item::CatchUp(page) => applying.on_catch_up(page),
                 to_edge::Item::Live(live) => {
-                    if let Some(handle) = from.own(live.session) {
+                    if let Some(handle) = applying.own(live.session) {
                         handle.outbox.go_live(live.epoch, live.sent);
                     }
                 }
                 to_edge::Item::End(end) => {
-                    if let Some(handle) = from.own(end.session) {
+                    if let Some(handle) = applying.own(end.session) {
                         handle.outbox.close(Closed::Unserved);
                     }
                 }
                 to_edge::Item::Passes(passes) => {
-                    if let Some(handle) = from.own(passes.session) {
+                    if let Some(handle) = applying.own(passes.session) {
                         *handle.status.lock() = passes.status;
                     }
                 }
@@ -61,8 +62,8 @@ pub(crate) async fn run(
                 }
                 to_edge::Item::Briefing(briefing) => {
                     is_briefing = true;
-                    if edge.bridges.is_voice(&bridge) {
-                        edge.exchange.begin_briefing(&briefing);
+                    if let Some(exchange) = applying.exchange() {
+                        exchange.begin_briefing(&briefing);
                     }
                 }
                 to_edge::Item::Ready(_) => {
@@ -75,10 +76,25 @@ pub(crate) async fn run(
                     afterwards.push(Afterwards::Kick(kick));
                 }
                 to_edge::Item::Leave(_) => afterwards.push(Afterwards::Leave),
-                of_plain => from.on_plain(of_plain),
+                to_edge::Item::Retained(message) => {
+                    if let Some(exchange) = applying.exchange() {
+                        exchange.restore(message);
+                    }
+                }
+                to_edge::Item::Published(published) => {
+                    if let Some(exchange) = applying.exchange() {
+                        exchange.publish_from_elsewhere(*published);
+                    }
+                }
+                to_edge::Item::Shared(shared) => {
+                    if let Some(exchange) = applying.exchange() {
+                        exchange.set_shared(&shared);
+                    }
+                }
+                to_edge::Item::Elsewhere(elsewhere) => applying.on_elsewhere(&elsewhere),
             }
         }
-        drop(from);
+        drop(applying);
         for action in afterwards {
             match action {
                 Afterwards::Briefed => edge.is_briefed_by(&bridge),
@@ -97,15 +113,15 @@ enum Afterwards {
     Leave,
 }
 
-/// Where a frame comes from, and whom it meets. It concerns only the bridge's own sessions: what it still says of others was
+/// A frame being applied: where it comes from, and whom it meets. It concerns only the bridge's own sessions: what it still says of others was
 /// said before they went to another bridge, which has the rest from the database.
-struct From<'a> {
+struct Applying<'a> {
     sessions: RwLockReadGuard<'a, Sessions>,
     bridge: &'a Uplinks,
     edge: &'a Edge,
 }
 
-impl From<'_> {
+impl Applying<'_> {
     fn own(&self, session: u64) -> Option<&Arc<Handle>> {
         let handle = self.sessions.by_id(session)?;
         handle.bridge.is_of(self.bridge).then_some(handle)
@@ -174,38 +190,31 @@ impl From<'_> {
         handle.outbox.catch_up(page.epoch, deliveries);
     }
 
-    /// What the voice says of plain topics, and of other nodes; the others say the same.
-    fn on_plain(&self, item: to_edge::Item) {
+    /// For what the voice says of plain topics, and of other nodes: other bridges say the same.
+    fn exchange(&self) -> Option<&Exchange> {
+        let is_voice = self.edge.bridges.is_voice(self.bridge);
+        is_voice.then(|| &*self.edge.exchange)
+    }
+
+    /// A device has connected elsewhere: its session here ends as if it had been taken over, unless it is the newer one.
+    fn on_elsewhere(&self, elsewhere: &Elsewhere) {
         if !self.edge.bridges.is_voice(self.bridge) {
             return;
         }
-        let exchange = &self.edge.exchange;
-        match item {
-            to_edge::Item::Retained(message) => exchange.restore(message),
-            to_edge::Item::Published(published) => exchange.publish_from_elsewhere(*published),
-            to_edge::Item::Shared(shared) => exchange.set_shared(&shared),
-            to_edge::Item::Elsewhere(elsewhere) => {
-                on_elsewhere(self.edge, &self.sessions, &elsewhere);
-            }
-            _ => {}
+        let (uid, device) = (&*elsewhere.uid, &*elsewhere.device);
+        let is_older = |handle: &Handle| {
+            let is_itself = handle.id == elsewhere.session && handle.since == elsewhere.at;
+            let is_tie = handle.since == elsewhere.at && elsewhere.wins_ties && !is_itself;
+            handle.since < elsewhere.at || is_tie
+        };
+        let connected = self.sessions.of_user(uid).iter();
+        let connected = connected.filter(|handle| handle.device == device && is_older(handle));
+        for handle in connected {
+            handle.outbox.close(Closed::TakenElsewhere {
+                is_clean: elsewhere.clean,
+            });
         }
+        let is_clean = elsewhere.clean;
+        self.edge.leave_to_others(uid, device, is_clean, is_older);
     }
-}
-
-/// A device has connected elsewhere: its session here ends as if it had been taken over, unless it is the newer one.
-fn on_elsewhere(edge: &Edge, sessions: &Sessions, elsewhere: &Elsewhere) {
-    let (uid, device) = (&*elsewhere.uid, &*elsewhere.device);
-    let is_older = |handle: &Handle| {
-        let is_itself = handle.id == elsewhere.session && handle.since == elsewhere.at;
-        let is_tie = handle.since == elsewhere.at && elsewhere.wins_ties && !is_itself;
-        handle.since < elsewhere.at || is_tie
-    };
-    let connected = sessions.of_user(uid).iter();
-    let connected = connected.filter(|handle| handle.device == device && is_older(handle));
-    for handle in connected {
-        handle.outbox.close(Closed::TakenElsewhere {
-            is_clean: elsewhere.clean,
-        });
-    }
-    edge.leave_to_others(uid, device, elsewhere.clean, is_older);
 }
