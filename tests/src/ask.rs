@@ -8,7 +8,7 @@ use schema::v1::up::Command;
 use schema::v1::{
     ContactAccept, ContactBlock, ContactRefuse, ContactRemove, ContactRequest, ContactUnblock,
     ConversationClear, ConversationDelete, ConversationSet, DeleteMessages, DeviceSet, GetChanges,
-    GetConversations, GetMedia, GroupSet, React, Recall, Search, SettingsSet, Sync,
+    GetConversations, GetMedia, React, Recall, Search, SettingsSet, Sync,
 };
 
 // === messages ===
@@ -157,16 +157,6 @@ pub fn block(user: &str, silent: bool) -> Command {
 /// No longer.
 pub fn unblock(user: &str) -> Command {
     Command::ContactUnblock(ContactUnblock { user: user.into() })
-}
-
-// === groups ===
-
-/// What a group is, to be changed by `..`: `GroupSet { muted: Some(true), ..group_view("team") }`.
-pub fn group_view(gid: &str) -> GroupSet {
-    GroupSet {
-        gid: gid.into(),
-        ..Default::default()
-    }
 }
 
 fn owned(values: &[&str]) -> Vec<String> {

@@ -1,10 +1,12 @@
 //! A program of the machine's, such as a database server, as a child process with a folder and a port of its own.
 //!
+//! [`Service`] is one through all of its lives; each server's own module knows how to start it and what to ask it.
+//!
 //! It ends with its value. When the whole test process ends, however that happens, a keeper ends it and removes its
 //! folder: a shell that waits until the pipe from the test process is closed.
 
 use std::fs::{self, File, Permissions};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -28,6 +30,9 @@ const PORTS: std::ops::Range<u16> = 14_000..32_000;
 /// Free bytes of a folder in memory that is used. In containers it often has 64 MB.
 const MEMORY_MIN: u64 = 4 << 30;
 
+/// The folder in a server's own that its data is in.
+pub(crate) const DATA: &str = "data";
+
 /// Ends the server `$1` and removes its folder `$2` when the standard input is closed, unless a word comes before that.
 const KEEPER: &str = r#"
 read -r _ && exit
@@ -37,8 +42,21 @@ umount -l "$2"/data
 rm -rf "$2"
 "#;
 
+/// A server, which may be down.
+pub struct Service {
+    /// As people call it.
+    name: &'static str,
+    /// What asks it to end.
+    end: Signal,
+    /// `None` while it is down. Before `home`, which it needs.
+    daemon: Option<Daemon>,
+    pub(crate) home: Home,
+}
+
 /// Where a server keeps its things, and who it is.
 pub(crate) struct Home {
+    /// Before `folder`, because what is mounted can't be removed.
+    disk: Option<SmallDisk>,
     folder: TempDir,
     owner: Option<Owner>,
     pub(crate) port: u16,
@@ -58,6 +76,90 @@ pub(crate) struct Daemon {
     keeper: ChildStdin,
 }
 
+// === impl Service ===
+
+impl Service {
+    /// One that has not been started yet.
+    pub(crate) fn new(name: &'static str, end: Signal, home: Home) -> Self {
+        Service {
+            name,
+            end,
+            daemon: None,
+            home,
+        }
+    }
+
+    /// Begins a life, and waits until it takes connections.
+    pub(crate) async fn start_with(&mut self, command: Command) -> Result<()> {
+        self.daemon = Some(self.home.start(self.name, command).await?);
+        Ok(())
+    }
+
+    /// Ends it as its service does, without waiting for clients.
+    pub async fn stop(&mut self) -> Result<()> {
+        match self.daemon.take() {
+            Some(daemon) => daemon.stop(self.end).await,
+            None => Ok(()),
+        }
+    }
+
+    /// kill -9.
+    pub async fn kill(&mut self) -> Result<()> {
+        let daemon = self.daemon.take();
+        let daemon = daemon.with_context(|| format!("{} is down", self.name))?;
+        daemon.kill().await
+    }
+
+    /// Stops its process without ending it (SIGSTOP), as a machine does that hangs, until [`Service::thaw`].
+    pub fn freeze(&self) -> Result<()> {
+        self.running()?.signal(Signal::STOP)
+    }
+
+    /// It goes on where it was.
+    pub fn thaw(&self) -> Result<()> {
+        self.running()?.signal(Signal::CONT)
+    }
+
+    fn running(&self) -> Result<&Daemon> {
+        let daemon = self.daemon.as_ref();
+        daemon.with_context(|| format!("{} is down", self.name))
+    }
+
+    /// Whether it is down, perhaps because it has ended by itself.
+    pub(crate) async fn is_down(&mut self) -> Result<bool> {
+        if let Some(daemon) = &mut self.daemon
+            && daemon.has_ended().await?
+        {
+            self.daemon = None;
+        }
+        Ok(self.daemon.is_none())
+    }
+
+    /// Where it is, for those who know no URLs.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port()).into()
+    }
+
+    /// Its port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.home.port
+    }
+
+    /// Where a database server keeps its data.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.home.path().join(DATA)
+    }
+
+    /// What it has written to its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.home.log()
+    }
+}
+
 // === impl Home ===
 
 impl Home {
@@ -74,21 +176,22 @@ impl Home {
             chown(folder.path(), Some(uid), Some(gid))?;
         }
         Ok(Home {
+            disk: None,
             folder,
             owner,
             port: free_port()?,
         })
     }
 
-    /// A folder in it that is a disk of its own; `None` when this user may not mount.
-    pub(crate) fn small_disk(&self, name: &str, mib: u32) -> Result<Option<SmallDisk>> {
-        let path = self.path().join(name);
+    /// One whose data folder is a disk of its own; `None` when this user may not mount.
+    pub(crate) fn with_small_disk(mut self, mib: u32) -> Result<Option<Self>> {
+        let path = self.path().join(DATA);
         fs::create_dir(&path)?;
-        let disk = SmallDisk::mount(&path, mib)?;
+        self.disk = SmallDisk::mount(&path, mib)?;
         if let Some(Owner { uid, gid }) = self.owner {
             chown(&path, Some(uid), Some(gid))?;
         }
-        Ok(disk)
+        Ok(self.disk.is_some().then_some(self))
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -9,7 +9,7 @@ use ureq::Agent;
 use ureq::http::Request;
 
 use crate::tunnel::Tunnel;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, eventually};
 
 /// One person's access to the API, or a stranger's.
 #[derive(Clone)]
@@ -217,6 +217,14 @@ impl Api {
             Some((_, value)) => Ok(value.parse()?),
             None => Ok(0.0),
         }
+    }
+
+    /// Waits until `/readyz` has that status: 200 or 503.
+    pub async fn until_ready(&self, status: u16) -> Result<()> {
+        eventually(&format!("/readyz says {status}"), async || {
+            Ok(self.get("/readyz").await?.status == status)
+        })
+        .await
     }
 
     async fn call(&self, method: &str, path: &str, body: Option<String>) -> Result<Answer> {

@@ -5,7 +5,7 @@
 //! alike), [`raw`] (a socket for literal bytes), [`device`] (one that uses plain topics, every packet by hand: [`wire`]),
 //! [`tunnel`] (through [`tls`] and [`websocket`], for all of the above; [`stream`] is what they have in common), [`disk`] (one that can
 //! be filled), [`database`] (one that can be locked) with [`session`] (somebody else on it), [`postgres`], [`mariadb`] and [`redis`]
-//! (servers that others wrote, each a `daemon`), [`s3`] (one that they did not write), [`cluster`] (several nodes on these, with
+//! (servers that others wrote, each a service of [`daemon`]), [`s3`] (one that they did not write), [`cluster`] (several nodes on these, with
 //! [`proxy`] on each wire and [`balancer`] before them), [`split`] (broker and bridges as processes), [`talk`] (people on a cluster),
 //! [`soak`] (many of them, and one fault after the other), [`model`] (the chat as it should be, beside the one that is),
 //! [`mosquitto`] (`mosquitto_pub` and `mosquitto_sub` as processes), [`wait`] (waiting for a condition). The tests are in
@@ -19,7 +19,7 @@ pub mod ask;
 pub mod balancer;
 pub mod client;
 pub mod cluster;
-mod daemon;
+pub mod daemon;
 pub mod database;
 pub mod device;
 pub mod disk;

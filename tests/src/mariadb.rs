@@ -1,12 +1,12 @@
 //! A MariaDB server for tests, from Debian's package, beside whatever runs on this machine already.
 
-use std::path::PathBuf;
+use std::ops::{Deref, DerefMut};
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use tokio::process::Command;
 
-use crate::daemon::{self, Daemon, Home};
+use crate::daemon::{self, DATA, Home, Service};
 use crate::session::Session;
 use crate::wait::eventually;
 
@@ -24,10 +24,22 @@ pub struct Options {
 
 /// A server; ended and removed with its value.
 pub struct MariaDb {
-    /// `None` while it is down. Before `home`, which it needs.
-    daemon: Option<Daemon>,
-    home: Home,
+    service: Service,
     options: Options,
+}
+
+impl Deref for MariaDb {
+    type Target = Service;
+
+    fn deref(&self) -> &Service {
+        &self.service
+    }
+}
+
+impl DerefMut for MariaDb {
+    fn deref_mut(&mut self) -> &mut Service {
+        &mut self.service
+    }
 }
 
 impl MariaDb {
@@ -38,7 +50,7 @@ impl MariaDb {
         // Fast, since the server has the last word on what is durable.
         install
             .args(["--no-defaults", "--skip-test-db"])
-            .arg(home.option("--datadir", "data"))
+            .arg(home.option("--datadir", DATA))
             .arg("--auth-root-authentication-method=normal")
             .args([
                 "--innodb-flush-log-at-trx-commit=0",
@@ -46,15 +58,14 @@ impl MariaDb {
             ]);
         daemon::output(install).await?;
         let mut mariadb = MariaDb {
-            daemon: None,
-            home,
+            service: Service::new("MariaDB", Signal::TERM, home),
             options,
         };
         mariadb.restart().await?;
         Ok(mariadb)
     }
 
-    /// Starts it after [`MariaDb::stop`] or [`MariaDb::kill`], or stops and starts it.
+    /// Starts it after [`Service::stop`] or [`Service::kill`], or stops and starts it.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
         let mut command = self.home.command(daemon::find_program("mariadbd", &[])?);
@@ -62,8 +73,8 @@ impl MariaDb {
             // First, or the machine's own settings would count.
             .arg("--no-defaults")
             .arg("--bind-address=127.0.0.1")
-            .arg(self.home.option("--datadir", "data"))
-            .arg(format!("--port={}", self.home.port))
+            .arg(self.home.option("--datadir", DATA))
+            .arg(format!("--port={}", self.port()))
             .arg(self.home.option("--socket", "socket"))
             .arg(self.home.option("--pid-file", "pid"))
             .args(["--max-connections=500", "--skip-name-resolve"]);
@@ -80,26 +91,12 @@ impl MariaDb {
         for setting in &self.options.settings {
             command.arg(format!("--{setting}"));
         }
-        self.daemon = Some(self.home.start("mariadbd", command).await?);
+        self.start_with(command).await?;
         eventually("MariaDB is ready", async || {
             Ok(self.sql("mysql", "SELECT 1").await.is_ok())
         })
         .await
-        .with_context(|| self.home.log())
-    }
-
-    /// Ends it as its service does.
-    pub async fn stop(&mut self) -> Result<()> {
-        match self.daemon.take() {
-            Some(daemon) => daemon.stop(Signal::TERM).await,
-            None => Ok(()),
-        }
-    }
-
-    /// kill -9.
-    pub async fn kill(&mut self) -> Result<()> {
-        let daemon = self.daemon.take().context("MariaDB is down")?;
-        daemon.kill().await
+        .with_context(|| self.log())
     }
 
     /// Where a database of it is.
@@ -110,25 +107,7 @@ impl MariaDb {
 
     /// The same for one of its users.
     pub(crate) fn url_of(&self, user: &str, database: &str) -> String {
-        format!("mysql://{user}@127.0.0.1:{}/{database}", self.home.port)
-    }
-
-    /// Its port on 127.0.0.1.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.home.port
-    }
-
-    /// Its data folder.
-    #[must_use]
-    pub fn data_dir(&self) -> PathBuf {
-        self.home.path().join("data")
-    }
-
-    /// What it has written to its log.
-    #[must_use]
-    pub fn log(&self) -> String {
-        self.home.log()
+        format!("mysql://{user}@{}/{database}", self.address())
     }
 
     /// Everything in a database, as statements that make it again.
@@ -136,20 +115,6 @@ impl MariaDb {
         let mut dump = self.client("mariadb-dump")?;
         dump.args(["--skip-lock-tables", database]);
         daemon::output_bytes(dump).await
-    }
-
-    /// It stays, and does nothing at all (SIGSTOP), until [`MariaDb::resume`].
-    pub fn pause(&self) -> Result<()> {
-        self.daemon()?.signal(Signal::STOP)
-    }
-
-    /// It goes on where it was.
-    pub fn resume(&self) -> Result<()> {
-        self.daemon()?.signal(Signal::CONT)
-    }
-
-    fn daemon(&self) -> Result<&Daemon> {
-        self.daemon.as_ref().context("MariaDB is down")
     }
 
     /// Somebody who does one thing after the other there.
@@ -172,7 +137,7 @@ impl MariaDb {
         let mut client = Command::new(daemon::find_program(program, &[])?);
         client
             .args(["--no-defaults", "--host=127.0.0.1", "--user", SUPERUSER])
-            .arg(format!("--port={}", self.home.port))
+            .arg(format!("--port={}", self.port()))
             .arg("--default-character-set=utf8mb4")
             .kill_on_drop(true);
         Ok(client)

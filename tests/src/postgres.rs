@@ -1,15 +1,14 @@
 //! A PostgreSQL server for tests, from Debian's package, beside whatever runs on this machine already.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use tokio::process::Command;
 
-use crate::daemon::{self, Daemon, Home};
-use crate::disk::SmallDisk;
+use crate::daemon::{self, DATA, Home, Service};
 use crate::session::Session;
 use crate::wait::eventually;
 
@@ -32,51 +31,60 @@ pub struct Options {
 
 /// A server; ended and removed with its value.
 pub struct Postgres {
-    /// `None` while it is down. Before `home`, which it needs.
-    daemon: Option<Daemon>,
-    /// Before `home`, because what is mounted can't be removed.
-    _disk: Option<SmallDisk>,
-    home: Home,
+    service: Service,
     options: Options,
+}
+
+impl Deref for Postgres {
+    type Target = Service;
+
+    fn deref(&self) -> &Service {
+        &self.service
+    }
+}
+
+impl DerefMut for Postgres {
+    fn deref_mut(&mut self) -> &mut Service {
+        &mut self.service
+    }
 }
 
 impl Postgres {
     /// A new one, with the database `postgres` only.
     pub async fn start(options: Options) -> Result<Self> {
         let home = Home::new("postgres", "postgres")?;
-        Self::start_new(home, None, options).await
+        Self::start_new(home, options).await
     }
 
     /// The same, with its data on a disk that the test can fill. `None` when this user may not mount.
     pub async fn on_small_disk(options: Options) -> Result<Option<Self>> {
         let home = Home::new("postgres", "postgres")?;
-        let Some(disk) = home.small_disk("data", DISK_MIB)? else {
+        let Some(home) = home.with_small_disk(DISK_MIB)? else {
             return Ok(None);
         };
-        let started = Self::start_new(home, Some(disk), options).await?;
-        Ok(Some(started))
+        Ok(Some(Self::start_new(home, options).await?))
     }
 
-    async fn start_new(home: Home, disk: Option<SmallDisk>, options: Options) -> Result<Self> {
+    async fn start_new(home: Home, options: Options) -> Result<Self> {
         let mut initdb = home.command(program("initdb")?);
         initdb
             .args(["--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"])
-            .args(["--no-sync", "--username", SUPERUSER, "-D", "data"]);
+            .args(["--no-sync", "--username", SUPERUSER, "-D", DATA]);
         daemon::output(initdb).await?;
-        Self::start_in(home, disk, options).await
+        Self::start_in(home, options).await
     }
 
     /// Another one that follows this one (a streaming replica); [`Postgres::promote`] makes it go on alone.
     pub async fn standby(&self, options: Options) -> Result<Self> {
         let home = Home::new("postgres", "postgres")?;
         let mut copy = home.command(program("pg_basebackup")?);
-        copy.args(["-D", "data", "--write-recovery-conf", "--no-sync"])
+        copy.args(["-D", DATA, "--write-recovery-conf", "--no-sync"])
             .args(["--checkpoint=fast", "-d", &self.url("postgres")]);
         daemon::output(copy).await?;
-        Self::start_in(home, None, options).await
+        Self::start_in(home, options).await
     }
 
-    async fn start_in(home: Home, disk: Option<SmallDisk>, mut options: Options) -> Result<Self> {
+    async fn start_in(home: Home, mut options: Options) -> Result<Self> {
         if let Some((cert, key)) = &options.certificate {
             home.write("server.crt", cert)?;
             home.write("server.key", key)?;
@@ -88,22 +96,21 @@ impl Postgres {
             options.settings.extend(on.map(str::to_owned));
         }
         let mut postgres = Postgres {
-            daemon: None,
-            _disk: disk,
-            home,
+            // Fast: it does not wait for clients.
+            service: Service::new("PostgreSQL", Signal::INT, home),
             options,
         };
         postgres.restart().await?;
         Ok(postgres)
     }
 
-    /// Starts it after [`Postgres::stop`] or [`Postgres::kill`], or stops and starts it.
+    /// Starts it after [`Service::stop`] or [`Service::kill`], or stops and starts it.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
         let mut command = self.home.command(program("postgres")?);
-        command.args(["-D", "data"]);
+        command.args(["-D", DATA]);
         let durable = if self.options.durable { "on" } else { "off" };
-        let port = self.home.port;
+        let port = self.port();
         let own = [
             "listen_addresses=127.0.0.1".to_owned(),
             format!("port={port}"),
@@ -115,40 +122,21 @@ impl Postgres {
         for setting in own.iter().chain(&self.options.settings) {
             command.args(["-c", setting]);
         }
-        self.daemon = Some(self.home.start("postgres", command).await?);
+        self.start_with(command).await?;
         // It takes connections before it is ready.
         eventually("PostgreSQL is ready", async || {
             Ok(self.sql("postgres", "SELECT 1").await.is_ok())
         })
         .await
-        .with_context(|| self.home.log())
-    }
-
-    /// Ends it as its service does, without waiting for clients (fast shutdown).
-    pub async fn stop(&mut self) -> Result<()> {
-        match self.daemon.take() {
-            Some(daemon) => daemon.stop(Signal::INT).await,
-            None => Ok(()),
-        }
-    }
-
-    /// kill -9.
-    pub async fn kill(&mut self) -> Result<()> {
-        let daemon = self.daemon.take().context("PostgreSQL is down")?;
-        daemon.kill().await
+        .with_context(|| self.log())
     }
 
     /// What its service does when it has ended by itself: starts it again.
     pub async fn ensure_running(&mut self) -> Result<()> {
-        let has_ended = match &mut self.daemon {
-            Some(daemon) => daemon.has_ended().await?,
-            None => true,
-        };
-        if has_ended {
-            self.daemon = None;
-            self.restart().await?;
+        match self.is_down().await? {
+            true => self.restart().await,
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes a standby a server of its own.
@@ -161,34 +149,7 @@ impl Postgres {
     /// Where a database of it is.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        format!(
-            "postgres://{SUPERUSER}@127.0.0.1:{}/{database}",
-            self.home.port
-        )
-    }
-
-    /// Where it is, for those who know no URLs.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.home.port).into()
-    }
-
-    /// Its port on 127.0.0.1.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.home.port
-    }
-
-    /// Its data folder.
-    #[must_use]
-    pub fn data_dir(&self) -> PathBuf {
-        self.home.path().join("data")
-    }
-
-    /// What it has written to its log.
-    #[must_use]
-    pub fn log(&self) -> String {
-        self.home.log()
+        format!("postgres://{SUPERUSER}@{}/{database}", self.address())
     }
 
     /// Everything in a database, as statements that make it again.

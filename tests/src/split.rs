@@ -1,6 +1,6 @@
 //! A broker and its bridges, as processes of their own.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::client::Builder;
 use crate::device;
@@ -80,29 +80,20 @@ impl Split {
     /// How many of the broker's sessions a bridge has.
     pub async fn sessions_of(&self, bridge: usize) -> Result<usize> {
         let api = self.bridges[bridge].api();
-        let metrics = api.get("/metrics").await?.expect(200)?;
-        let mut lines = metrics.as_str().unwrap_or_default().lines();
-        let count = lines.find_map(|line| line.strip_prefix("tidings_sessions_served "));
-        Ok(count.context("no tidings_sessions_served")?.parse()?)
+        Ok(api.metric("tidings_sessions_served").await? as usize)
     }
 
     /// Waits until a bridge is joined, or is not.
     pub async fn until_joined(&self, bridge: usize, is_joined: bool) -> Result<()> {
-        let bridge = &self.bridges[bridge];
-        eventually("the bridge says whether it is joined", async || {
-            Ok((ready(&bridge.api()).await? == 200) == is_joined)
-        })
-        .await
+        let status = if is_joined { 200 } else { 503 };
+        self.bridges[bridge].api().until_ready(status).await
     }
 
     /// Waits until the broker has so many bridges.
     pub async fn until_bridges(&self, count: u32) -> Result<()> {
-        let line = format!("tidings_bridges {count}");
         let api = self.broker.api();
         eventually("the broker has its bridges", async || {
-            let metrics = api.get("/metrics").await?.expect(200)?;
-            let mut lines = metrics.as_str().unwrap_or_default().lines();
-            Ok(lines.any(|found| found == line))
+            Ok(api.metric("tidings_bridges").await? == f64::from(count))
         })
         .await
     }

@@ -26,7 +26,6 @@ pub mod id {
     pub const CORRELATION_DATA: u8 = 0x09;
     pub const SUBSCRIPTION_ID: u8 = 0x0B;
     pub const SESSION_EXPIRY: u8 = 0x11;
-    pub const ASSIGNED_CLIENT_ID: u8 = 0x12;
     pub const SERVER_KEEP_ALIVE: u8 = 0x13;
     pub const WILL_DELAY: u8 = 0x18;
     pub const RECEIVE_MAXIMUM: u8 = 0x21;

@@ -104,10 +104,7 @@ async fn a_lock_is_waited_for() -> Result<()> {
     let said = up::new(up::text(up::user("bob"), "two"));
     let ticket = alice.publish(&said).await?;
     let api = server.api();
-    eventually("it says that it can't", async || {
-        Ok(api.get("/readyz").await?.status == 503)
-    })
-    .await?;
+    api.until_ready(503).await?;
     tokio::time::timeout(Duration::from_secs(5), api.get("/healthz"))
         .await??
         .expect(200)?;
@@ -116,10 +113,7 @@ async fn a_lock_is_waited_for() -> Result<()> {
 
     ok_of(alice.reply_to(&said.client_msg_id).await?)?;
     alice.puback(ticket).await?;
-    eventually("it can again", async || {
-        Ok(api.get("/readyz").await?.status == 200)
-    })
-    .await?;
+    api.until_ready(200).await?;
     let history = server.login("bob").await?.history("u:alice:bob").await?;
     ensure_complete(&history, 2)?;
     server.finish().await

@@ -10,7 +10,7 @@ use tidings_tests::mariadb::{self, MariaDb};
 use tidings_tests::postgres;
 use tidings_tests::server::{Folder, password_of};
 use tidings_tests::tls::Authority;
-use tidings_tests::{Api, Client, Server, eventually, up};
+use tidings_tests::{Api, Client, Server, up};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{ensure_complete, text_of};
@@ -27,13 +27,6 @@ const LIMIT: Duration = Duration::from_secs(8);
 fn impatient(plan: Plan) -> Plan {
     let set = |plan: Plan, (name, value): (&str, &str)| plan.setting(name, value);
     IMPATIENT.into_iter().fold(plan, set)
-}
-
-async fn until_ready(api: &Api, status: u16) -> Result<()> {
-    eventually(&format!("/readyz says {status}"), async || {
-        Ok(api.get("/readyz").await?.status == status)
-    })
-    .await
 }
 
 /// While the database hangs, requests end in time with a code that says so, and the node says that it is not ready; what
@@ -74,12 +67,12 @@ async fn hang(
         timed("login"),
         timed("device")
     )?;
-    until_ready(bob, 503).await?;
+    bob.until_ready(503).await?;
     bob.get("/healthz").await?.expect(200)?;
     ensure!(!alice.is_puback_here(ticket), "nothing is stored yet");
 
     go_on().await?;
-    until_ready(bob, 200).await?;
+    bob.until_ready(200).await?;
     ok_of(alice.reply_to(&waiting.client_msg_id).await?)?;
     alice.puback(ticket).await?;
     // It was not answered, and carried out all the same; sent again, it is the same message.
@@ -143,15 +136,15 @@ async fn mariadb_hangs() -> Result<()> {
     let server = Server::start_in(folder, &["alice", "bob"]).await?;
     let mut alice = server.client("alice").online().await?;
     let bob = server.login("bob").await?;
-    let pause = || mariadb.pause();
-    hang(&mut alice, &bob, pause, async || mariadb.resume()).await?;
+    let pause = || mariadb.freeze();
+    hang(&mut alice, &bob, pause, async || mariadb.thaw()).await?;
 
     // One that takes no writes is not ready; it can be read.
     mariadb.sql("mysql", "SET GLOBAL read_only = 1").await?;
-    until_ready(&bob, 503).await?;
+    bob.until_ready(503).await?;
     bob.get("/v1/conversations").await?.expect(200)?;
     mariadb.sql("mysql", "SET GLOBAL read_only = 0").await?;
-    until_ready(&bob, 200).await?;
+    bob.until_ready(200).await?;
     server.finish().await
 }
 
@@ -167,7 +160,7 @@ async fn postgresql_takes_no_writes() -> Result<()> {
         cluster.sql("SELECT pg_reload_conf()").await
     };
     read_only("on").await?;
-    until_ready(&bob, 503).await?;
+    bob.until_ready(503).await?;
     bob.get("/v1/conversations").await?.expect(200)?;
     let waiting = up::new(up::text(up::user("bob"), "wait"));
     let ticket = alice.publish(&waiting).await?;
@@ -177,7 +170,7 @@ async fn postgresql_takes_no_writes() -> Result<()> {
     ensure!(!alice.is_puback_here(ticket), "nothing is stored yet");
 
     read_only("off").await?;
-    until_ready(&bob, 200).await?;
+    bob.until_ready(200).await?;
     ok_of(alice.reply_to(&waiting.client_msg_id).await?)?;
     ensure_complete(&bob.history("u:alice:bob").await?, 2)?;
     cluster.finish().await

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tidings_tests::http::number;
 use tidings_tests::server::password_of;
-use tidings_tests::{Server, eventually, up};
+use tidings_tests::{Server, up};
 
 use crate::support::{ensure_complete, range, say_many, seqs, text_of};
 
@@ -302,10 +302,7 @@ async fn foreign_conversations_do_not_exist() -> Result<()> {
 async fn health_and_description() -> Result<()> {
     let server = Server::with_users(&[]).await?;
     let api = server.api();
-    eventually("it is ready", async || {
-        Ok(api.get("/readyz").await?.status == 200)
-    })
-    .await?;
+    api.until_ready(200).await?;
     assert_eq!(api.get("/healthz").await?.status, 200);
 
     let description = api.get("/openapi.json").await?.expect(200)?;

@@ -9,7 +9,7 @@ use tidings_tests::raw::{CONNACK, Raw};
 use tidings_tests::server::Folder;
 use tidings_tests::tunnel::Through;
 use tidings_tests::wire::Publish;
-use tidings_tests::{Server, eventually, up};
+use tidings_tests::{Server, up};
 
 use crate::support::{connect_packet, text_of};
 
@@ -176,10 +176,7 @@ async fn sessions_are_moved_off() -> Result<()> {
         }
         let api = server.login("alice").await?;
         server.signal("TERM").await?;
-        eventually("it is not ready", async || {
-            Ok(api.get("/readyz").await?.status == 503)
-        })
-        .await?;
+        api.until_ready(503).await?;
         let mut late = Raw::open(server.mqtt()).await?;
         late.send(&connect_packet(V5, "late")).await?;
         let refused = late.expect(CONNACK).await?;

@@ -8,7 +8,7 @@ use tidings_tests::database::Engine;
 use tidings_tests::link::Version::{V4, V5};
 use tidings_tests::server::Folder;
 use tidings_tests::wire::{AckKind, Publish, id};
-use tidings_tests::{Api, Client, Server, disk, eventually, up};
+use tidings_tests::{Client, Server, disk, eventually, up};
 
 use crate::support::{ensure_complete, say_many};
 
@@ -30,7 +30,7 @@ async fn sends_wait_for_a_locked_database() -> Result<()> {
         alice.publish(&up).await?;
         sent.push(up.client_msg_id);
     }
-    until_ready_is(&api, 503).await?;
+    api.until_ready(503).await?;
     ensure!(alice.pubacks_so_far() == 0, "a PUBACK without a commit");
     ensure!(
         alice.replies_so_far().is_empty(),
@@ -43,7 +43,7 @@ async fn sends_wait_for_a_locked_database() -> Result<()> {
     for id in &sent {
         ok_of(alice.reply_to(id).await?)?;
     }
-    until_ready_is(&api, 200).await?;
+    api.until_ready(200).await?;
     ensure_complete(&bob.messages(WAITING as usize).await?, WAITING)?;
     ensure_complete(&api.history("u:alice:bob").await?, WAITING)?;
     server.stop().await
@@ -79,7 +79,7 @@ async fn a_full_window_is_not_read_beyond() -> Result<()> {
             Ok(api.metric(RECEIVED).await? - before >= f64::from(WINDOW))
         })
         .await?;
-        until_ready_is(&api, 503).await?;
+        api.until_ready(503).await?;
         // What needs no database goes on, for others.
         let reason = lamp.publish("dev/bob/lamp", "on", 1).await?;
         ensure!(reason < 0x80, "PUBACK {reason:#04x}");
@@ -126,24 +126,17 @@ async fn sends_wait_for_room_on_the_disk() -> Result<()> {
     for _ in 2..=MESSAGES {
         alice.publish(&send()).await?;
     }
-    until_ready_is(&api, 503).await?;
+    api.until_ready(503).await?;
     let stored_until_full = alice.pubacks_so_far();
     ensure!(stored_until_full + 1 < MESSAGES as usize, "it was not full");
     assert_eq!(api.get("/healthz").await?.status, 200, "it is alive");
 
     std::fs::remove_file(filler)?;
     alice.until_pubacks(MESSAGES as usize - 1).await?;
-    until_ready_is(&api, 200).await?;
+    api.until_ready(200).await?;
     ensure_complete(&api.history("u:alice:bob").await?, MESSAGES)?;
     alice.disconnect().await?;
     server.stop().await
-}
-
-async fn until_ready_is(api: &Api, status: u16) -> Result<()> {
-    eventually(&format!("/readyz says {status}"), async || {
-        Ok(api.get("/readyz").await?.status == status)
-    })
-    .await
 }
 
 /// What the server could not store before it was killed was not acknowledged, and can be said again to the next one.
@@ -155,7 +148,7 @@ async fn a_server_killed_without_database_promises_nothing() -> Result<()> {
 
     let lock = server.lock_database().await?;
     alice.publish(&again).await?;
-    until_ready_is(&server.api(), 503).await?;
+    server.api().until_ready(503).await?;
     server.kill().await?;
     alice.closed().await?;
     ensure!(alice.pubacks_so_far() == 0, "a PUBACK without a commit");

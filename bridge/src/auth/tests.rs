@@ -18,11 +18,7 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::connect(&Store::sqlite_url(folder.path()))
-            .await
-            .unwrap();
-        store.migrate().await.unwrap();
+        let (store, folder) = Store::fresh().await;
         let kicks = Kicks::default();
         let auth = open(&store, folder.path(), &kicks).await;
         auth.register(uid("alice"), "correct horse").await.unwrap();

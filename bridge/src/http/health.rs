@@ -217,10 +217,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_database_that_someone_else_writes_is_noticed_in_time() {
-        let folder = tempfile::tempdir().unwrap();
+        let (store, folder) = Store::fresh().await;
         let url = Store::sqlite_url(folder.path());
-        let store = Store::connect(&url).await.unwrap();
-        store.migrate().await.unwrap();
         assert_eq!(try_writing(store.clone()).await, None);
 
         // The lock of another process, and our own connection in use.

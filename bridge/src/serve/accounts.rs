@@ -84,11 +84,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_certificate_stands_for_its_user_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::connect(&Store::sqlite_url(folder.path()))
-            .await
-            .unwrap();
-        store.migrate().await.unwrap();
+        let (store, folder) = Store::fresh().await;
         let mut settings = Settings::defaults();
         settings.data_dir = folder.path().to_owned();
         let auth = Auth::open(store, &settings, Arc::new(|_, _| false));

@@ -47,11 +47,7 @@ struct Fixture {
 impl Fixture {
     /// The users alice and bob, who may give two grants each.
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::connect(&Store::sqlite_url(folder.path()))
-            .await
-            .unwrap();
-        store.migrate().await.unwrap();
+        let (store, folder) = Store::fresh().await;
         for name in ["alice", "bob"] {
             let user = User {
                 uid: uid(name),

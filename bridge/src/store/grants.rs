@@ -261,13 +261,7 @@ mod tests {
         let changes = prop::collection::vec(grant, 0..40);
 
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let store = runtime.block_on(async {
-            let store = Store::connect(&Store::sqlite_url(folder.path())).await;
-            let store = store.unwrap();
-            store.migrate().await.unwrap();
-            store
-        });
+        let (store, _folder) = runtime.block_on(Store::fresh());
         let config = ProptestConfig {
             cases: 16,
             failure_persistence: None,
