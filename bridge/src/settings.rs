@@ -14,6 +14,7 @@ use config::{
 };
 use serde::Deserialize;
 
+pub(crate) use options::is_unset;
 pub use options::{
     Action, ArchiveOptions, AuthOptions, BrokerAddress, ClientCert, ContactsOptions,
     DatabaseOptions, DevicesOptions, Effect, GroupsOptions, HttpOptions, HttpsOptions, LinkOptions,
@@ -190,7 +191,7 @@ impl Settings {
                 "no section has an address to listen on: there would be nothing to serve",
             ),
             (
-                self.data_dir.as_os_str().is_empty(),
+                is_unset(&self.data_dir),
                 "data_dir is empty: it names the folder for the database and the keys",
             ),
         ];

@@ -4,7 +4,7 @@ use broker::net::{Tls, TlsSettings};
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
-use crate::settings::{ClientCert, Settings};
+use crate::settings::{ClientCert, Settings, is_unset};
 use crate::store::chain;
 
 /// `None` where nobody listens.
@@ -68,7 +68,7 @@ fn mqtts(settings: &Settings) -> anyhow::Result<Option<Tls>> {
     if mqtts.listen.is_empty() {
         return Ok(None);
     }
-    let client_ca = Some(&mqtts.client_ca).filter(|file| !file.as_os_str().is_empty());
+    let client_ca = Some(&mqtts.client_ca).filter(|file| !is_unset(file));
     let tls = Tls::load(TlsSettings {
         cert: mqtts.cert.clone(),
         key: mqtts.key.clone(),
@@ -81,7 +81,7 @@ fn mqtts(settings: &Settings) -> anyhow::Result<Option<Tls>> {
 
 fn link(settings: &Settings) -> anyhow::Result<Option<Tls>> {
     let link = &settings.link;
-    if link.cert.as_os_str().is_empty() {
+    if is_unset(&link.cert) {
         return Ok(None);
     }
     let tls = Tls::load(TlsSettings {
@@ -100,7 +100,7 @@ fn https(settings: &Settings) -> anyhow::Result<Option<Tls>> {
     if https.listen.is_empty() {
         return Ok(None);
     }
-    let (cert, key) = if https.cert.as_os_str().is_empty() {
+    let (cert, key) = if is_unset(&https.cert) {
         (&mqtts.cert, &mqtts.key)
     } else {
         (&https.cert, &https.key)

@@ -69,6 +69,10 @@ impl Connection {
     fn is(&self, place: Place, session: u64) -> bool {
         self.place == place && self.session == session
     }
+
+    fn is_here(&self) -> bool {
+        self.place == Place::Here
+    }
 }
 
 /// What [`Presence`] knows of a user's devices.
@@ -181,7 +185,7 @@ impl Presence {
         let here = state
             .connections
             .iter()
-            .filter(|(_, connections)| connections.iter().any(|found| found.place == Place::Here));
+            .filter(|(_, connections)| connections.iter().any(Connection::is_here));
         here.map(|(uid, _)| uid.clone()).collect()
     }
 
@@ -189,10 +193,8 @@ impl Presence {
     pub(super) fn retain_here(&self, uids: &mut Vec<String>) {
         let state = self.state.lock();
         uids.retain(|uid| {
-            let connections = state.connections.get(uid.as_str()).into_iter().flatten();
-            connections
-                .into_iter()
-                .any(|found| found.place == Place::Here)
+            let mut connections = state.connections.get(uid.as_str()).into_iter().flatten();
+            connections.any(Connection::is_here)
         });
     }
 
@@ -298,8 +300,7 @@ impl Presence {
     pub fn count_here(&self) -> usize {
         let state = self.state.lock();
         let connections = state.connections.values().flatten();
-        let here = connections.filter(|connection| connection.place == Place::Here);
-        here.count()
+        connections.filter(|found| found.is_here()).count()
     }
 
     /// The devices that are connected to this node, by users.
@@ -307,7 +308,7 @@ impl Presence {
         let state = self.state.lock();
         let connections = state.connections.iter();
         let devices = connections.flat_map(|(uid, devices)| {
-            let here = devices.iter().filter(|found| found.place == Place::Here);
+            let here = devices.iter().filter(|found| found.is_here());
             here.map(|found| (uid.clone(), found.device.clone()))
         });
         devices.collect()
@@ -317,7 +318,7 @@ impl Presence {
     pub(super) fn devices_elsewhere(&self, uid: &Uid) -> Vec<String> {
         let state = self.state.lock();
         let connections = state.connections.get(uid).into_iter().flatten();
-        let elsewhere = connections.filter(|found| found.place != Place::Here);
+        let elsewhere = connections.filter(|found| !found.is_here());
         elsewhere.map(|found| found.device.clone()).collect()
     }
 
@@ -379,13 +380,12 @@ impl Presence {
     /// No session is this node's any more: another bridge has them, or nobody.
     pub(super) fn end_all(&self) {
         let mut state = self.state.lock();
-        let is_here = |found: &Connection| found.place == Place::Here;
         let users = state.connections.iter();
-        let users = users.filter(|(_, connections)| connections.iter().any(is_here));
+        let users = users.filter(|(_, connections)| connections.iter().any(Connection::is_here));
         let users: Vec<Uid> = users.map(|(uid, _)| uid.clone()).collect();
         for uid in &users {
             state.hand_over(uid, |connections| {
-                connections.retain(|found| !is_here(found))
+                connections.retain(|found| !found.is_here())
             });
         }
         drop(state);

@@ -269,7 +269,8 @@ pub enum Who {
     Everyone,
 }
 
-fn is_unset(path: &Path) -> bool {
+/// Whether a setting that names a file is empty.
+pub(crate) fn is_unset(path: &Path) -> bool {
     path.as_os_str().is_empty()
 }
 
@@ -378,7 +379,7 @@ impl LinkOptions {
     /// # Errors
     /// That there is none, that it is too short, or that its file can't be read.
     pub fn read_secret(&self) -> anyhow::Result<Secret> {
-        let secret = if self.secret_file.as_os_str().is_empty() {
+        let secret = if is_unset(&self.secret_file) {
             self.secret.clone()
         } else {
             let text = std::fs::read_to_string(&self.secret_file)
@@ -393,7 +394,6 @@ impl LinkOptions {
     }
 
     pub(super) fn checks(&self) -> [Check; 5] {
-        let is_empty = |path: &Path| path.as_os_str().is_empty();
         let secret = self.secret.expose();
         [
             (
@@ -405,15 +405,15 @@ impl LinkOptions {
                 "link.secret is shorter than 32 characters",
             ),
             (
-                !secret.is_empty() && !is_empty(&self.secret_file),
+                !secret.is_empty() && !is_unset(&self.secret_file),
                 "link.secret and link.secret_file are both set: which one counts?",
             ),
             (
-                is_empty(&self.cert) != is_empty(&self.key),
+                is_unset(&self.cert) != is_unset(&self.key),
                 "of link.cert and link.key only one is set",
             ),
             (
-                self.broker.starts_with("mqtts:") && is_empty(&self.ca),
+                self.broker.starts_with("mqtts:") && is_unset(&self.ca),
                 "link.broker is over TLS, which needs link.ca",
             ),
         ]

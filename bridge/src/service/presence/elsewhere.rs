@@ -91,7 +91,7 @@ impl Presence {
         let state = self.state.lock();
         let users = state.connections.range((lower(after), Bound::Unbounded));
         for (looked_at, (uid, connections)) in users.enumerate() {
-            let here = connections.iter().filter(|one| one.place == Place::Here);
+            let here = connections.iter().filter(|one| one.is_here());
             present.extend(here.map(|connection| of_roster(uid, connection)));
             if present.len() >= PART || looked_at >= LOOKED_AT_MAX {
                 up_to = Some(uid.clone());
