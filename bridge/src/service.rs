@@ -1,15 +1,16 @@
 //! The chat service: one pipeline that takes commands from both doors, decides them in batches, stores what they say,
 //! answers, and fans out.
 //!
-//! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds) between `intake` and
-//! `announcer` with `links`, `batch`, [`send`], `single` and `notes` (the transaction), `alarm` with [`schedule`] and `expiry` (what
-//! waits for its time), `catalog` (who is where, in memory), `cursors` (what devices have acknowledged), `retains` (what
-//! is kept of plain topics), [`presence`] (who is connected), [`appearance`] and `watchers` (what others see of that),
-//! `receipts` (what those who have written hear of readers), `feeds` and `catch_up` (from subscribing to live delivery:
-//! what a device missed), `briefing` (what the edge has to know first), `heard` (what other nodes tell), `crossing` and
-//! `reviews` (plain topics and rights among nodes), `indexer` (makes messages findable), `gate` with
-//! [`rates`] and [`words`] (what commands may come in at all), [`erasure`] (what a deleted account leaves), [`archiver`] and
-//! `archived` (messages that leave the database).
+//! Reading order: [`command`] (what can be asked), `job` (a command under way), `pipeline` (rounds; `patience` while the
+//! database is away) between `intake` and `announcer` with `links`, `batch`, [`send`], `places`, `single` and `notes` (the
+//! transaction), `effects` (what follows it), `alarm` with [`schedule`] and `expiry` (what waits for its time), `catalog` (who is
+//! where, in memory), `cursors` (what devices have acknowledged), `retains` (what is kept of plain topics), [`presence`] (who is
+//! connected), [`appearance`] and `watchers` (what others see of that), `receipts` (what those who have written hear of
+//! readers), `feeds` and `catch_up` (from subscribing to live delivery: what a device missed), `parcels` and `packed` (how that
+//! travels), `briefing` (what the edge has to know first), `outlet` with `arrivals` (what users get leaves in order, wherever
+//! it was stored), `heard` (what other nodes tell), `tail` (what was not heard of them), `crossing` and `reviews` (plain topics and
+//! rights among nodes), `indexer` (makes messages findable), `gate` with [`rates`] and [`words`] (what commands may come in
+//! at all), [`erasure`] (what a deleted account leaves), [`archiver`] and `archived` (messages that leave the database).
 //!
 //! Invariants: an answer leaves only after the commit that it speaks of; deliveries leave in the order of their
 //! commits; only the pipeline's task writes conversations, but for the archiver, who takes old messages away.
