@@ -3,10 +3,16 @@
 //! A password opens a login; the login hands out access tokens (JWTs, valid for an hour or so and checked without the
 //! database) and one refresh token, replaced at every use. Ending a login refuses its access tokens at once and ends
 //! the sessions that they opened.
+//!
+//! Reading order: [`Auth`] (who is calling), `accounts` and `administration` (who there is), `logins`, `following` (what others
+//! have ended), `revocations` (what no longer counts), `password`, [`token`], `key`, `backoff`.
 
+mod accounts;
 mod administration;
 mod backoff;
+mod following;
 mod key;
+mod logins;
 mod password;
 mod revocations;
 pub(crate) mod token;
@@ -17,28 +23,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use schema::Uid;
-use schema::link::{self, kick};
-use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use schema::link::kick;
 
-use self::administration::note;
 use self::backoff::Backoff;
 pub use self::backoff::TooManyFailures;
 use self::password::{Busy, Passwords};
 use self::revocations::Revocations;
-use self::token::{AccessTokens, RefreshToken};
+use self::token::AccessTokens;
 use crate::cluster::decisions::Decisions;
 use crate::settings::{AuthOptions, Settings};
-use crate::store::audit::OPERATOR;
-use crate::store::devices;
-use crate::store::logins::{self, Refresh, Revocation};
-use crate::store::users::{self, PasswordChange, Role, User};
+use crate::store::users::{self, Role, User};
 use crate::store::{self, Store};
 
 /// The longest password in bytes, so that a request can't make the server hash megabytes.
 const PASSWORD_MAX: usize = 1024;
-/// How often [`Auth::follow`] looks for logins and passwords that another process has ended.
-const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Ends sessions of a user; tells whether there were any.
 pub type Kick = Arc<dyn Fn(&Uid, Sessions<'_>) -> bool + Send + Sync>;
@@ -149,8 +147,6 @@ pub struct Auth {
     decisions: Decisions,
 }
 
-// === impl Auth: start ===
-
 impl Auth {
     /// Loads or makes the key, and reads which logins have been ended lately.
     ///
@@ -180,358 +176,6 @@ impl Auth {
     #[must_use]
     pub fn among(self, decisions: Decisions) -> Self {
         Auth { decisions, ..self }
-    }
-
-    /// Learns of logins and passwords that another process has ended, like `tidings user passwd`, and of sessions that
-    /// other nodes have ended, until it is dropped. A session that was opened since by the new password may end too, and
-    /// comes back.
-    pub async fn follow(self, mut kicks: mpsc::Receiver<link::Kick>) {
-        let mut interval = tokio::time::interval(FOLLOW_INTERVAL);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                Some(kick) = kicks.recv() => self.follow_kick(&kick).await,
-                _ = interval.tick() => self.follow_revocations().await,
-            }
-        }
-    }
-
-    async fn follow_revocations(&self) {
-        if let Err(error) = self.load_revocations().await {
-            tracing::warn!(error = %store::chain(&error), "can't look for ended logins");
-        }
-    }
-
-    /// Another node has ended sessions of a user.
-    async fn follow_kick(&self, kick: &link::Kick) {
-        let Ok(uid) = kick.uid.parse::<Uid>() else {
-            return tracing::error!("another node has ended sessions of a user who can't exist");
-        };
-        match &kick.which {
-            Some(kick::Which::Login(login)) => {
-                self.announce(&revocation(&uid, login.clone(), SystemTime::now()));
-            }
-            Some(kick::Which::Device(device)) => {
-                (self.kick)(&uid, Sessions::OfDevice(device));
-            }
-            None => {
-                // First what they were let in by, so that they don't come back with that, nor end again for it later.
-                self.follow_revocations().await;
-                (self.kick)(&uid, Sessions::All);
-            }
-        }
-    }
-
-    async fn load_revocations(&self) -> Result<(), store::Error> {
-        let now = SystemTime::now();
-        let since = self.revocations.unread_since(now);
-        let db = self.store.reader();
-        for revocation in logins::revoked_since(db, since).await? {
-            self.announce(&revocation);
-        }
-        for change in users::password_changes_since(db, since).await? {
-            self.announce_password(&change);
-        }
-        self.revocations.read_until(now);
-        Ok(())
-    }
-}
-
-// === impl Auth: accounts ===
-
-impl Auth {
-    /// Makes an account for a stranger.
-    ///
-    /// # Errors
-    /// [`AuthError::RegistrationClosed`], [`AuthError::Invalid`] or [`AuthError::Exists`].
-    pub async fn register(&self, uid: Uid, password: &str) -> Result<(), AuthError> {
-        if !self.options.registration {
-            return Err(AuthError::RegistrationClosed);
-        }
-        self.check_new_password(password)?;
-        self.insert(uid, password, Role::User, None).await
-    }
-
-    /// Makes an account on behalf of the operator, as the audit log tells.
-    ///
-    /// # Errors
-    /// [`AuthError::Invalid`] or [`AuthError::Exists`].
-    pub async fn add_user(&self, uid: Uid, password: &str, role: Role) -> Result<(), AuthError> {
-        self.check_new_password(password)?;
-        self.insert(uid, password, role, Some(OPERATOR)).await
-    }
-
-    /// [`Auth::add_user`] with any password, for the demo's.
-    ///
-    /// # Errors
-    /// [`AuthError::Exists`].
-    pub async fn add_user_unchecked(
-        &self,
-        uid: Uid,
-        password: &str,
-        role: Role,
-    ) -> Result<(), AuthError> {
-        self.insert(uid, password, role, None).await
-    }
-
-    async fn insert(
-        &self,
-        uid: Uid,
-        password: &str,
-        role: Role,
-        by: Option<&str>,
-    ) -> Result<(), AuthError> {
-        // Asked first, so that a taken uid does not cost a hash.
-        if users::is_taken(self.store.reader(), &uid).await? {
-            return Err(AuthError::Exists);
-        }
-        let user = User {
-            uid,
-            kind: "person".to_owned(),
-            role,
-            password_hash: self.passwords.hash(password.into()).await?,
-            created_at: SystemTime::now(),
-            password_changed_at: None,
-        };
-        store::repeat(|| self.try_insert(&user, by)).await
-    }
-
-    async fn try_insert(&self, user: &User, by: Option<&str>) -> Result<(), AuthError> {
-        let change = self.store.begin().await?;
-        match users::add(&change, user).await {
-            Err(store::Error::Exists(_)) => return Err(AuthError::Exists),
-            added => added?,
-        }
-        note(&change, by, "user.add", &user.uid, user.created_at).await?;
-        Ok(change.commit().await.map_err(store::Error::from)?)
-    }
-
-    /// Replaces a password that the user knows, and ends all the user's logins and sessions.
-    ///
-    /// # Errors
-    /// [`AuthError::Refused`] when `old` is wrong, [`AuthError::TooManyFailures`] when it was too often,
-    /// [`AuthError::Invalid`] when `new` is not acceptable.
-    pub async fn change_password(
-        &self,
-        uid: &Uid,
-        old: &str,
-        new: &str,
-        address: IpAddr,
-    ) -> Result<(), AuthError> {
-        self.check_new_password(new)?;
-        let old = old.as_bytes();
-        let user = self.user_by_password(uid, old, address).await?;
-        self.replace_password(uid, Some(&user.password_hash), new, None)
-            .await
-    }
-
-    /// Replaces a password on behalf of `by`, an administrator or the operator, and ends all the user's logins and
-    /// sessions.
-    ///
-    /// # Errors
-    /// [`AuthError::Refused`] when there is no such user, [`AuthError::Invalid`] when `new` is not acceptable.
-    pub async fn set_password(&self, uid: &Uid, new: &str, by: &str) -> Result<(), AuthError> {
-        self.check_new_password(new)?;
-        self.replace_password(uid, None, new, Some(by)).await
-    }
-
-    /// `old` is the hash that was compared with; by the time of the change it may be another.
-    async fn replace_password(
-        &self,
-        uid: &Uid,
-        old: Option<&str>,
-        new: &str,
-        by: Option<&str>,
-    ) -> Result<(), AuthError> {
-        let new = self.passwords.hash(new.into()).await?;
-        store::repeat(|| self.try_replace(uid, old, &new, by)).await
-    }
-
-    async fn try_replace(
-        &self,
-        uid: &Uid,
-        old: Option<&str>,
-        new: &str,
-        by: Option<&str>,
-    ) -> Result<(), AuthError> {
-        let now = SystemTime::now();
-        let change = self.store.begin().await?;
-        let changed_at = users::set_password_hash(&change, uid, old, new, now).await?;
-        let changed_at = changed_at.ok_or(AuthError::Refused)?;
-        let ended = logins::revoke_all(&change, uid, now).await?;
-        note(&change, by, "user.password", uid, now).await?;
-        let kick = self.decisions.kick(&change, uid, Sessions::All).await?;
-        change.commit().await.map_err(store::Error::from)?;
-        self.end_logins(uid, ended, now);
-        self.decisions.tell(kick);
-        let uid = uid.clone();
-        self.announce_password(&PasswordChange { uid, changed_at });
-        Ok(())
-    }
-
-    /// Refuses what the old password opens from now on, and ends the user's sessions if that is news.
-    fn announce_password(&self, change: &PasswordChange) {
-        if self.revocations.insert_password(change) {
-            (self.kick)(&change.uid, Sessions::All);
-        }
-    }
-
-    fn check_new_password(&self, password: &str) -> Result<(), AuthError> {
-        let min = self.options.password_min;
-        if password.chars().count() < min || password.len() > PASSWORD_MAX {
-            let reason = format!("a password is {min} characters to {PASSWORD_MAX} bytes long");
-            return Err(AuthError::Invalid(reason));
-        }
-        Ok(())
-    }
-}
-
-// === impl Auth: logins ===
-
-impl Auth {
-    /// Opens a login by password.
-    ///
-    /// # Errors
-    /// [`AuthError::Refused`] when uid or password is wrong, [`AuthError::TooManyFailures`] when they were too often.
-    pub async fn login(
-        &self,
-        uid: &Uid,
-        password: &str,
-        address: IpAddr,
-    ) -> Result<Tokens, AuthError> {
-        let password = password.as_bytes();
-        let user = self.user_by_password(uid, password, address).await?;
-        store::repeat(|| self.try_login(uid, &user)).await
-    }
-
-    async fn try_login(&self, uid: &Uid, user: &User) -> Result<Tokens, AuthError> {
-        let refresh = RefreshToken::new(token::login_id());
-        let now = SystemTime::now();
-        let hash = refresh.hash();
-        let next = self.next(&hash, now);
-        let horizon = self.revocations.horizon(now);
-
-        let change = self.store.begin().await?;
-        logins::prune(&change, uid, now, horizon).await?;
-        let is_added =
-            logins::add(&change, refresh.login(), uid, next, &user.password_hash).await?;
-        change.commit().await.map_err(store::Error::from)?;
-        if !is_added {
-            return Err(AuthError::Refused);
-        }
-        Ok(self.tokens(uid, user.role, &refresh, now))
-    }
-
-    /// Exchanges a refresh token for a new pair. A token that was used before has been copied by someone: it ends
-    /// the login.
-    ///
-    /// # Errors
-    /// [`AuthError::Refused`] when the token is not the valid one of a living login.
-    pub async fn refresh(&self, token: &str) -> Result<Tokens, AuthError> {
-        let old = RefreshToken::parse(token).ok_or(AuthError::Refused)?;
-        let now = SystemTime::now();
-        let login = logins::lookup(self.store.reader(), old.login()).await?;
-        let login = login.ok_or(AuthError::Refused)?;
-        if login.is_revoked || login.expires_at <= now {
-            return Err(AuthError::Refused);
-        }
-
-        let new = RefreshToken::new(old.login().to_owned());
-        let new_hash = new.hash();
-        let next = self.next(&new_hash, now);
-        let db = self.store.writer();
-        if !logins::rotate(db, old.login(), &old.hash(), next, now).await? {
-            tracing::warn!(user.id = %login.uid, "an old refresh token was used; its login is ended");
-            self.logout(&login.uid, old.login()).await?;
-            return Err(AuthError::Refused);
-        }
-        Ok(self.tokens(&login.uid, login.role, &new, now))
-    }
-
-    /// Ends a login of a user, and the sessions that it opened.
-    ///
-    /// # Errors
-    /// [`AuthError::Store`] when the database can't note it; the login lives on then.
-    pub async fn logout(&self, uid: &Uid, login: &str) -> Result<(), AuthError> {
-        store::repeat(|| self.try_logout(uid, login)).await
-    }
-
-    async fn try_logout(&self, uid: &Uid, login: &str) -> Result<(), AuthError> {
-        let now = SystemTime::now();
-        let change = self.store.begin().await?;
-        logins::revoke(&change, uid, login, now).await?;
-        let which = Sessions::OfLogin(login);
-        let kick = self.decisions.kick(&change, uid, which).await?;
-        change.commit().await.map_err(store::Error::from)?;
-        self.announce(&revocation(uid, login.to_owned(), now));
-        self.decisions.tell(kick);
-        Ok(())
-    }
-
-    /// Ends the login that a refresh token belongs to.
-    ///
-    /// # Errors
-    /// As [`Auth::refresh`] has them.
-    pub async fn logout_by_refresh_token(&self, token: &str) -> Result<(), AuthError> {
-        // The token is used up first, which checks it.
-        let tokens = self.refresh(token).await?;
-        let identity = self.verify_access(&tokens.access)?;
-        match identity.login {
-            Some(login) => self.logout(&identity.uid, &login).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Forgets a user's device, and ends its session; with a valid password or token it can come back, as a new device.
-    /// Tells whether it was known, or had a session at this node.
-    ///
-    /// # Errors
-    /// [`store::Error`] when the database can't note it; nothing has changed then.
-    pub async fn forget_device(&self, uid: &Uid, device: &str) -> Result<bool, store::Error> {
-        store::repeat(|| self.try_forget(uid, device)).await
-    }
-
-    async fn try_forget(&self, uid: &Uid, device: &str) -> Result<bool, store::Error> {
-        let which = Sessions::OfDevice(device);
-        let change = self.store.begin().await?;
-        let is_known = devices::forget(&change, (uid, device)).await?;
-        let kick = self.decisions.kick(&change, uid, which).await?;
-        change.commit().await?;
-        // After it is forgotten: what comes back is a new device.
-        let had_session = (self.kick)(uid, which);
-        self.decisions.tell(kick);
-        Ok(is_known || had_session)
-    }
-
-    fn next<'a>(&self, hash: &'a [u8], now: SystemTime) -> Refresh<'a> {
-        Refresh {
-            hash,
-            expires_at: now + self.options.refresh_token_ttl,
-        }
-    }
-
-    fn tokens(&self, uid: &Uid, role: Role, refresh: &RefreshToken, now: SystemTime) -> Tokens {
-        let admin = role == Role::Admin;
-        Tokens {
-            access: (self.access_tokens).issue(uid.as_str(), refresh.login(), admin, now),
-            refresh: refresh.to_string(),
-            expires_in: self.access_tokens.ttl(),
-        }
-    }
-
-    /// Refuses a login's tokens from now on, and ends its sessions if that is news.
-    fn announce(&self, revocation: &Revocation) {
-        if self.revocations.insert(revocation) {
-            (self.kick)(&revocation.uid, Sessions::OfLogin(&revocation.id));
-        }
-    }
-}
-
-fn revocation(uid: &Uid, id: String, revoked_at: SystemTime) -> Revocation {
-    Revocation {
-        id,
-        uid: uid.clone(),
-        revoked_at,
     }
 }
 

@@ -1,36 +1,31 @@
 //! The `tidings` binary as a child process, with a data folder of its own.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+mod folder;
+mod process;
+
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::timeout;
 
+use self::process::Process;
 use crate::client::Builder;
-use crate::daemon::free_port;
-use crate::database::{Database, DatabaseLock, Engine};
+use crate::database::{Database, DatabaseLock};
 use crate::device;
-use crate::disk::SmallDisk;
 use crate::http::Api;
 use crate::session::Session;
 use crate::tls::Authority;
 use crate::tunnel::{Through, Tunnel};
-use crate::wait::PATIENCE;
+
+pub use folder::Folder;
+pub use process::Program;
 
 /// Lines of the server's log that a failing test shows.
 const LOG_TAIL_LINES: usize = 60;
-
-/// Room for the data of a server with a small disk.
-const DISK_MIB: u32 = 64;
 
 /// A running server. A test ends with [`Server::finish`]; a server dropped before that has seen its test fail,
 /// and shows the end of its log.
@@ -39,81 +34,6 @@ pub struct Server {
     folder: Folder,
     finished: bool,
 }
-
-/// Where a server keeps its things; removed at the end.
-pub struct Folder {
-    /// Before `root`, because what is mounted can't be removed.
-    disk: Option<SmallDisk>,
-    root: TempDir,
-    /// Once a server has been started here, unless it is told to use another one.
-    database: Option<Database>,
-    /// Environment variables of the server, at each of its starts.
-    settings: Vec<(String, String)>,
-    /// Who signed the server's certificate, when it has one.
-    authority: Option<Authority>,
-    /// Where the server listens from its first start on, for those that are not given any port.
-    ports: Listeners,
-    program: Program,
-}
-
-/// What runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Program {
-    /// `tidings serve`.
-    Serve,
-    /// `tidings broker`: it needs no database, and has `link`.
-    Broker,
-    /// `tidings bridge`: it has HTTP only.
-    Bridge,
-}
-
-impl Program {
-    fn name(self) -> &'static str {
-        match self {
-            Program::Serve => "serve",
-            Program::Broker => "broker",
-            Program::Bridge => "bridge",
-        }
-    }
-
-    fn doors(self, has_tls: bool) -> &'static [&'static str] {
-        match (self, has_tls) {
-            (Program::Serve, false) => &["mqtt", "http"],
-            (Program::Serve, true) => &["mqtt", "http", "mqtts", "https"],
-            (Program::Broker, _) => &["mqtt", "http", "link"],
-            (Program::Bridge, _) => &["http"],
-        }
-    }
-}
-
-/// The kinds of port that a server may have, as its `listening` lines name them, with their settings.
-const DOORS: [(&str, &str); 5] = [
-    ("mqtt", "TIDINGS__MQTT__LISTEN"),
-    ("http", "TIDINGS__HTTP__LISTEN"),
-    ("mqtts", "TIDINGS__MQTTS__LISTEN"),
-    ("https", "TIDINGS__HTTPS__LISTEN"),
-    ("link", "TIDINGS__LINK__LISTEN"),
-];
-
-/// Limits of people that a test sets where it is about them.
-const UNLIMITED: [&str; 3] = [
-    "TIDINGS__RATES__SENDS_PER_USER",
-    "TIDINGS__RATES__SENDS_PER_CONVERSATION",
-    "TIDINGS__RATES__EXPENSIVE_PER_MINUTE",
-];
-
-/// Where a server listens, by kind of port.
-type Listeners = BTreeMap<String, SocketAddr>;
-
-/// One life of the server.
-struct Process {
-    child: Child,
-    /// Kept open, or the server's next line to it would fail.
-    _stdout: Lines<BufReader<ChildStdout>>,
-    listeners: Listeners,
-}
-
-// === impl Server ===
 
 impl Server {
     /// A fresh server with these users. Their passwords are what [`password_of`] says.
@@ -395,245 +315,6 @@ fn is_alarming(line: &str) -> bool {
     line.split([' ', ':', ',']).any(is_word) || line.contains("panicked at")
 }
 
-// === impl Folder ===
-
-impl Folder {
-    /// An empty one under the system's temporary folder.
-    pub fn new() -> Result<Self> {
-        let root = tempfile::Builder::new().prefix("tidings-test-").tempdir()?;
-        fs::create_dir(root.path().join("data"))?;
-        Ok(Folder {
-            disk: None,
-            root,
-            database: None,
-            settings: Vec::new(),
-            authority: None,
-            ports: Listeners::new(),
-            program: Program::Serve,
-        })
-    }
-
-    /// What its server is.
-    pub fn running(mut self, program: Program) -> Self {
-        self.program = program;
-        self
-    }
-
-    /// Its server's ports are such that no outgoing connection takes them while it is down.
-    pub fn with_own_ports(mut self) -> Result<Self> {
-        for door in self.program.doors(false) {
-            let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-            self.ports.insert((*door).to_owned(), address);
-        }
-        Ok(self)
-    }
-
-    /// One whose server also listens for MQTT and HTTP over TLS, with a certificate for 127.0.0.1 and localhost.
-    pub fn with_tls() -> Result<Self> {
-        let mut folder = Self::new()?;
-        let authority = Authority::new()?;
-        folder.write_certificate(&authority)?;
-        folder.authority = Some(authority);
-        let [cert, key] = folder.certificate_files();
-        let path = |path: PathBuf| path.display().to_string();
-        Ok(folder
-            .setting("TIDINGS__MQTTS__CERT", &path(cert))
-            .setting("TIDINGS__MQTTS__KEY", &path(key)))
-    }
-
-    /// Puts a new certificate for the server, signed by this authority, into the files that it reads.
-    pub fn write_certificate(&self, authority: &Authority) -> Result<()> {
-        let server = authority.server()?;
-        self.write_certificate_files(&server.cert_pem(), &server.key_pem())
-    }
-
-    /// Puts whatever it is into these files.
-    pub fn write_certificate_files(&self, cert_pem: &str, key_pem: &str) -> Result<()> {
-        let [cert, key] = self.certificate_files();
-        // The key first: whoever reads in between has a pair that does not match, and tries again.
-        fs::write(key, key_pem)?;
-        fs::write(cert, cert_pem)?;
-        Ok(())
-    }
-
-    fn certificate_files(&self) -> [PathBuf; 2] {
-        ["server.pem", "server.key"].map(|name| self.root.path().join(name))
-    }
-
-    /// Asks clients for a certificate that the folder's authority has signed; `how` is "optional" or "required".
-    pub fn client_certificates(self, how: &str) -> Result<Self> {
-        let authority = self.authority.as_ref().context("it has no TLS")?;
-        let path = self.root.path().join("clients.pem");
-        fs::write(&path, authority.cert_pem())?;
-        Ok(self
-            .setting("TIDINGS__MQTTS__CLIENT_CA", &path.display().to_string())
-            .setting("TIDINGS__MQTTS__CLIENT_CERT", how))
-    }
-
-    /// What stands in the file of `--config`.
-    pub fn config(self, toml: &str) -> Result<Self> {
-        self.write_config(toml)?;
-        Ok(self)
-    }
-
-    /// The same for the server's next start.
-    pub fn write_config(&self, toml: &str) -> Result<()> {
-        Ok(fs::write(self.config_file(), toml)?)
-    }
-
-    fn config_file(&self) -> PathBuf {
-        self.root.path().join("tidings.toml")
-    }
-
-    /// One whose database is there before any server.
-    pub async fn with_database(mut self) -> Result<Self> {
-        self.make_database().await?;
-        Ok(self)
-    }
-
-    /// Where the database is.
-    pub fn database_url(&self) -> Result<String> {
-        let database = self.database.as_ref();
-        Ok(database.context("no server was started here")?.url())
-    }
-
-    async fn make_database(&mut self) -> Result<()> {
-        if self.database.is_some() {
-            return Ok(());
-        }
-        let mut names = self.settings.iter().map(|(name, _)| name);
-        let has_one = names.any(|name| name == "TIDINGS__DATABASE__URL");
-        if has_one || self.program == Program::Broker {
-            return Ok(());
-        }
-        let engine = match self.disk {
-            Some(_) => Engine::Sqlite,
-            None => Engine::tested(),
-        };
-        self.database = Some(Database::make(engine, self.data_dir()).await?);
-        Ok(())
-    }
-
-    /// Runs the program for this folder and its database with these arguments, and returns what it prints. What it says when it
-    /// fails is the error.
-    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.command()?;
-        command.args(arguments);
-        command.envs(self.settings.iter().cloned());
-        let output = timeout(PATIENCE, command.kill_on_drop(true).output()).await??;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let name = arguments.first().unwrap_or(&"");
-        ensure!(output.status.success(), "tidings {name}: {stderr}");
-        Ok(String::from_utf8(output.stdout)?)
-    }
-
-    /// The program with what it needs to know of the folder and its database.
-    fn command(&self) -> Result<Command> {
-        let mut command = Command::new(binary()?);
-        isolate(&mut command);
-        command.env("TIDINGS__DATA_DIR", self.data_dir());
-        if let Some(database) = &self.database {
-            command.env("TIDINGS__DATABASE__URL", database.url());
-        }
-        if self.config_file().exists() {
-            command.arg("--config").arg(self.config_file());
-        }
-        Ok(command)
-    }
-
-    /// Which ports a server here has at first: any, if it has none of its own.
-    fn doors(&self) -> Listeners {
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        let doors = self.program.doors(self.authority.is_some()).iter();
-        doors
-            .map(|door| ((*door).to_owned(), any_port))
-            .chain(self.ports.clone())
-            .collect()
-    }
-
-    /// A setting that differs from the default, such as `TIDINGS__SHUTDOWN__TIMEOUT`.
-    pub fn setting(mut self, name: &str, value: &str) -> Self {
-        self.settings.push((name.into(), value.into()));
-        self
-    }
-
-    /// One whose data part is a disk of its own, which the test can fill. `None` when this user may not mount.
-    pub fn on_small_disk() -> Result<Option<Self>> {
-        let mut folder = Self::new()?;
-        folder.disk = SmallDisk::mount(&folder.data_dir(), DISK_MIB)?;
-        Ok(folder.disk.is_some().then_some(folder))
-    }
-
-    /// The server's part of it. The log stands beside it, so that a full disk does not hide why.
-    pub fn data_dir(&self) -> PathBuf {
-        self.root.path().join("data")
-    }
-
-    fn log_file(&self) -> PathBuf {
-        self.root.path().join("server.log")
-    }
-
-    fn log(&self) -> String {
-        let bytes = fs::read(self.log_file()).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-// === impl Process ===
-
-impl Process {
-    /// Starts the program, and waits until it says where it listens and that it is ready.
-    async fn start(folder: &Folder, doors: &Listeners) -> Result<Self> {
-        let spawned = serve(folder, doors)?.spawn();
-        let mut child = spawned.context("starting tidings")?;
-        let stdout = child.stdout.take().context("stdout is piped")?;
-        let mut stdout = BufReader::new(stdout).lines();
-
-        let listeners = timeout(PATIENCE, read_listeners(&mut stdout))
-            .await
-            .with_context(|| format!("not ready within {PATIENCE:?}"))?
-            .with_context(|| format!("the server did not start; its log:\n{}", folder.log()))?;
-        for door in doors.keys() {
-            ensure!(
-                listeners.contains_key(door),
-                "ready without a listener for {door}"
-            );
-        }
-        Ok(Process {
-            child,
-            _stdout: stdout,
-            listeners,
-        })
-    }
-
-    fn listener(&self, door: &str) -> SocketAddr {
-        let address = self.listeners.get(door);
-        *address.unwrap_or_else(|| panic!("this server does not listen for {door}"))
-    }
-
-    async fn signal(&self, name: &str) -> Result<()> {
-        let pid = self.child.id().context("the server has already ended")?;
-        let kill = format!("kill -{name} {pid}");
-        let sent = Command::new("sh").args(["-c", &kill]).status().await?;
-        ensure!(sent.success(), "{kill}: {sent}");
-        Ok(())
-    }
-
-    /// SIGTERM, and a good end.
-    async fn terminate(&mut self) -> Result<()> {
-        self.signal("TERM").await?;
-        self.wait().await
-    }
-
-    async fn wait(&mut self) -> Result<()> {
-        let status = timeout(PATIENCE, self.child.wait())
-            .await
-            .with_context(|| format!("still running {PATIENCE:?} after SIGTERM"))??;
-        ensure!(status.success(), "the server left with {status}");
-        Ok(())
-    }
-}
-
 /// The statement that makes two users each other's contacts.
 pub(crate) fn befriending(one: &str, other: &str) -> String {
     let row = |uid: &str, other: &str| {
@@ -641,78 +322,4 @@ pub(crate) fn befriending(one: &str, other: &str) -> String {
     };
     let rows = [row(one, other), row(other, one)].join(", ");
     format!("INSERT INTO contacts VALUES {rows}")
-}
-
-fn serve(folder: &Folder, doors: &Listeners) -> Result<Command> {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(folder.log_file())?;
-    let mut command = folder.command()?;
-    for (door, setting) in DOORS {
-        if let Some(address) = doors.get(door) {
-            command.env(setting, address.to_string());
-        }
-    }
-    command
-        .arg(folder.program.name())
-        .env(
-            "TIDINGS__LOG",
-            std::env::var("TIDINGS_TEST_LOG").unwrap_or("info".into()),
-        )
-        // A test's user writes more than a person.
-        .envs(UNLIMITED.map(|name| (name, "0")))
-        .envs(folder.settings.iter().cloned())
-        .env("NO_COLOR", "1")
-        .env("RUST_BACKTRACE", "1")
-        .current_dir(folder.root.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .kill_on_drop(true);
-    Ok(command)
-}
-
-/// Settings of the developer's own shell must not reach the test.
-fn isolate(command: &mut Command) {
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TIDINGS_")) {
-        command.env_remove(name);
-    }
-}
-
-/// `TIDINGS_BIN`, or the binary that cargo put beside this test's own folder, or beside this program.
-fn binary() -> Result<PathBuf> {
-    let binary = match std::env::var_os("TIDINGS_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let this = std::env::current_exe()?;
-            let folder = this.parent().context("a program is in a folder")?;
-            match folder.ends_with("deps") {
-                true => folder.with_file_name("tidings"),
-                false => folder.join("tidings"),
-            }
-        }
-    };
-    ensure!(
-        binary.is_file(),
-        "{} is missing: `cargo build` makes it, tests/run does all of it",
-        binary.display()
-    );
-    Ok(binary)
-}
-
-/// Reads `listening mqtt 127.0.0.1:40001`, the same for the other kinds of port, and `ready`. Of several addresses of a
-/// kind the first one counts.
-async fn read_listeners(stdout: &mut Lines<BufReader<ChildStdout>>) -> Result<Listeners> {
-    let mut listeners = Listeners::new();
-    while let Some(line) = stdout.next_line().await? {
-        match line.split(' ').collect::<Vec<_>>()[..] {
-            ["listening", door, address] => {
-                listeners.entry(door.to_owned()).or_insert(address.parse()?);
-            }
-            ["ready"] => return Ok(listeners),
-            _ => {}
-        }
-    }
-    bail!("its stdout ended before `ready`")
 }

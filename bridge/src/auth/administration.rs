@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use schema::Uid;
 
-use super::{Auth, AuthError, Sessions, revocation};
+use super::logins::revocation;
+use super::{Auth, AuthError, Sessions};
 use crate::store::audit::{self, Act};
 use crate::store::users::{self, PasswordChange};
 use crate::store::{self, Transaction, erasure, logins};
