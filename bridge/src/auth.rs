@@ -5,7 +5,7 @@
 //! the sessions that they opened.
 //!
 //! Reading order: [`Auth`] (who is calling), `accounts` and `administration` (who there is), `logins`, `following` (what others
-//! have ended), `revocations` (what no longer counts), `password`, [`token`], `key`, `backoff`.
+//! have ended), `revocations` (what no longer counts), `password`, `token`, `key`, `backoff`.
 
 mod accounts;
 mod administration;
