@@ -53,6 +53,15 @@ pub enum Error {
         #[source]
         source: file::Damaged,
     },
+    /// The object would be larger than can be read.
+    #[error("the object {object} can't be written")]
+    TooLarge {
+        /// Its name.
+        object: String,
+        /// How large it would be.
+        #[source]
+        source: file::TooLarge,
+    },
     /// It could not be used a moment ago, and is not asked again yet.
     #[error("the object store is left alone after an error")]
     Resting,
@@ -159,12 +168,24 @@ impl Archive {
         }
     }
 
-    /// Writes an object; returns its size.
+    /// Writes an object, if it can be read again; returns its size.
     ///
     /// # Errors
     /// [`Error`]; it may have been written all the same.
     pub async fn write(&self, object: &str, run: &Run) -> Result<usize, Error> {
-        let bytes = Bytes::from(file::encode(run));
+        let damaged = |source| Error::Damaged {
+            object: object.to_owned(),
+            source,
+        };
+        let bytes = file::encode(run).map_err(|source| Error::TooLarge {
+            object: object.to_owned(),
+            source,
+        })?;
+        // It will be all that is left of its messages.
+        if file::decode(&bytes).map_err(damaged)?.0 != *run {
+            return Err(damaged(file::Damaged::Different));
+        }
+        let bytes = Bytes::from(bytes);
         let size = bytes.len();
         self.bucket.put(object, bytes).await?;
         Ok(size)

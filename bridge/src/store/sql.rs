@@ -396,6 +396,15 @@ pub fn now(backend: DbBackend) -> &'static str {
     }
 }
 
+/// The sum of whole numbers as a whole number of 64 bits, whatever the dialect makes of it.
+#[must_use]
+pub fn sum(backend: DbBackend, of: &str) -> String {
+    match backend {
+        DbBackend::MySql => format!("CAST(SUM({of}) AS SIGNED)"),
+        _ => format!("CAST(SUM({of}) AS BIGINT)"),
+    }
+}
+
 /// ` FOR UPDATE`, where rows can be locked one by one; SQLite's write transaction has locked them all.
 #[must_use]
 pub fn for_update(backend: DbBackend) -> &'static str {

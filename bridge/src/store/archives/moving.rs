@@ -1,28 +1,23 @@
 //! From rows to a file.
 //!
-//! The rows are read without a lock, and taken away under the conversation's lock if nothing has happened to them
-//! meanwhile, which `changed_messages` tells.
+//! The rows are read without a lock (`reading`), and taken away under the conversation's lock if nothing has happened to
+//! them meanwhile, which `changed_messages` tells.
 
-use std::collections::BTreeMap;
+mod reading;
 
 use schema::{archive, v1};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
-use super::{Directory, NEWEST_KEPT, NewEntry, ids, strays};
+pub use reading::read_run;
+
+use super::{Directory, NEWEST_KEPT, ids, strays};
 use crate::content;
-use crate::store::operations::{self, Gone, Place};
+use crate::store::operations::{self, Place};
 use crate::store::{Error, search, sql};
 
-/// A file ends after so many messages, or with the one that brings it to so many bytes.
-const MESSAGES_MAX: usize = 1000;
-const BYTES_MAX: usize = 1024 * 1024;
 /// Fewer messages, or bytes, than this are left where they are until there are more.
 const MESSAGES_MIN: usize = 50;
 const BYTES_MIN: usize = 256 * 1024;
-/// Messages that are read at once: bodies may be large.
-const STEP: usize = 250;
-/// What a message takes in a file beside its content, about.
-const ROW_BYTES: usize = 100;
 
 /// A conversation, with what tells whether it is worth a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,174 +150,6 @@ pub(super) fn object_name(conversation_id: i64, first: u32, last: u32, nonce: u6
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         >> 56;
     format!("{part:02x}/{conversation_id:016x}/{first:08x}-{last:08x}-{nonce:016x}")
-}
-
-/// The oldest rows of a conversation below `below_seq` and with ids below `below_id`, as far as they fit into a file, and
-/// where they are enough for one. It ends before a message that is still to disappear.
-///
-/// # Errors
-/// [`Error`] when the database can't answer.
-pub async fn read_run<C: ConnectionTrait>(
-    db: &C,
-    candidate: &Candidate,
-    below_seq: u32,
-    below_id: u64,
-) -> Result<Option<Run>, Error> {
-    let mut rows: Vec<Row> = Vec::new();
-    let mut bytes = 0;
-    let mut after = candidate.archived_seq;
-    'steps: loop {
-        let step = read_rows(db, candidate.conversation_id, (after, below_seq)).await?;
-        let is_last = step.len() < STEP;
-        for row in step {
-            let is_full = rows.len() >= MESSAGES_MAX || bytes >= BYTES_MAX;
-            if is_full || row.stored.msg_id >= below_id || row.will_disappear {
-                break 'steps;
-            }
-            after = row.stored.seq;
-            bytes += row.stored.content.len() + ROW_BYTES;
-            rows.push(row);
-        }
-        if is_last {
-            break;
-        }
-    }
-    add_reactions(db, &mut rows).await?;
-    add_revisions(db, &mut rows).await?;
-    let run = Run {
-        conversation_id: candidate.conversation_id,
-        after: candidate.archived_seq,
-        last_seq: after,
-        changes: candidate.changes,
-        directory: directory(&rows),
-        stored: archive::Run {
-            conversation: candidate.conversation_id,
-            messages: rows.into_iter().map(|row| row.stored).collect(),
-        },
-        bytes,
-    };
-    Ok(run.is_worth_a_file().then_some(run))
-}
-
-struct Row {
-    stored: archive::Stored,
-    gone: Option<Gone>,
-    hidden_from: Option<String>,
-    /// Its time has not run out.
-    will_disappear: bool,
-}
-
-async fn read_rows<C: ConnectionTrait>(
-    db: &C,
-    conversation_id: i64,
-    (after, below): (u32, u32),
-) -> Result<Vec<Row>, Error> {
-    let text = format!(
-        "SELECT msg_id, seq, sender, sender_device, client_msg_id, client_seq, kind, content, state, edited_at,
-            expires_at, hidden_from
-        FROM messages WHERE conversation_id = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT {STEP}"
-    );
-    let values = [
-        conversation_id.into(),
-        after.cast_signed().into(),
-        below.cast_signed().into(),
-    ];
-    let rows = sql::query(db, &text, values).await?;
-    Ok(rows.iter().map(row_of).collect::<Result<_, _>>()?)
-}
-
-fn row_of(row: &QueryResult) -> Result<Row, DbErr> {
-    let gone = Gone::of_state(row.try_get("", "state")?);
-    let expires_at: Option<i64> = row.try_get("", "expires_at")?;
-    let client_msg_id: Option<String> = row.try_get("", "client_msg_id")?;
-    let edited_at: Option<i64> = row.try_get("", "edited_at")?;
-    let content: Vec<u8> = row.try_get("", "content")?;
-    Ok(Row {
-        stored: archive::Stored {
-            msg_id: row.try_get("", "msg_id").map(i64::cast_unsigned)?,
-            seq: row.try_get("", "seq").map(i32::cast_unsigned)?,
-            sender: row.try_get("", "sender")?,
-            sender_device: row.try_get("", "sender_device")?,
-            client_msg_id: client_msg_id.unwrap_or_default(),
-            client_seq: row.try_get("", "client_seq").map(i64::cast_unsigned)?,
-            kind: row.try_get("", "kind")?,
-            content: content.into(),
-            edited_at: edited_at.unwrap_or_default(),
-            ..Default::default()
-        },
-        gone,
-        hidden_from: row.try_get("", "hidden_from")?,
-        will_disappear: gone.is_none() && expires_at.is_some(),
-    })
-}
-
-async fn add_reactions<C: ConnectionTrait>(db: &C, rows: &mut [Row]) -> Result<(), Error> {
-    let text = "SELECT msg_id, emoji, uid, at FROM reactions WHERE msg_id {in}";
-    let mut found: BTreeMap<u64, Vec<(i64, archive::Reaction)>> = BTreeMap::new();
-    for row in sql::query_rows(db, text, ids_of(rows)).await? {
-        let msg_id: i64 = row.try_get("", "msg_id")?;
-        let reaction = archive::Reaction {
-            emoji: row.try_get("", "emoji")?,
-            uid: row.try_get("", "uid")?,
-        };
-        let reactions = found.entry(msg_id.cast_unsigned()).or_default();
-        reactions.push((row.try_get("", "at")?, reaction));
-    }
-    for row in rows {
-        if let Some(mut reactions) = found.remove(&row.stored.msg_id) {
-            reactions.sort_by(|(at, one), (other_at, other)| {
-                (at, &one.uid, &one.emoji).cmp(&(other_at, &other.uid, &other.emoji))
-            });
-            let reactions = reactions.into_iter().map(|(_, reaction)| reaction);
-            row.stored.reactions = reactions.collect();
-        }
-    }
-    Ok(())
-}
-
-async fn add_revisions<C: ConnectionTrait>(db: &C, rows: &mut [Row]) -> Result<(), Error> {
-    // Only what was edited has any.
-    let mut edited = sql::Rows::new(1);
-    for row in rows.iter().filter(|row| row.stored.edited_at != 0) {
-        edited.push([row.stored.msg_id.cast_signed().into()]);
-    }
-    let text = "SELECT msg_id, number, content, at FROM revisions WHERE msg_id {in}";
-    let mut found: BTreeMap<(u64, i32), archive::Revision> = BTreeMap::new();
-    for row in sql::query_rows(db, text, edited).await? {
-        let msg_id: i64 = row.try_get("", "msg_id")?;
-        let content: Vec<u8> = row.try_get("", "content")?;
-        let revision = archive::Revision {
-            content: content.into(),
-            at: row.try_get("", "at")?,
-        };
-        found.insert(
-            (msg_id.cast_unsigned(), row.try_get("", "number")?),
-            revision,
-        );
-    }
-    for row in rows {
-        let id = row.stored.msg_id;
-        let revisions = found.range((id, 0)..=(id, i32::MAX));
-        row.stored.revisions = revisions.map(|(_, revision)| revision.clone()).collect();
-    }
-    Ok(())
-}
-
-fn ids_of(rows: &[Row]) -> sql::Rows {
-    ids(rows.iter().map(|row| row.stored.msg_id))
-}
-
-fn directory(rows: &[Row]) -> Directory {
-    let entries = rows.iter().map(|row| NewEntry {
-        seq: row.stored.seq,
-        msg_id: row.stored.msg_id,
-        sender: &row.stored.sender,
-        kind: &row.stored.kind,
-        gone: row.gone,
-        hidden_from: row.hidden_from.as_deref(),
-    });
-    let reactions = rows.iter().flat_map(|row| &row.stored.reactions);
-    Directory::new(entries, reactions.map(|reaction| reaction.uid.as_str()))
 }
 
 /// Names the object that holds the run, and takes the rows away. `false`: something has happened to them since they were
