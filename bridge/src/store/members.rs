@@ -393,7 +393,7 @@ pub async fn keep_deleted<C: ConnectionTrait>(
 /// no longer marked as unread. `last_seq` is the conversation's.
 ///
 /// # Errors
-/// [`Error`] when the database can't answer.
+/// [`Error::Stale`] when the member does not stand where the range begins, so that it would be counted twice.
 pub async fn set_read<C: ConnectionTrait>(
     db: &C,
     conversation_id: i64,
@@ -416,7 +416,7 @@ pub async fn set_read<C: ConnectionTrait>(
 /// The same for messages that nobody can read any more; a mark stays. The conversation is locked by the caller.
 ///
 /// # Errors
-/// [`Error`] when the database can't answer.
+/// As [`set_read`].
 pub(super) async fn pass<C: ConnectionTrait>(
     db: &C,
     conversation_id: i64,
@@ -442,7 +442,7 @@ async fn move_read<C: ConnectionTrait>(
             WHERE x.conversation_id = ? AND x.seq > ? AND x.seq <= ? AND (x.sender = ? OR x.hidden_from = ?
                 OR EXISTS (SELECT 1 FROM hidden_messages h
                     WHERE h.uid = ? AND h.conversation_id = x.conversation_id AND h.seq = x.seq)))
-        WHERE conversation_id = ? AND uid = ?"
+        WHERE conversation_id = ? AND uid = ? AND last_read_seq = ?"
     );
     let (from, to) = (from_seq.cast_signed(), to_seq.cast_signed());
     let values = [
@@ -456,9 +456,12 @@ async fn move_read<C: ConnectionTrait>(
         uid.as_str().into(),
         conversation_id.into(),
         uid.as_str().into(),
+        from.into(),
     ];
-    sql::execute(db, &text, values).await?;
-    Ok(())
+    match sql::execute(db, &text, values).await? {
+        0 => Err(Error::Stale),
+        _ => Ok(()),
+    }
 }
 
 /// Hides messages up to a seq, which are no longer there, from all members.

@@ -62,9 +62,12 @@ pub async fn aged<C: ConnectionTrait>(
 pub async fn drop_until<C: ConnectionTrait>(tx: &C, aged: &Aged, now: i64) -> Result<u64, Error> {
     let (id, until) = (aged.conversation_id, aged.until);
     conversations::lock(tx, &[id]).await?;
-    let text =
-        "SELECT uid, last_read_seq FROM members WHERE conversation_id = ? AND last_read_seq < ?";
-    for row in sql::query(tx, text, [id.into(), until.cast_signed().into()]).await? {
+    // Who reads meanwhile is waited for: what counts is where the member stands by then.
+    let text = format!(
+        "SELECT uid, last_read_seq FROM members WHERE conversation_id = ? AND last_read_seq < ? ORDER BY uid{}",
+        sql::for_update(tx.get_database_backend())
+    );
+    for row in sql::query(tx, &text, [id.into(), until.cast_signed().into()]).await? {
         let from: i32 = row.try_get("", "last_read_seq")?;
         let range = (from.cast_unsigned(), until);
         members::pass(tx, id, &users::uid(&row)?, range).await?;
