@@ -48,6 +48,18 @@ impl Duty {
         }
     }
 
+    /// Has work done while it is this node's to do: begun whenever that begins, and dropped wherever it is when that ends. It
+    /// never returns.
+    pub async fn while_held<F: Future<Output = ()>>(mut self, work: impl Fn() -> F) {
+        loop {
+            self.held().await;
+            tokio::select! {
+                () = work() => {}
+                () = self.lost() => {}
+            }
+        }
+    }
+
     /// Returns when the node no longer does it.
     pub async fn lost(&mut self) {
         loop {
@@ -126,5 +138,31 @@ mod tests {
         let mut always = Duty::always();
         always.held().await;
         assert!(always.is_held());
+    }
+
+    #[tokio::test]
+    async fn work_ends_with_the_duty() {
+        let (held, duty) = Held::new("it");
+        let (steps, mut done) = tokio::sync::mpsc::unbounded_channel();
+        let work = move || {
+            let steps = steps.clone();
+            async move {
+                loop {
+                    steps.send(()).unwrap();
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        };
+        let working = tokio::spawn(duty.while_held(work));
+        for _ in 0..2 {
+            held.note(Some(Instant::now() + Duration::from_secs(60)));
+            done.recv().await.unwrap();
+            held.note(None);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            while done.try_recv().is_ok() {}
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            done.try_recv().unwrap_err();
+        }
+        working.abort();
     }
 }

@@ -36,6 +36,11 @@ const REST: u32 = 3;
 const ANNOUNCED_FOR: Duration = Duration::from_secs(3600);
 /// How long an object stays that was replaced: who has just looked up its name may still read it.
 const REPLACED_FOR: Duration = Duration::from_secs(2);
+/// After so many conversations of which nothing could be moved, and none in between of which something was, the rest is left
+/// for later: it is hardly about them.
+const FAILURES_MAX: usize = 5;
+/// How long after that, at most.
+const RETRY: Duration = Duration::from_secs(60);
 /// How often a run is read again that something has happened to meanwhile.
 const TRIES: usize = 3;
 /// What is deleted for good is deleted by whole days, so that conversations don't change all the time.
@@ -75,39 +80,35 @@ impl Archiver {
     }
 
     /// Works until `stop`, while it is this node's duty. It may end anywhere, as by a crash.
-    pub(super) async fn run(self, mut duty: Duty, stop: CancellationToken) {
-        let work = async {
-            loop {
-                duty.held().await;
-                tokio::select! {
-                    () = self.work() => {}
-                    () = duty.lost() => {}
-                }
-            }
-        };
+    pub(super) async fn run(self, duty: Duty, stop: CancellationToken) {
+        let work = duty.while_held(|| self.work());
         stop.run_until_cancelled(work).await;
     }
 
     async fn work(&self) {
-        let mut walked: Option<Instant> = None;
+        let interval = self.ages.interval;
+        let mut walk_at = Instant::now();
+        let mut after = i64::MIN;
         loop {
             if let Err(error) = self.tidy().await {
                 self.counts.failed();
                 warn!(error = %store::chain(&error), "files of messages can't be kept in order now");
             }
-            if walked.is_none_or(|walked| walked.elapsed() >= self.ages.interval) {
-                walked = Some(Instant::now());
-                if let Err(error) = self.walk().await {
+            if Instant::now() >= walk_at {
+                walk_at = Instant::now() + interval;
+                if let Err(error) = self.walk(&mut after).await {
+                    walk_at = Instant::now() + interval.min(RETRY);
                     self.counts.failed();
                     warn!(error = %store::chain(&error), "old messages can't be moved or deleted now");
                 }
             }
-            sleep(TIDY_INTERVAL.min(self.ages.interval)).await;
+            sleep(TIDY_INTERVAL.min(interval)).await;
         }
     }
 
-    /// Looks at all conversations once. Those of which nothing is old cost a look at their oldest row.
-    async fn walk(&self) -> Result<(), store::Error> {
+    /// Looks at all conversations once, or after an error at those that are left; their keys are greater than `after`.
+    /// Those of which nothing is old cost a look at their oldest row.
+    async fn walk(&self, after: &mut i64) -> Result<(), store::Error> {
         if self.ages.archive_after.is_none() && self.ages.keep.is_none() {
             return Ok(());
         }
@@ -115,24 +116,45 @@ impl Archiver {
             Some(_) => 1,
             None => archives::ROWS_MIN,
         };
-        let mut after = i64::MIN;
-        let (mut moved, mut dropped) = (0, 0);
+        let (mut moved, mut dropped, mut failures) = (0, 0, 0);
         loop {
             let started = Instant::now();
-            let page = archives::candidates(self.store.reader(), after, PAGE, rows_min).await?;
-            let Some(last) = page.last() else { break };
-            after = last.conversation_id;
+            let page = archives::candidates(self.store.reader(), *after, PAGE, rows_min).await?;
+            if page.is_empty() {
+                break;
+            }
             sleep(started.elapsed() * REST).await;
             for candidate in page {
-                dropped += self.drop_aged(&candidate).await?;
-                moved += self.move_all(candidate).await?;
+                let id = candidate.conversation_id;
+                match self.take_old(candidate).await {
+                    Ok((0, 0)) => {}
+                    Ok(more) => {
+                        (moved, dropped) = (moved + more.0, dropped + more.1);
+                        failures = 0;
+                    }
+                    // What is wrong with one conversation does not keep the others from being looked at.
+                    Err(error) if is_about_one(&error) && failures < FAILURES_MAX => {
+                        failures += 1;
+                        self.counts.failed();
+                        warn!(conversation.id = id, error = %store::chain(&error), "old messages of a conversation can't be moved or deleted now");
+                    }
+                    Err(error) => return Err(error),
+                }
+                *after = id;
             }
         }
+        *after = i64::MIN;
         self.counts.walked(SystemTime::now());
         if moved > 0 || dropped > 0 {
             info!(moved, dropped, "old messages have left the database");
         }
         Ok(())
+    }
+
+    /// Moves and deletes what is old in a conversation; returns how many messages each.
+    async fn take_old(&self, candidate: Candidate) -> Result<(usize, u64), store::Error> {
+        let dropped = self.drop_aged(&candidate).await?;
+        Ok((self.move_all(candidate).await?, dropped))
     }
 
     /// Deletes for good what is too old; returns how many messages they were.
@@ -277,13 +299,16 @@ impl Archiver {
             .write(&object, &without_what_is_gone(file, &opened.run))
             .await?;
         let due_at = clock::millis(SystemTime::now() + REPLACED_FOR);
-        let tx = self.store.begin().await?;
-        if archives::replace(&tx, file, (&object, bytes), due_at).await? {
-            tx.commit().await.map_err(store::Error::from)?;
-        } else {
-            tx.rollback().await.map_err(store::Error::from)?;
-        }
-        Ok(())
+        let replace = || async {
+            let tx = self.store.begin().await?;
+            if archives::replace(&tx, file, (&object, bytes), due_at).await? {
+                tx.commit().await?;
+            } else {
+                tx.rollback().await?;
+            }
+            Ok::<_, store::Error>(())
+        };
+        store::repeat(replace).await
     }
 }
 
@@ -295,6 +320,11 @@ enum Moved {
     Some(usize),
     /// Something has happened to one of them meanwhile.
     Changed,
+}
+
+/// Whether other conversations may fare better.
+fn is_about_one(error: &store::Error) -> bool {
+    matches!(error, store::Error::Archive(_) | store::Error::Internal(_))
 }
 
 /// The smallest id of the day of a time, in UTC.

@@ -266,19 +266,20 @@ impl Eraser {
         Eraser { store, jobs, wake }
     }
 
-    /// Erases what there is to erase until `stop`.
-    pub(super) async fn run(self, mut duty: Duty, stop: CancellationToken) {
-        let work = async {
-            loop {
-                duty.held().await;
-                self.erase_all().await;
-                tokio::select! {
-                    () = self.wake.notified() => {}
-                    () = tokio::time::sleep(LOOK_INTERVAL) => {}
-                }
-            }
-        };
+    /// Erases what there is to erase until `stop`, while it is this node's duty. It may end anywhere, as by a crash.
+    pub(super) async fn run(self, duty: Duty, stop: CancellationToken) {
+        let work = duty.while_held(|| self.work());
         stop.run_until_cancelled(work).await;
+    }
+
+    async fn work(&self) {
+        loop {
+            self.erase_all().await;
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+        }
     }
 
     async fn erase_all(&self) {

@@ -158,17 +158,25 @@ impl Indexer {
             self.behind.note(None);
             return Ok((Step::NothingToDo, Duration::ZERO));
         };
+        let range = (*position, last);
         let asked = Instant::now();
-        let tx = self.store.begin().await?;
-        let begun = Instant::now();
-        if !search::advance(&tx, (*position, last), &entries).await? {
-            tx.rollback().await.map_err(store::Error::from)?;
+        let advance = || async {
+            let tx = self.store.begin().await?;
+            let begun = Instant::now();
+            let is_advanced = search::advance(&tx, range, &entries).await?;
+            match is_advanced {
+                true => tx.commit().await?,
+                false => tx.rollback().await?,
+            }
+            Ok::<_, store::Error>((is_advanced, begun))
+        };
+        let (is_advanced, begun) = store::repeat(advance).await?;
+        if is_advanced {
+            *position = last;
+            self.adapt(begun.elapsed());
+        } else {
             *position = search::begin(self.store.writer()).await?;
-            return Ok((Step::Done, begun - asked));
         }
-        tx.commit().await.map_err(store::Error::from)?;
-        *position = last;
-        self.adapt(begun.elapsed());
         Ok((Step::Done, begun - asked))
     }
 
@@ -212,13 +220,16 @@ impl Indexer {
             return Ok((Step::NothingToDo, Duration::ZERO));
         }
         let asked = Instant::now();
-        let tx = self.store.begin().await?;
-        let waited = asked.elapsed();
-        let sources = search::unmark(&tx, &marked).await?;
-        let entries: Vec<Entry> = sources.iter().filter_map(entry).collect();
-        search::add(&tx, &entries).await?;
-        tx.commit().await.map_err(store::Error::from)?;
-        Ok((Step::Done, waited))
+        let index = || async {
+            let tx = self.store.begin().await?;
+            let waited = asked.elapsed();
+            let sources = search::unmark(&tx, &marked).await?;
+            let entries: Vec<Entry> = sources.iter().filter_map(entry).collect();
+            search::add(&tx, &entries).await?;
+            tx.commit().await?;
+            Ok::<_, store::Error>(waited)
+        };
+        Ok((Step::Done, store::repeat(index).await?))
     }
 
     /// Makes transactions as large as the time allows.

@@ -485,9 +485,12 @@ impl Pipeline {
         if visible.is_empty() {
             return Ok(());
         }
-        let tx = self.executor.store().begin().await?;
-        looks::seen(&tx, &visible).await?;
-        Ok(tx.commit().await?)
+        let note = || async {
+            let tx = self.executor.store().begin().await?;
+            looks::seen(&tx, &visible).await?;
+            Ok::<_, store::Error>(tx.commit().await?)
+        };
+        store::repeat(note).await
     }
 
     /// Executes a round's jobs and hands on everything that is to be announced of it.

@@ -128,14 +128,35 @@ impl Rig {
         found
     }
 
+    /// What the objects hold, and how large it is.
+    fn runs(&self) -> Vec<(archive::Run, usize)> {
+        let runs = self.objects().into_iter().map(|path| {
+            let bytes = std::fs::read(path).unwrap();
+            crate::archive::file::decode(&bytes).unwrap()
+        });
+        runs.collect()
+    }
+
     /// What stands in the objects, unpacked.
     fn written(&self) -> String {
-        let texts = self.objects().into_iter().map(|path| {
-            let bytes = std::fs::read(path).unwrap();
-            let run = crate::archive::file::decode(&bytes).unwrap().0;
-            format!("{run:?}")
-        });
+        let texts = self.runs().into_iter().map(|(run, _)| format!("{run:?}"));
         texts.collect()
+    }
+
+    /// Makes another conversation like the first one.
+    async fn copy_to(&self, id: i64) {
+        let db = self.store().writer();
+        let name = format!("g:{id}");
+        conversations::add(db, id, &name, 0).await.unwrap();
+        let seq =
+            "UPDATE conversations SET last_seq = (SELECT last_seq FROM conversations WHERE id = 1)";
+        self.sql(seq).await;
+        self.sql(&format!(
+            "INSERT INTO messages (msg_id, conversation_id, seq, sender, sender_device, client_seq, kind, content)
+            SELECT msg_id + {id}, {id}, seq, sender, sender_device, client_seq, kind, content
+            FROM messages WHERE conversation_id = 1"
+        ))
+        .await;
     }
 
     async fn sql(&self, text: &str) {
@@ -268,6 +289,89 @@ async fn history_is_the_same_before_and_after() {
     }
 }
 
+/// What was edited again and again, or has many reactions, takes the room of many messages.
+#[tokio::test]
+async fn what_hangs_on_messages_counts() {
+    let rig = Rig::talk(200).await;
+    for seq in [10, 11] {
+        let id = rig.places[seq - 1].msg_id;
+        rig.sql(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)
+            INSERT INTO revisions (msg_id, number, content, at) SELECT {id}, i, zeroblob(65536), i FROM n"
+        ))
+        .await;
+        rig.sql(&format!(
+            "UPDATE messages SET edited_at = 1 WHERE msg_id = {id}"
+        ))
+        .await;
+    }
+    let id = rig.places[20].msg_id;
+    rig.sql(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)
+        INSERT INTO reactions (msg_id, emoji, uid, at) SELECT {id}, 'x', 'user ' || i || '{}', i FROM n",
+        "u".repeat(40)
+    ))
+    .await;
+    let history = rig.history("bob").await;
+    assert_eq!(rig.move_all().await, 150);
+    let runs = rig.runs();
+    let mut lengths: Vec<usize> = runs.iter().map(|(run, _)| run.messages.len()).collect();
+    lengths.sort_unstable();
+    assert_eq!(lengths, [1, 10, 10, 129]);
+    let largest = runs.iter().map(|(_, size)| *size).max();
+    assert!(largest.unwrap() < 8 * 1024 * 1024, "{largest:?}");
+    assert_eq!(rig.history("bob").await, history);
+    let revisions = views::archived_revisions(rig.store(), 1, 11).await.unwrap();
+    assert_eq!(revisions.len(), 100);
+}
+
+/// What can't be written for one conversation does not keep the others from being looked at.
+#[tokio::test]
+async fn one_conversation_does_not_stop_the_others() {
+    let rig = Rig::talk(200).await;
+    rig.copy_to(2).await;
+    let db = rig.store().reader();
+    let candidate = rig.candidate().await;
+    let run = archives::read_run(db, &candidate, 151, u64::MAX);
+    let object = run.await.unwrap().unwrap().object(1);
+    let (folder, _) = object.split_once('/').unwrap();
+    let in_the_way = rig.folder.path().join("archive").join(folder);
+    std::fs::write(&in_the_way, "no folder").unwrap();
+    let mut after = i64::MIN;
+    rig.archiver.walk(&mut after).await.unwrap();
+    let of_both = async || {
+        let text = "SELECT conversation_id FROM archives ORDER BY conversation_id";
+        let rows = sql::query(rig.store().reader(), text, []).await.unwrap();
+        let ids = rows.iter().map(|row| row.try_get("", "conversation_id"));
+        ids.collect::<Result<Vec<i64>, _>>().unwrap()
+    };
+    assert_eq!((of_both().await, after), (vec![2], i64::MIN));
+    std::fs::remove_file(&in_the_way).unwrap();
+    rig.archiver.walk(&mut after).await.unwrap();
+    assert_eq!(of_both().await, [1, 2]);
+}
+
+/// Where nothing can be written it is given up soon, and gone on with where it ended.
+#[tokio::test]
+async fn a_walk_goes_on_where_it_ended() {
+    let rig = Rig::talk(200).await;
+    for id in 2..=8 {
+        rig.copy_to(id).await;
+    }
+    let folder = rig.folder.path().join("archive");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "no folder").unwrap();
+    let mut after = i64::MIN;
+    rig.archiver.walk(&mut after).await.unwrap_err();
+    assert_eq!(after, FAILURES_MAX as i64);
+    std::fs::remove_file(&folder).unwrap();
+    rig.archiver.walk(&mut after).await.unwrap();
+    assert_eq!(
+        (rig.count("archives").await, after),
+        (8 - FAILURES_MAX, i64::MIN)
+    );
+}
+
 /// Unread counts are differences, and reading counts what is in files like rows.
 #[tokio::test]
 async fn unread_counts_stay_exact() {
@@ -292,6 +396,10 @@ async fn unread_counts_stay_exact() {
             .unwrap();
         assert_eq!(rig.unread("bob").await, left, "up to {to}");
     }
+    // Who knows an older position counts nothing twice.
+    let stale = members::set_read(db, 1, &uid("bob"), (100, 260), 300).await;
+    assert!(matches!(stale, Err(store::Error::Stale)), "{stale:?}");
+    assert_eq!(rig.unread("bob").await, 0);
 }
 
 /// Whatever happens to a message while its file is being written keeps it where it is.
