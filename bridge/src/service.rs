@@ -132,6 +132,8 @@ const FRAME_QUEUE: usize = 64;
 const EVENTS: usize = 256;
 /// Rounds' acknowledgements and readings that may wait to be taken in.
 const MOVES: usize = 16;
+/// Conversations with gaps that have lasted too long, whose readers are still to be looked up; others wait longer.
+const OVERDUE: usize = 1024;
 /// What was found of other nodes' messages that may wait for the pipeline.
 const FINDINGS: usize = 256;
 /// Rounds that may wait to be announced.
@@ -301,7 +303,7 @@ impl Service {
             jobs: jobs.clone(),
         };
         let erasures = executor.alarms.erasure.clone();
-        let (overdue, asked) = mpsc::unbounded_channel();
+        let (overdue, asked) = mpsc::channel(OVERDUE);
         let (found, findings) = mpsc::channel(FINDINGS);
         let lookup = Lookup {
             store: store.clone(),

@@ -39,8 +39,12 @@ const FORGET: Duration = Duration::from_secs(75);
 const DOUBT: Duration = Duration::from_secs(10);
 /// Conversations that are known at the same time; beyond, those that are quiet are forgotten sooner.
 const KNOWN_MAX: usize = 1_000_000;
-/// Bytes that are held; of what comes beyond it is only known that it exists.
+/// Bytes that are held; of what comes beyond, only the newest of each conversation is known to exist.
 const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What each that is held takes beside.
+const ENTRY_BYTES: usize = 128;
+/// When what is overdue is due again, where too much else is.
+const LATER: Duration = Duration::from_secs(1);
 
 /// Where a message stands.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +129,12 @@ impl<T> Default for Ahead<T> {
     }
 }
 
+impl<T> Ahead<T> {
+    fn is_empty(&self) -> bool {
+        self.message.is_none() && self.events.is_empty()
+    }
+}
+
 impl<T> Gate<T> {
     /// Nothing is known, and whether others are heard is in doubt.
     pub(super) fn new(now: Instant) -> Self {
@@ -155,9 +165,11 @@ impl<T> Gate<T> {
             None => self.begins(place, now),
         };
         if !is_next {
-            if self.ahead(conversation, seq, now.at).message.is_none() {
-                let held = self.hold(what, weight);
-                self.ahead(conversation, seq, now.at).message = held;
+            if !self.is_held(conversation, seq) {
+                match self.hold(what, weight) {
+                    Some(held) => self.ahead(conversation, seq, now.at).message = Some(held),
+                    None => self.know(conversation, seq, now.at),
+                }
             }
             return;
         }
@@ -181,16 +193,17 @@ impl<T> Gate<T> {
             out.push(what);
             return;
         }
-        let held = self.hold(what, weight);
-        let ahead = self.ahead(conversation, seq, now.at);
-        ahead.events.extend(held);
+        match self.hold(what, weight) {
+            Some(held) => self.ahead(conversation, seq, now.at).events.push(held),
+            None => self.know(conversation, seq, now.at),
+        }
     }
 
     /// A message is stored, as the database says: its notice is on its way, or lost.
     pub(super) fn exists(&mut self, conversation: i64, seq: u32, now: Instant) {
         let passed = self.passed(conversation, now);
         if passed.is_none_or(|passed| seq > passed) {
-            self.ahead(conversation, seq, now);
+            self.know(conversation, seq, now);
         }
     }
 
@@ -216,8 +229,8 @@ impl<T> Gate<T> {
     }
 
     /// Conversations of which something is overdue, and the newest message of which is known that it exists: their
-    /// readers are to be put behind up to there.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<(i64, u32)> {
+    /// readers are to be put behind up to there. Of more than `max` the rest is due again later.
+    pub(super) fn overdue(&mut self, now: Instant, max: usize) -> Vec<(i64, u32)> {
         let mut overdue = Vec::new();
         while let Some((due, conversation)) = self.due.first().copied()
             && due <= now
@@ -226,6 +239,11 @@ impl<T> Gate<T> {
             let Some(waiting) = self.waiting.get_mut(&conversation) else {
                 continue;
             };
+            if overdue.len() >= max {
+                waiting.due = now + LATER;
+                self.due.insert((waiting.due, conversation));
+                continue;
+            }
             waiting.asked = waiting.ahead.last_key_value().map(|(seq, _)| *seq);
             overdue.extend(waiting.asked.map(|seq| (conversation, seq)));
         }
@@ -283,7 +301,14 @@ impl<T> Gate<T> {
         !in_doubt && now.is_past(place.previous) && first.is_none_or(|(seq, _)| *seq >= place.seq)
     }
 
+    fn is_held(&self, conversation: i64, seq: u32) -> bool {
+        let waiting = self.waiting.get(&conversation);
+        let ahead = waiting.and_then(|waiting| waiting.ahead.get(&seq));
+        ahead.is_some_and(|ahead| ahead.message.is_some())
+    }
+
     fn hold(&mut self, what: T, weight: usize) -> Option<Held<T>> {
+        let weight = weight + ENTRY_BYTES;
         if self.held_bytes + weight > HELD_BYTES_MAX {
             return None;
         }
@@ -292,6 +317,25 @@ impl<T> Gate<T> {
     }
 
     fn ahead(&mut self, conversation: i64, seq: u32, now: Instant) -> &mut Ahead<T> {
+        self.all_ahead(conversation, now).entry(seq).or_default()
+    }
+
+    /// Notes that a message exists. One of which nothing is held says no more than a later one.
+    fn know(&mut self, conversation: i64, seq: u32, now: Instant) {
+        let ahead = self.all_ahead(conversation, now);
+        if let Some(newest) = ahead.last_entry() {
+            if *newest.key() >= seq {
+                return;
+            }
+            if newest.get().is_empty() {
+                newest.remove();
+            }
+        }
+        ahead.insert(seq, Ahead::default());
+    }
+
+    /// What is ahead in a conversation; the caller adds something.
+    fn all_ahead(&mut self, conversation: i64, now: Instant) -> &mut BTreeMap<u32, Ahead<T>> {
         let due = &mut self.due;
         let waiting = self.waiting.entry(conversation).or_insert_with(|| {
             due.insert((now + HOLD, conversation));
@@ -301,7 +345,7 @@ impl<T> Gate<T> {
                 asked: None,
             }
         });
-        waiting.ahead.entry(seq).or_default()
+        &mut waiting.ahead
     }
 
     /// A message has left, and with it what has waited only for it.

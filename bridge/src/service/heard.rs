@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use schema::bus::notice::Notice;
 use schema::bus::{Changed, Due, changed};
-use schema::link::{Elsewhere, ToEdge, to_edge};
+use schema::link::{Deliver, Elsewhere, Position, ToEdge, to_edge};
 use tokio::time::Instant;
 
 use super::job::Delivery;
@@ -73,7 +73,10 @@ impl Pipeline {
             }
             Notice::Deliver(heard) => {
                 let (previous, about) = (heard.previous, heard.about);
-                if let Some(mut deliver) = heard.deliver {
+                let is_possible =
+                    |deliver: &Deliver| deliver.position.iter().chain(&about).all(is_possible);
+                let deliver = heard.deliver.filter(is_possible);
+                if let Some(mut deliver) = deliver {
                     presence.retain_here(&mut deliver.to);
                     round.abroad.heard.push(Delivery {
                         deliver,
@@ -97,8 +100,35 @@ impl Pipeline {
     }
 }
 
+/// Whether the database could have a message there: after one beyond, none of the conversation would leave the gate any more.
+fn is_possible(place: &Position) -> bool {
+    (1..=i32::MAX.cast_unsigned()).contains(&place.seq)
+}
+
 fn elsewhere_item(elsewhere: Elsewhere) -> ToEdge {
     ToEdge {
         item: Some(to_edge::Item::Elsewhere(elsewhere)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_that_no_database_has_are_not_believed() {
+        for (seq, expected) in [
+            (0, false),
+            (1, true),
+            (i32::MAX.cast_unsigned(), true),
+            (i32::MAX.cast_unsigned() + 1, false),
+            (u32::MAX, false),
+        ] {
+            let place = Position {
+                seq,
+                ..Position::default()
+            };
+            assert_eq!(is_possible(&place), expected, "{seq}");
+        }
     }
 }

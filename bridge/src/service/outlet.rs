@@ -54,14 +54,14 @@ pub(super) struct Outlet {
 struct AmongOthers {
     /// What leaves it may have no recipient here.
     gate: Gate<Option<ToEdge>>,
-    /// One for each gap that has lasted too long.
-    overdue: mpsc::UnboundedSender<Overdue>,
+    /// Gaps that have lasted too long.
+    overdue: mpsc::Sender<Overdue>,
     leaving: Vec<Option<ToEdge>>,
 }
 
 impl Outlet {
     /// Of a node that is alone, or has begun with what is in the database: nobody was connected to it before.
-    pub(super) fn new(bus: Bus, overdue: mpsc::UnboundedSender<Overdue>, begin: &Recent) -> Self {
+    pub(super) fn new(bus: Bus, overdue: mpsc::Sender<Overdue>, begin: &Recent) -> Self {
         let among_others = (!bus.is_alone()).then(|| {
             let mut gate = Gate::new(begin.asked_at);
             for (conversation, seq) in &begin.newest {
@@ -155,14 +155,16 @@ impl Outlet {
         self.among_others.as_ref()?.gate.next_due()
     }
 
-    /// Asks who reads what is overdue.
+    /// Asks who reads what is overdue, as far as there is room for questions.
     pub(super) fn ask(&mut self) {
         let Some(others) = &mut self.among_others else {
             return;
         };
-        for (conversation, seq) in others.gate.overdue(Instant::now()) {
+        // Nobody else takes of it.
+        let room = others.overdue.capacity();
+        for (conversation, seq) in others.gate.overdue(Instant::now(), room) {
             // Whoever answers ends only with the service.
-            let _ = others.overdue.send(Overdue { conversation, seq });
+            let _ = others.overdue.try_send(Overdue { conversation, seq });
         }
     }
 

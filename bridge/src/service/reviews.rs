@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use schema::Uid;
 use schema::link::{self, Briefing, Ready, ToEdge, to_edge};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::briefing;
 use crate::clock;
@@ -137,9 +137,17 @@ impl Reviews {
         let Some(due) = due.filter(|due| *due <= now) else {
             return items;
         };
-        self.retry_at = None;
+        let is_known = self.retry_at.take().is_some();
         if let Err(error) = self.read(store, now, &mut items).await {
-            warn!(error = %store::chain(&error), since = ?(now - due), "what other nodes have changed can't be read");
+            let (error, since) = (store::chain(&error), now - due);
+            match is_known {
+                true => debug!(
+                    error,
+                    ?since,
+                    "what other nodes have changed still can't be read"
+                ),
+                false => warn!(error, ?since, "what other nodes have changed can't be read"),
+            }
             self.retry_at = Some(now + RETRY);
         }
         items

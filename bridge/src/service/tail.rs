@@ -61,7 +61,12 @@ impl Tail {
         recent(store, WINDOW).await
     }
 
+    /// Looks until `stop`.
     pub(super) async fn run(self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.look_on()).await;
+    }
+
+    async fn look_on(self) {
         let Some(mut is_up) = self.bus.is_up() else {
             return;
         };
@@ -82,14 +87,15 @@ impl Tail {
                     Err(_) => return,
                 },
                 () = sleep(pause) => if was_up { Reason::Routine } else { Reason::Deaf },
-                () = stop.cancelled() => return,
             };
             let span = match reason {
                 Reason::Missed => WINDOW,
                 Reason::Deaf | Reason::Routine => (looked_at.elapsed() + OVERLAP).min(WINDOW),
             };
             let recent = self.look(reason, span).await.unwrap_or_else(|error| {
+                // The pipeline warns of it, once for everybody.
                 debug!(error = %store::chain(&error), "what others have stored can't be read");
+                // Else it is looked within a second anyway.
                 if reason == Reason::Missed {
                     self.missed.notify_one();
                 }
@@ -186,33 +192,33 @@ impl Outdated {
 pub(super) struct Lookup {
     pub(super) store: Store,
     pub(super) presence: Presence,
-    pub(super) overdue: mpsc::UnboundedReceiver<Overdue>,
+    pub(super) overdue: mpsc::Receiver<Overdue>,
     pub(super) found: mpsc::Sender<Found>,
 }
 
 impl Lookup {
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    /// Looks up until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.look_up()).await;
+    }
+
+    async fn look_up(mut self) {
         let mut asked = Vec::new();
-        loop {
-            asked.clear();
-            tokio::select! {
-                taken = self.overdue.recv_many(&mut asked, LOOKUPS) => if taken == 0 { return },
-                () = stop.cancelled() => return,
-            }
+        while self.overdue.recv_many(&mut asked, LOOKUPS).await > 0 {
             let ids: Vec<i64> = asked.iter().map(|overdue| overdue.conversation).collect();
-            let mut members = loop {
+            let members = loop {
                 match conversations::members(self.store.reader(), &ids).await {
                     Ok(members) => break members,
                     Err(error) => {
                         debug!(error = %store::chain(&error), "who is behind can't be looked up");
-                        if stop.run_until_cancelled(sleep(PAUSE)).await.is_none() {
-                            return;
-                        }
+                        sleep(PAUSE).await;
                     }
                 }
             };
             for overdue in asked.drain(..) {
-                let mut uids = members.remove(&overdue.conversation).unwrap_or_default();
+                // A conversation may be asked for twice, when its gap has closed and another one has opened.
+                let uids = members.get(&overdue.conversation).cloned();
+                let mut uids = uids.unwrap_or_default();
                 self.presence.retain_here(&mut uids);
                 debug!(?overdue, users = uids.len(), "users are behind");
                 let readers = Found::Readers(Readers { overdue, uids });

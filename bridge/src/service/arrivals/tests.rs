@@ -74,7 +74,7 @@ impl Rig {
     }
 
     fn overdue(&mut self) -> Vec<(i64, u32)> {
-        self.gate.overdue(self.clock.now().at)
+        self.gate.overdue(self.clock.now().at, usize::MAX)
     }
 
     fn go_on(&mut self, conversation: i64, seq: u32) -> Vec<What> {
@@ -212,6 +212,59 @@ fn what_is_too_much_is_known_to_exist() {
     assert_eq!(rig.arrive(1, 5, JUST_NOW), [Message(1, 5)]);
 }
 
+#[test]
+fn what_only_exists_takes_no_room() {
+    let mut rig = Rig::new();
+    rig.arrive(1, 1, LONG_AGO);
+    let now = rig.clock.now();
+    let mut arrive = |seq: u32, weight: usize| {
+        let place = Place {
+            conversation: 1,
+            seq,
+            previous: rig.clock.id(),
+        };
+        let mut out = Vec::new();
+        rig.gate
+            .arrive(place, Message(1, seq), weight, now, &mut out);
+        out
+    };
+    arrive(3, HELD_BYTES_MAX - ENTRY_BYTES);
+    for seq in 4..=100 {
+        arrive(seq, 1);
+        arrive(seq, 1);
+    }
+    assert!(arrive(50, 1).is_empty());
+    let known: Vec<u32> = rig.gate.waiting[&1].ahead.keys().copied().collect();
+    assert_eq!(known, [3, 100]);
+    rig.wait(HOLD);
+    assert_eq!(rig.overdue(), [(1, 100)]);
+    assert_eq!(rig.go_on(1, 100), [Message(1, 3)]);
+    assert_eq!(rig.gate.held_bytes, 0);
+    assert!(rig.gate.is_idle());
+}
+
+#[test]
+fn what_finds_no_room_to_be_asked_for_is_due_later() {
+    let mut rig = Rig::new();
+    for conversation in 1..=3 {
+        rig.arrive(conversation, 5, JUST_NOW);
+    }
+    rig.wait(HOLD);
+    let now = rig.clock.now().at;
+    assert!(rig.gate.overdue(now, 0).is_empty());
+    assert_eq!(rig.gate.next_due(), Some(now + LATER));
+    rig.wait(LATER);
+    assert_eq!(rig.gate.overdue(rig.clock.now().at, 2), [(1, 5), (2, 5)]);
+    assert!(!rig.gate.is_awaited(3, 5));
+    // It comes after all.
+    assert_eq!(rig.arrive(3, 4, LONG_AGO), [Message(3, 4), Message(3, 5)]);
+    for conversation in 1..=2 {
+        assert_eq!(rig.go_on(conversation, 5), [Message(conversation, 5)]);
+    }
+    assert!(rig.gate.is_idle());
+    assert_eq!(rig.gate.next_due(), None);
+}
+
 /// What may happen in a cluster, in any order.
 #[derive(Clone, Debug)]
 enum Step {
@@ -313,7 +366,7 @@ impl World {
             }
             Step::Wait(millis) => {
                 self.clock.at += Duration::from_millis(millis);
-                let overdue = self.gate.overdue(self.clock.now().at);
+                let overdue = self.gate.overdue(self.clock.now().at, usize::MAX);
                 self.asked.extend(overdue);
             }
             Step::Rest(seconds) => {
@@ -358,7 +411,7 @@ impl World {
         }
         while !self.gate.is_idle() {
             self.clock.at += HOLD;
-            let overdue = self.gate.overdue(self.clock.now().at);
+            let overdue = self.gate.overdue(self.clock.now().at, usize::MAX);
             self.asked.extend(overdue);
             for (conversation, seq) in std::mem::take(&mut self.asked) {
                 self.put_behind(conversation, seq);
