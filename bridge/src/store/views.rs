@@ -24,7 +24,7 @@ pub use conversation_list::{Asked, Listed, PageKey, list, unread_total};
 pub use found::{Place, Room, rooms, visible};
 pub(super) use group::described;
 pub use group::{MEMBERS_TOLD, PINS_MAX, group, group_about, group_of};
-pub use history::{Page, Range, history, messages_by_id};
+pub use history::{Page, Range, history, members_messages_by_id, messages_by_id};
 pub use media::{MEDIA_KINDS, Medium, media, media_messages};
 pub use reactions::reactions;
 pub use seen::{Expired, Seen, expired, repliable, seen};

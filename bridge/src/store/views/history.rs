@@ -71,7 +71,8 @@ pub async fn history(
     Ok(page)
 }
 
-/// The messages that exist of those ids and are there for `uid`, by id. Their conversation's name is left empty.
+/// The messages that exist of those ids and are there for `uid`, by id. Their conversation's name is left empty. Whether
+/// `uid` is a member, and from where on he sees the conversation, the caller knows.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
@@ -80,12 +81,34 @@ pub async fn messages_by_id<C: ConnectionTrait>(
     uid: &Uid,
     ids: &[u64],
 ) -> Result<HashMap<u64, v1::Message>, Error> {
+    by_id(db, uid, ids, "").await
+}
+
+/// The same of conversations that `uid` is in now, and of what he sees of them.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn members_messages_by_id<C: ConnectionTrait>(
+    db: &C,
+    uid: &Uid,
+    ids: &[u64],
+) -> Result<HashMap<u64, v1::Message>, Error> {
+    let members = "JOIN members m ON m.conversation_id = x.conversation_id AND m.uid = v.uid AND m.visible_seq < x.seq";
+    by_id(db, uid, ids, members).await
+}
+
+async fn by_id<C: ConnectionTrait>(
+    db: &C,
+    uid: &Uid,
+    ids: &[u64],
+    members: &str,
+) -> Result<HashMap<u64, v1::Message>, Error> {
     let mut rows = sql::Rows::new(2);
     for id in ids {
         rows.push([id.cast_signed().into(), uid.as_str().into()]);
     }
     let text = format!(
-        "SELECT {MESSAGE_COLUMNS}, {REACTED} FROM v JOIN messages x ON x.msg_id = v.msg_id WHERE {}",
+        "SELECT {MESSAGE_COLUMNS}, {REACTED} FROM v JOIN messages x ON x.msg_id = v.msg_id {members} WHERE {}",
         visible_to("v.uid")
     );
     let found = sql::select_from_rows(db, &["msg_id", "uid"], &text, rows).await?;
