@@ -1,7 +1,10 @@
 //! A TCP port that leads to a server, and that can be cut, blocked and slowed down: the network between a node and what it
 //! needs, in the hands of a test.
 
+mod commits;
+
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use commits::{Commits, Tap};
+
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 16 * 1024;
 /// Chunks that may be under way in one direction of a connection.
@@ -21,6 +26,7 @@ const CHUNKS_MAX: usize = 64;
 pub struct Proxy {
     address: SocketAddr,
     route: watch::Sender<Route>,
+    commits: Arc<Commits>,
     task: JoinHandle<()>,
 }
 
@@ -57,17 +63,21 @@ impl Proxy {
             },
             resets: 0,
         });
+        let commits = Arc::new(Commits::default());
+        let tap = commits.clone();
         let task = tokio::spawn(async move {
             // They end with this task.
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(carry(client, routes.clone()));
+                let tap = Tap::new(tap.clone());
+                connections.spawn(carry(client, routes.clone(), tap));
                 while connections.try_join_next().is_some() {}
             }
         });
         Ok(Proxy {
             address,
             route,
+            commits,
             task,
         })
     }
@@ -113,6 +123,17 @@ impl Proxy {
         });
     }
 
+    /// Resets the connection with the next transaction in which PostgreSQL is told this word, when it has answered to the
+    /// COMMIT; the answer is not passed on.
+    pub fn swallow_commit_of(&self, word: &str) {
+        self.commits.watch_for(word);
+    }
+
+    /// How often that has happened.
+    pub fn commits_swallowed(&self) -> u32 {
+        self.commits.swallowed()
+    }
+
     fn change(&self, change: impl FnOnce(&mut Route)) {
         self.route.send_modify(change);
     }
@@ -125,11 +146,11 @@ impl Drop for Proxy {
 }
 
 /// Carries one connection's bytes until both sides have ended, or it is reset.
-async fn carry(mut client: TcpStream, mut route: watch::Receiver<Route>) {
+async fn carry(mut client: TcpStream, mut route: watch::Receiver<Route>, tap: Tap) {
     let begun = *route.borrow_and_update();
     let mut server = None;
     let is_over = |route: &Route| route.resets > begun.resets || route.state == State::Cut;
-    let carrying = carry_both_ways(&mut client, &mut server, route.clone());
+    let carrying = carry_both_ways(&mut client, &mut server, route.clone(), &tap);
     let is_reset = tokio::select! {
         carried = carrying => carried.is_err(),
         _ = route.wait_for(is_over) => true,
@@ -146,6 +167,7 @@ async fn carry_both_ways(
     client: &mut TcpStream,
     server: &mut Option<TcpStream>,
     mut route: watch::Receiver<Route>,
+    tap: &Tap,
 ) -> Result<()> {
     client.set_nodelay(true)?;
     let target = route
@@ -157,8 +179,11 @@ async fn carry_both_ways(
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     tokio::try_join!(
-        carry_one_way(from_client, to_server, route.clone()),
-        carry_one_way(from_server, to_client, route),
+        carry_one_way(from_client, to_server, route.clone(), |bytes| {
+            tap.said(bytes);
+            Ok(())
+        }),
+        carry_one_way(from_server, to_client, route, |_| tap.answered()),
     )?;
     Ok(())
 }
@@ -167,6 +192,7 @@ async fn carry_one_way(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut route: watch::Receiver<Route>,
+    tap: impl Fn(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let (chunks, mut due) = mpsc::channel(CHUNKS_MAX);
     let reading = async move {
@@ -189,6 +215,7 @@ async fn carry_one_way(
             if chunk.is_empty() {
                 break;
             }
+            tap(&chunk)?;
             to.write_all(&chunk).await?;
         }
         Ok(to.shutdown().await?)
@@ -284,6 +311,30 @@ mod tests {
         let started = Instant::now();
         say(&mut stream).await.unwrap();
         assert!(started.elapsed() >= MOMENT * 2);
+    }
+
+    #[tokio::test]
+    async fn a_commit_has_no_answer() {
+        let proxy = Proxy::to(echo().await.unwrap()).await.unwrap();
+        proxy.swallow_commit_of("wanted");
+        let mut other = TcpStream::connect(proxy.address()).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        let mut answer = [0; 64];
+        for stream in [&mut other, &mut stream] {
+            stream.write_all(b"COMMIT").await.unwrap();
+            stream.read_exact(&mut answer[..6]).await.unwrap();
+        }
+        for part in [&b"insert wan"[..], b"ted", b"COM"] {
+            stream.write_all(part).await.unwrap();
+            stream.read_exact(&mut answer[..part.len()]).await.unwrap();
+        }
+        assert_eq!(proxy.commits_swallowed(), 0);
+        stream.write_all(b"MIT").await.unwrap();
+        stream.read_exact(&mut answer[..1]).await.unwrap_err();
+        assert_eq!(proxy.commits_swallowed(), 1);
+        // Only once.
+        other.write_all(b"wanted COMMIT").await.unwrap();
+        other.read_exact(&mut answer[..13]).await.unwrap();
     }
 
     #[tokio::test]

@@ -216,6 +216,33 @@ async fn connections_are_cut_again_and_again() -> Result<()> {
     cluster.finish().await
 }
 
+/// A COMMIT that is carried out, and whose answer never comes: the message is stored, answered and delivered, once.
+#[tokio::test]
+async fn a_commit_without_an_answer() -> Result<()> {
+    let cluster = Plan::alone().start(&["alice", "bob"]).await?;
+    let mut alice = cluster.node(0).client("alice").online().await?;
+    let mut bob = cluster.node(0).client("bob").online().await?;
+    alice.say(up::user("bob"), "before").await?;
+    cluster.to_postgres(0).swallow_commit_of("in doubt");
+    let said = up::new(up::text(up::user("bob"), "in doubt"));
+    let ticket = alice.publish(&said).await?;
+    let answer = ok_of(alice.reply_to(&said.client_msg_id).await?)?;
+    alice.puback(ticket).await?;
+    ensure!(cluster.to_postgres(0).commits_swallowed() == 1);
+    ensure!(answer.seq == 2, "{answer:?}");
+    let heard = bob.messages(2).await?;
+    let texts: Vec<&str> = heard.iter().map(text_of).collect();
+    assert_eq!(texts, ["before", "in doubt"]);
+    // Nothing comes twice, and it goes on.
+    alice.say(up::user("bob"), "after").await?;
+    let heard = bob.messages(1).await?;
+    assert_eq!(text_of(&heard[0]), "after");
+    let history = cluster.node(0).login("bob").await?;
+    let history = history.history("u:alice:bob").await?;
+    ensure_complete(&history, 3)?;
+    cluster.finish().await
+}
+
 /// All that is said to PostgreSQL is encrypted where the URL asks for it, and the server's certificate is checked.
 #[tokio::test]
 async fn postgresql_over_tls() -> Result<()> {
