@@ -136,7 +136,7 @@ impl Archiver {
                     Err(error) if is_about_one(&error) && failures < FAILURES_MAX => {
                         failures += 1;
                         self.counts.failed();
-                        warn!(conversation.id = id, error = %store::chain(&error), "old messages of a conversation can't be moved or deleted now");
+                        warn!(conversation.id = id, error = %store::chain(&error), "old messages can't be moved or deleted now");
                     }
                     Err(error) => return Err(error),
                 }
