@@ -2,7 +2,8 @@
 //!
 //! Each connected session belongs to one bridge at a time: all of a user's to the same one, chosen by the uid, so that the
 //! load is shared. In `tidings serve` there is one bridge for as long as the process runs; in an edge of its own they come and go,
-//! and sessions are handed over (`handover`). While there is none, what sessions have said is kept for the next (`waiting`).
+//! and sessions are handed over (`handover`). While there is none but such as are about to leave, what sessions have said is
+//! kept for the next (`waiting`).
 //!
 //! One of them, the voice, has everything about plain topics: it keeps what is retained, in the order in which it was
 //! published, and hears what others have published and granted. It is the one that has been there for the longest time.
@@ -12,6 +13,8 @@
 
 mod assigned;
 mod handover;
+#[cfg(test)]
+mod tests;
 mod waiting;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -60,23 +63,21 @@ struct Set {
 }
 
 impl Set {
-    /// Whose the user's sessions should be.
+    /// Those that are not about to leave.
+    fn staying(&self) -> impl Iterator<Item = &Arc<Uplinks>> {
+        self.joined.iter().filter(|bridge| !bridge.is_leaving())
+    }
+
+    /// Whose the user's sessions should be. Nobody's, where all are about to leave: they would not be done otherwise.
     fn choose(&self, uid: &str) -> Option<&Arc<Uplinks>> {
-        match self.joined.as_slice() {
-            [] => None,
-            [only] => Some(only),
-            several => {
-                let staying = several.iter().filter(|bridge| !bridge.is_leaving());
-                let chosen = staying.max_by_key(|bridge| weight(bridge.number, uid));
-                chosen.or_else(|| several.first())
-            }
-        }
+        self.staying()
+            .max_by_key(|bridge| weight(bridge.number, uid))
     }
 
     /// Chooses another voice, which has to brief the edge first; tells whether there is one.
     fn replace_voice(&mut self, waiting: &mut Waiting) -> bool {
-        let staying = self.joined.iter().find(|bridge| !bridge.is_leaving());
-        let next = staying.or(self.joined.first()).or(self.coming.first());
+        let next = self.staying().next();
+        let next = next.or(self.joined.first()).or(self.coming.first());
         self.voice = next.cloned();
         let Some(voice) = &self.voice else {
             return false;
@@ -135,12 +136,12 @@ impl Bridges {
         self.set.read().choose(uid).cloned()
     }
 
-    /// The same, but none of these, unless there is no other.
+    /// Who is to be asked about the user: none of these, unless there is no other, and one that is about to leave last.
     pub(crate) fn choose_other(&self, uid: &str, tried: &[u64]) -> Option<Arc<Uplinks>> {
         let set = self.set.read();
         let others = set.joined.iter();
         let others = others.filter(|bridge| !tried.contains(&bridge.number));
-        let chosen = others.max_by_key(|bridge| weight(bridge.number, uid));
+        let chosen = others.max_by_key(|bridge| (!bridge.is_leaving(), weight(bridge.number, uid)));
         chosen.or_else(|| set.choose(uid)).cloned()
     }
 

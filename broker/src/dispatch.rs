@@ -133,8 +133,8 @@ impl Applying<'_> {
         let Some(handle) = self.sessions.by_id(answer.session) else {
             return;
         };
-        if was_awaited && handle.bridge.is_of(self.bridge) {
-            handle.bridge.answered();
+        if was_awaited {
+            handle.bridge.answered_by(self.bridge);
         }
         let reason = u8::try_from(answer.reason)
             .ok()

@@ -160,7 +160,7 @@ impl Postgres {
     }
 
     /// Somebody who does one thing after the other there.
-    pub(crate) fn session(&self, database: &str) -> Result<Session> {
+    pub fn session(&self, database: &str) -> Result<Session> {
         Session::open(psql(&self.url(database))?)
     }
 

@@ -168,6 +168,48 @@ async fn a_bridge_that_is_killed_takes_nothing_along() -> Result<()> {
     shared.split.stop().await
 }
 
+/// The only one is to leave while the database does not answer, and the next one comes before it is gone.
+#[tokio::test]
+async fn nobody_overtakes_a_bridge_that_leaves() -> Result<()> {
+    let mut shared = Shared::with_bridges(1, &["sender0", "receiver0"]).await?;
+    let mut sender = Sender {
+        client: shared.split.client("sender0").v5().online().await?,
+        to: "receiver0".to_owned(),
+        said: 0,
+        tickets: Vec::new(),
+    };
+    let receiver = shared.split.client("receiver0").online().await?;
+    receiver.disconnect().await?;
+    let mut locks = shared.postgres.session("postgres")?;
+    for (leaving, is_killed) in [(0, false), (1, true)] {
+        sender.speak().await?;
+        sender.client.until_pubacks(10).await?;
+        locks
+            .execute("BEGIN; LOCK TABLE messages IN EXCLUSIVE MODE;")
+            .await?;
+        sender.speak().await?;
+        shared.split.bridges[leaving].signal("TERM").await?;
+        sender.speak().await?;
+        match leaving {
+            0 => shared.add().await?,
+            _ => shared.split.bridges[0].restart().await?,
+        }
+        if is_killed {
+            shared.split.bridges[leaving].kill().await?;
+        }
+        sender.speak().await?;
+        locks.execute("COMMIT;").await?;
+        sender.settle().await?;
+        if !is_killed {
+            shared.split.bridges[leaving].wait().await?;
+        }
+        shared.split.until_bridges(1).await?;
+    }
+    check(&shared.split, &shared.split.bridges[0], 0, 8 * ROUND).await?;
+    shared.split.bridges[1].restart().await?;
+    shared.split.stop().await
+}
+
 #[tokio::test]
 async fn a_bridge_that_comes_gets_its_share() -> Result<()> {
     const USERS: usize = 24;

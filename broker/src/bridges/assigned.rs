@@ -15,6 +15,9 @@ pub(crate) struct Assigned {
     current: Mutex<Option<Arc<Uplinks>>>,
     /// The number of that bridge; 0: none.
     number: AtomicU64,
+    /// The number of the bridge that the session is moving from: it has still to answer, or to hear that the session is no
+    /// longer its own. 0: none.
+    former: AtomicU64,
     /// Publishes that the bridge has not answered, where it may go away.
     unanswered: AtomicU32,
 }
@@ -30,6 +33,7 @@ impl Assigned {
     pub(crate) fn new(bridge: Option<Arc<Uplinks>>) -> Self {
         Assigned {
             number: AtomicU64::new(bridge.as_ref().map_or(0, |bridge| bridge.number)),
+            former: AtomicU64::new(0),
             current: Mutex::new(bridge),
             unanswered: AtomicU32::new(0),
         }
@@ -47,9 +51,19 @@ impl Assigned {
         self.number.load(Ordering::Acquire) == bridge.number
     }
 
-    /// Whether it is nobody's.
-    pub(crate) fn is_nobodys(&self) -> bool {
-        self.number.load(Ordering::Acquire) == 0
+    /// Whether it is moving from that bridge: nobody's, but not free either.
+    pub(super) fn is_moving_from(&self, bridge: &Uplinks) -> bool {
+        self.former.load(Ordering::Acquire) == bridge.number
+    }
+
+    /// Whether it is moving.
+    pub(super) fn is_moving(&self) -> bool {
+        self.former.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether a bridge may have it.
+    pub(super) fn is_free(&self) -> bool {
+        self.number.load(Ordering::Acquire) == 0 && !self.is_moving()
     }
 
     /// Whose it is.
@@ -57,7 +71,7 @@ impl Assigned {
         self.current.lock().clone()
     }
 
-    /// Whether the session may read from its client; `None`: it is nobody's.
+    /// Whether the session may read from its client; `None`: no bridge has it.
     pub(super) fn has_room(&self) -> Option<bool> {
         let bridge = self.current.lock();
         bridge.as_ref().map(|bridge| bridge.has_room())
@@ -71,9 +85,11 @@ impl Assigned {
         }
     }
 
-    /// A publish was answered.
-    pub(crate) fn answered(&self) {
-        self.unanswered.fetch_sub(1, Ordering::AcqRel);
+    /// The bridge has answered a publish.
+    pub(crate) fn answered_by(&self, bridge: &Uplinks) {
+        if self.is_of(bridge) || self.is_moving_from(bridge) {
+            self.unanswered.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     /// Whether all publishes are answered.
@@ -103,11 +119,24 @@ impl Locked<'_> {
         is_pushed
     }
 
-    pub(super) fn set(&mut self, bridge: Option<Arc<Uplinks>>) {
-        let number = bridge.as_ref().map_or(0, |bridge| bridge.number);
-        self.assigned.number.store(number, Ordering::Release);
+    /// It is that bridge's from now on.
+    pub(super) fn give_to(&mut self, bridge: Arc<Uplinks>) {
+        self.free();
+        self.assigned.number.store(bridge.number, Ordering::Release);
+        *self.current = Some(bridge);
+    }
+
+    /// It is moving from the bridge that has it: what it says from now on waits for the next one.
+    pub(super) fn set_out(&mut self) {
+        let number = self.assigned.number.swap(0, Ordering::AcqRel);
+        self.assigned.former.store(number, Ordering::Release);
+        *self.current = None;
+    }
+
+    /// Its former bridge has dealt with it, or is gone.
+    pub(super) fn free(&mut self) {
+        self.assigned.former.store(0, Ordering::Release);
         self.assigned.unanswered.store(0, Ordering::Release);
-        *self.current = bridge;
     }
 }
 

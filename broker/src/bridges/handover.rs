@@ -3,9 +3,12 @@
 //! When a bridge is gone, the others have its sessions at once: they learn who is connected, get the publishes that it has not
 //! answered, and the sessions catch up from the database. A bridge that comes gets its share little by little: of a
 //! user without unanswered publishes the old bridge hears that the sessions are no longer its own, and when it has dealt with
-//! that, the new one gets them. So what it knows is in the database by then.
+//! that, the new one gets them. So what it knows is in the database by then, unless it takes longer than [`HEARD_WITHIN`].
+//!
+//! In between sessions are *moving*: nobody else gets them, and what they say waits. Of the last bridge that is about to leave
+//! all are, until it has answered all that they had said before, or another one has come that they can go to.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +74,10 @@ impl Bridges {
         drop(waiting);
         for handle in sessions.all() {
             if handle.bridge.is_of(bridge) {
-                detach(handle);
+                set_out(handle);
+            }
+            if handle.bridge.is_moving_from(bridge) {
+                handle.bridge.lock().free();
             }
         }
         let was_voice = set
@@ -79,26 +85,20 @@ impl Bridges {
             .as_ref()
             .is_some_and(|voice| voice.number == bridge.number);
         let is_voice_new = was_voice && set.replace_voice(&mut self.waiting.lock());
+        retire_last(&set, &sessions);
         self.serve_all(&set, &sessions);
         drop((set, sessions));
         self.has_changed();
         is_voice_new
     }
 
-    /// A bridge is to end: others get its sessions, or nobody where there are none. It stays the voice until it is gone,
-    /// so that what is retained is stored in its order.
+    /// A bridge is to end: others get its sessions, or the next one that comes. It stays the voice until it is gone, so that
+    /// what is retained is stored in its order.
     pub(crate) fn leaves(&self, bridge: &Uplinks, registry: &Registry) {
-        bridge.leave();
         let sessions = registry.write();
         let set = self.set.write();
-        let has_others = set.joined.iter().any(|other| !other.is_leaving());
-        if !has_others {
-            for handle in sessions.all() {
-                if handle.bridge.is_of(bridge) {
-                    detach(handle);
-                }
-            }
-        }
+        bridge.leave();
+        retire_last(&set, &sessions);
         drop((set, sessions));
         self.has_changed();
     }
@@ -110,39 +110,41 @@ impl Bridges {
         is_deserted && bridge.has_answered_all()
     }
 
-    /// Gives sessions that are nobody's to a bridge, and what was said in the meantime.
+    /// Gives sessions that are free to a bridge, and what was said in the meantime.
     fn serve_all(&self, set: &Set, sessions: &Sessions) {
-        if set.joined.is_empty() {
+        if set.staying().next().is_none() {
             return;
         }
-        for (uid, same_user) in sessions.by_user() {
-            self.serve_user(set, uid, same_user);
-        }
-        let loose = self.waiting.lock().take_loose();
+        // First what has ended, and what was acknowledged: whoever subscribes anew is not to get it again.
+        let loose = self.waiting.lock().take_loose(sessions);
         for (uid, item) in loose {
             if let Some(bridge) = set.choose(uid.as_str()) {
                 bridge.push(&mut vec![item]);
             }
         }
+        for (uid, same_user) in sessions.by_user() {
+            self.serve_user(set, uid, same_user);
+        }
     }
 
     /// All of a user's sessions are with the same bridge.
     fn serve_user(&self, set: &Set, uid: &Uid, same_user: &[Arc<Handle>]) {
-        if !same_user.iter().any(|handle| handle.bridge.is_nobodys()) {
+        let is_moving = same_user.iter().any(|handle| handle.bridge.is_moving());
+        if is_moving || !same_user.iter().any(|handle| handle.bridge.is_free()) {
             return;
         }
         let current = same_user.iter().find_map(|handle| handle.bridge.get());
         let Some(bridge) = current.as_ref().or_else(|| set.choose(uid.as_str())) else {
             return;
         };
-        for handle in same_user.iter().filter(|handle| handle.bridge.is_nobodys()) {
+        for handle in same_user.iter().filter(|handle| handle.bridge.is_free()) {
             self.attach(handle, bridge);
         }
     }
 
     fn attach(&self, handle: &Handle, bridge: &Arc<Uplinks>) {
         let mut assigned = handle.bridge.lock();
-        assigned.set(Some(bridge.clone()));
+        assigned.give_to(bridge.clone());
         let mut items = vec![handed_over(handle)];
         items.append(&mut self.waiting.lock().take(handle.id));
         assigned.push(&mut items);
@@ -152,7 +154,7 @@ impl Bridges {
     }
 
     /// Users who should be another bridge's.
-    fn misplaced(&self, sessions: &Sessions) -> VecDeque<Uid> {
+    pub(super) fn misplaced(&self, sessions: &Sessions) -> VecDeque<Uid> {
         let set = self.set.read();
         if set.joined.len() < 2 {
             return VecDeque::new();
@@ -170,53 +172,62 @@ impl Bridges {
     /// Takes a user's sessions from their bridge, if they can go now.
     fn release(&self, sessions: &Sessions, uid: &Uid) -> Released {
         let same_user = sessions.of_user(uid.as_str());
-        let Some(old) = same_user.iter().find_map(|handle| handle.bridge.get()) else {
+        let set = self.set.read();
+        let is_with = |handle: &Arc<Handle>, bridge: &Uplinks| {
+            handle.bridge.is_of(bridge) || handle.bridge.is_moving_from(bridge)
+        };
+        let has_some = |bridge: &&Arc<Uplinks>| same_user.iter().any(|one| is_with(one, bridge));
+        let Some(old) = set.joined.iter().find(has_some) else {
             return Released::Stays;
         };
-        let is_chosen = |chosen: Arc<Uplinks>| chosen.number == old.number;
+        let is_chosen = |chosen: &Arc<Uplinks>| chosen.number == old.number;
         let is_quiet = |handle: &Arc<Handle>| handle.outbox.catches_up_quietly();
         let may_go = old.is_leaving() || same_user.iter().all(is_quiet);
-        if !may_go || self.choose(uid.as_str()).is_none_or(is_chosen) {
+        if !may_go || set.choose(uid.as_str()).is_none_or(is_chosen) {
             return Released::Stays;
         }
-        let is_ready = |handle: &Arc<Handle>| handle.bridge.is_of(&old) && handle.bridge.is_idle();
+        let is_ready = |handle: &Arc<Handle>| {
+            handle.bridge.is_free() || is_with(handle, old) && handle.bridge.is_idle()
+        };
         if !same_user.iter().all(is_ready) {
             return Released::Later;
         }
-        let mut told = same_user.iter().map(|handle| detach(handle)).collect();
+        let own = same_user.iter().filter(|handle| handle.bridge.is_of(old));
+        let mut told = own.map(|handle| set_out(handle)).collect();
         old.push(&mut told);
-        Released::By(old)
+        Released::By(old.clone())
     }
 
-    /// Takes the sessions of some of these users from their bridges, and leaves those whose turn has not come. Returns the
-    /// bridges that have to hear of it.
-    fn release_some(
+    /// Takes the sessions of some of these users from their bridges, and leaves those whose turn has not come. Returns who is
+    /// moving now, and from where.
+    pub(super) fn release_some(
         &self,
         sessions: &Sessions,
         misplaced: &mut VecDeque<Uid>,
-    ) -> Vec<Arc<Uplinks>> {
+    ) -> Vec<(Uid, Arc<Uplinks>)> {
         let next = misplaced.len().min(MOVED_AT_ONCE);
         let users: Vec<Uid> = misplaced.drain(..next).collect();
-        let mut old_ones: Vec<Arc<Uplinks>> = Vec::new();
+        let mut moving = Vec::new();
         for uid in users {
             match self.release(sessions, &uid) {
-                Released::By(old) if old_ones.iter().any(|known| known.number == old.number) => {}
-                Released::By(old) => old_ones.push(old),
+                Released::By(old) => moving.push((uid, old)),
                 Released::Later => misplaced.push_back(uid),
                 Released::Stays => {}
             }
         }
-        old_ones
+        moving
     }
 
     /// Moves some of these users, and leaves those whose turn has not come.
-    async fn move_some(&self, registry: &Registry, misplaced: &mut VecDeque<Uid>) {
-        let old_ones = self.release_some(&registry.write(), misplaced);
-        if old_ones.is_empty() {
+    pub(super) async fn move_some(&self, registry: &Registry, misplaced: &mut VecDeque<Uid>) {
+        let moving = self.release_some(&registry.write(), misplaced);
+        if moving.is_empty() {
             return;
         }
+        let old_ones: HashMap<u64, &Arc<Uplinks>> =
+            moving.iter().map(|(_, old)| (old.number, old)).collect();
         let hearing = async {
-            for old in &old_ones {
+            for old in old_ones.values() {
                 old.flushed().await;
             }
         };
@@ -225,13 +236,19 @@ impl Bridges {
         }
         let sessions = registry.write();
         let set = self.set.read();
+        for (uid, old) in &moving {
+            let same_user = sessions.of_user(uid.as_str()).iter();
+            for handle in same_user.filter(|handle| handle.bridge.is_moving_from(old)) {
+                handle.bridge.lock().free();
+            }
+        }
         self.serve_all(&set, &sessions);
     }
 }
 
 /// What became of a user who should be another bridge's.
 enum Released {
-    /// The sessions are nobody's now.
+    /// The sessions are moving from there now.
     By(Arc<Uplinks>),
     /// They wait for answers.
     Later,
@@ -239,11 +256,23 @@ enum Released {
     Stays,
 }
 
-/// The session is nobody's now; returns what the bridge that had it is told.
-fn detach(handle: &Handle) -> FromEdge {
-    handle.bridge.lock().set(None);
+/// What the session says from now on waits for its next bridge; returns what the one that has it is told.
+fn set_out(handle: &Handle) -> FromEdge {
+    handle.bridge.lock().set_out();
     handle.outbox.change_hands();
     no_longer_served(handle)
+}
+
+/// Where no bridge stays, the sessions of those that are about to leave set out at once, so that these can be done.
+fn retire_last(set: &Set, sessions: &Sessions) {
+    if set.staying().next().is_some() {
+        return;
+    }
+    for bridge in &set.joined {
+        let own = sessions.all().filter(|handle| handle.bridge.is_of(bridge));
+        let mut told = own.map(|handle| set_out(handle)).collect();
+        bridge.push(&mut told);
+    }
 }
 
 /// Moves users to the bridges that should have them, whenever one has come or is about to leave.
