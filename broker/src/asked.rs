@@ -22,8 +22,10 @@ use crate::identity::{Authenticate, Credentials, Identity, Refusal};
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// How long a client waits for all of them: what it is told then is "server unavailable".
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How long a kick is remembered, which outlasts any CONNECT under way.
+/// How long a kick is remembered, which outlasts any CONNECT under way; and how many are. What was asked before one that is
+/// forgotten counts as kicked.
 const KICKS_KEPT: Duration = Duration::from_secs(60);
+const KICKS_MAX: usize = 16 * 1024;
 
 type Outcome = Result<Identity, Refusal>;
 
@@ -32,8 +34,15 @@ type Outcome = Result<Identity, Refusal>;
 pub(crate) struct Asked {
     /// The last question's number. An earlier edge's can't be among them: a late answer to one must let nobody in.
     last: AtomicU64,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
+    waiting: Mutex<HashMap<u64, Question>>,
     kicks: Mutex<Kicks>,
+}
+
+#[derive(Debug)]
+struct Question {
+    answer: oneshot::Sender<Outcome>,
+    /// The last kick before it. Later ones may be about what the bridge has found good.
+    as_of: u64,
 }
 
 /// Kicks of late, numbered.
@@ -41,6 +50,8 @@ pub(crate) struct Asked {
 struct Kicks {
     last: u64,
     kept: VecDeque<(Instant, u64, Kick)>,
+    /// The last one that is no longer kept.
+    forgotten: u64,
 }
 
 impl Default for Asked {
@@ -56,33 +67,26 @@ impl Default for Asked {
 impl Asked {
     /// Takes a bridge's answer.
     pub(crate) fn answer(&self, authenticated: link::Authenticated) {
-        let Some(waiting) = self.waiting.lock().remove(&authenticated.request) else {
+        let Some(question) = self.waiting.lock().remove(&authenticated.request) else {
             // The client is gone, or another bridge was faster.
             return;
         };
         let outcome = match authenticated.outcome {
-            Some(authenticated::Outcome::Identity(identity)) => self.identity(identity),
+            Some(authenticated::Outcome::Identity(found)) => identity(found, question.as_of),
             Some(authenticated::Outcome::Refusal(refusal)) => Err(refused(refusal)),
             None => Err(Refusal::Unavailable),
         };
-        drop(waiting.send(outcome));
+        drop(question.answer.send(outcome));
     }
 
-    fn identity(&self, identity: link::Identity) -> Outcome {
-        let Ok(uid) = identity.uid.parse() else {
-            tracing::error!("a bridge lets in a user who can't exist");
-            return Err(Refusal::Unavailable);
-        };
-        let time =
-            |millis| (millis > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
-        Ok(Identity {
-            uid,
-            login: Some(identity.login).filter(|login| !login.is_empty()),
-            password_set_at: time(identity.password_set_at),
-            expires_at: time(identity.expires_at),
-            is_admin: identity.admin,
-            as_of: self.kicks.lock().last,
-        })
+    /// A new question: its number, and where its answer comes.
+    fn begin(&self) -> (u64, oneshot::Receiver<Outcome>) {
+        let request = self.last.fetch_add(1, Ordering::Relaxed);
+        let (answer, is_answered) = oneshot::channel();
+        let as_of = self.kicks.lock().last;
+        let question = Question { answer, as_of };
+        self.waiting.lock().insert(request, question);
+        (request, is_answered)
     }
 
     /// Remembers who is to end, for those who are on their way in.
@@ -92,15 +96,23 @@ impl Asked {
         kicks.last += 1;
         let number = kicks.last;
         kicks.kept.push_back((now, number, kick.clone()));
-        while let Some((at, ..)) = kicks.kept.front()
-            && now.duration_since(*at) > KICKS_KEPT
+        while let Some((at, oldest, _)) = kicks.kept.front()
+            && (kicks.kept.len() > KICKS_MAX || now.duration_since(*at) > KICKS_KEPT)
         {
+            kicks.forgotten = *oldest;
             kicks.kept.pop_front();
         }
     }
 
     fn was_kicked(&self, identity: &Identity) -> bool {
+        if identity.uid.is_anonymous() {
+            // Nobody was asked.
+            return false;
+        }
         let kicks = self.kicks.lock();
+        if identity.as_of < kicks.forgotten {
+            return true;
+        }
         let since = kicks.kept.iter().rev();
         let mut since = since.take_while(|(_, number, _)| *number > identity.as_of);
         since.any(|(_, _, kick)| {
@@ -113,6 +125,23 @@ impl Asked {
                 }
         })
     }
+}
+
+fn identity(found: link::Identity, as_of: u64) -> Outcome {
+    let Ok(uid) = found.uid.parse() else {
+        tracing::error!("a bridge lets in a user who can't exist");
+        return Err(Refusal::Unavailable);
+    };
+    let time =
+        |millis| (millis > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
+    Ok(Identity {
+        uid,
+        login: Some(found.login).filter(|login| !login.is_empty()),
+        password_set_at: time(found.password_set_at),
+        expires_at: time(found.expires_at),
+        is_admin: found.admin,
+        as_of,
+    })
 }
 
 fn refused(refusal: i32) -> Refusal {
@@ -147,9 +176,7 @@ impl Asking {
                 }
             };
             tried.push(bridge.number);
-            let request = self.asked.last.fetch_add(1, Ordering::Relaxed);
-            let (answer, is_answered) = oneshot::channel();
-            self.asked.waiting.lock().insert(request, answer);
+            let (request, is_answered) = self.asked.begin();
             let _forgotten = Forgotten(&self.asked, request);
             bridge.push(&mut vec![question(request, credentials)]);
             let is_last = self.bridges.count() <= tried.len();
@@ -204,5 +231,57 @@ impl Authenticate for Asking {
 
     fn is_revoked(&self, identity: &Identity) -> bool {
         self.asked.was_kicked(identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kick(uid: &str) -> Kick {
+        Kick {
+            uid: uid.to_owned(),
+            which: None,
+        }
+    }
+
+    /// Lets alice in.
+    fn answered(
+        asked: &Asked,
+        (request, mut answer): (u64, oneshot::Receiver<Outcome>),
+    ) -> Identity {
+        asked.answer(link::Authenticated {
+            request,
+            outcome: Some(authenticated::Outcome::Identity(link::Identity {
+                uid: "alice".to_owned(),
+                ..link::Identity::default()
+            })),
+        });
+        answer.try_recv().unwrap().unwrap()
+    }
+
+    #[test]
+    fn who_is_kicked_while_the_bridge_thinks_does_not_come_in() {
+        let asked = Asked::default();
+        asked.kick(&kick("alice"));
+        let question = asked.begin();
+        asked.kick(&kick("bob"));
+        let before = answered(&asked, question);
+        assert!(!asked.was_kicked(&before));
+        let question = asked.begin();
+        // The bridge has found the password good, and then it was replaced.
+        asked.kick(&kick("alice"));
+        let identity = answered(&asked, question);
+        assert!(asked.was_kicked(&identity));
+        assert!(asked.was_kicked(&before));
+        let question = asked.begin();
+        let identity = answered(&asked, question);
+        assert!(!asked.was_kicked(&identity));
+        // More than are remembered: nobody can tell.
+        for _ in 0..=KICKS_MAX {
+            asked.kick(&kick("bob"));
+        }
+        assert!(asked.was_kicked(&identity));
+        assert_eq!(asked.kicks.lock().kept.len(), KICKS_MAX);
     }
 }

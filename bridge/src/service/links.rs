@@ -129,6 +129,11 @@ pub(super) fn authenticate(
             Err(_) => Err(broker::Refusal::BadCredentials),
         };
         let outcome = match outcome {
+            // A password takes a while to be checked. What is ended from now on the edge hears after this.
+            Ok(identity) if accounts.is_revoked(&identity) => Err(broker::Refusal::BadCredentials),
+            outcome => outcome,
+        };
+        let outcome = match outcome {
             Ok(identity) => authenticated::Outcome::Identity(known(&identity)),
             Err(refusal) => authenticated::Outcome::Refusal(refused(refusal).into()),
         };
