@@ -17,6 +17,7 @@ mod password;
 mod revocations;
 pub(crate) mod token;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -271,6 +272,24 @@ impl Auth {
         login.is_some_and(|login| self.revocations.contains(login))
             || password_set_at
                 .is_some_and(|set_at| self.revocations.has_newer_password(uid, set_at))
+    }
+
+    /// Which of these users may no longer be where they are, however long ago that was decided: whose account was deleted, or
+    /// who have a newer password than the one that has let them in. A login ends before what is known of its end is forgotten.
+    ///
+    /// # Errors
+    /// [`store::Error`] when the database can't answer.
+    pub async fn ended(
+        &self,
+        shown: Vec<(&Uid, Option<SystemTime>)>,
+    ) -> Result<Vec<bool>, store::Error> {
+        let uids: BTreeSet<&Uid> = shown.iter().map(|(uid, _)| *uid).collect();
+        let passwords = users::passwords_set_at(self.store.reader(), uids).await?;
+        let is_ended = |(uid, set_at): &(&Uid, Option<SystemTime>)| match passwords.get(*uid) {
+            Some(newest) => set_at.is_some_and(|set_at| *newest > set_at),
+            None => true,
+        };
+        Ok(shown.iter().map(is_ended).collect())
     }
 
     async fn user_by_password(

@@ -99,7 +99,7 @@ mod tail;
 mod watchers;
 
 pub use job::Caller;
-pub use links::{Asides, Links};
+pub use links::{Asides, Doorkeeper, Ended, Links};
 
 use announcer::Announcer;
 use appearance::Pace;

@@ -247,6 +247,24 @@ async fn who_loses_his_rights_leaves_the_broker() -> Result<()> {
 }
 
 #[tokio::test]
+async fn who_is_kicked_while_the_wire_is_cut_leaves_later() -> Result<()> {
+    let (split, proxy) = Split::with_proxy(&["alice", "bob"]).await?;
+    let mut alice = online(&split, "alice").await?;
+    let mut bob = online(&split, "bob").await?;
+    split.bridges[0].add_admin("root").await?;
+    let root = split.login("root").await?;
+    proxy.cut();
+    split.until_bridges(0).await?;
+    let kick = root.post("/v1/admin/users/alice/kick", &json!({})).await?;
+    kick.expect(204)?;
+    proxy.heal();
+    split.until_bridges(1).await?;
+    alice.closed().await?;
+    bob.say(up::user("alice"), "are you there?").await?;
+    split.stop().await
+}
+
+#[tokio::test]
 async fn what_is_retained_and_granted_outlives_the_broker() -> Result<()> {
     let mut split = Split::with_users(&["alice", "bob"]).await?;
     let mut alice = online(&split, "alice").await?;

@@ -334,3 +334,20 @@ async fn a_certificate_needs_an_account_and_no_password() {
         .unwrap();
     assert!(!is_revoked(auth, &alice));
 }
+
+#[tokio::test]
+async fn what_was_ended_long_ago_is_in_the_database() {
+    let fixture = Fixture::new().await;
+    let auth = &fixture.auth;
+    let (alice, nobody) = (uid("alice"), uid("nobody"));
+    let by_password = auth.authenticate("alice", b"correct horse", HERE).await;
+    let first = by_password.unwrap().password_set_at;
+    let shown = || vec![(&alice, first), (&alice, None), (&nobody, None)];
+    assert_eq!(auth.ended(shown()).await.unwrap(), [false, false, true]);
+    auth.set_password(&alice, "battery staple", "root")
+        .await
+        .unwrap();
+    assert_eq!(auth.ended(shown()).await.unwrap(), [true, false, true]);
+    auth.delete_user(&alice, "root").await.unwrap();
+    assert_eq!(auth.ended(shown()).await.unwrap(), [true, true, true]);
+}

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use broker::{BrokerHandle, Refusal};
 
 use crate::auth::{self, Auth, AuthError, Kick, Sessions};
+use crate::service::{Doorkeeper, Ended};
 
 /// Accounts end sessions, and sessions ask accounts: the way back is filled in when both exist.
 pub(super) fn kick(sessions: Arc<OnceLock<BrokerHandle>>) -> Kick {
@@ -69,6 +70,14 @@ impl broker::Authenticate for Accounts {
     fn is_revoked(&self, identity: &broker::Identity) -> bool {
         let login = identity.login.as_deref();
         (self.0).is_revoked(&identity.uid, login, identity.password_set_at)
+    }
+}
+
+impl Doorkeeper for Accounts {
+    fn ended<'a>(&'a self, identities: &'a [broker::Identity]) -> Ended<'a> {
+        let shown = identities.iter();
+        let shown = shown.map(|identity| (&identity.uid, identity.password_set_at));
+        Box::pin(self.0.ended(shown.collect()))
     }
 }
 

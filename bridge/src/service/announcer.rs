@@ -93,7 +93,7 @@ impl Announcer {
                     Some(announcement) => self.announce(announcement).await?,
                     None => break,
                 },
-                () = asides.filled() => self.send(asides.take()).await?,
+                () = asides.filled() => self.send_asides().await?,
                 () = woken => {}
                 () = clock::sleep_until(self.outlet.next_due()) => self.outlet.ask(),
             }
@@ -122,6 +122,15 @@ impl Announcer {
         self.check(sent)
     }
 
+    /// Sends what was said aside for the link that there is. What is for a later one waits until that is announced.
+    async fn send_asides(&mut self) -> Result<(), LinkClosed> {
+        let Some(joined) = &self.joined else {
+            return Ok(());
+        };
+        let items = self.asides.take(joined.link);
+        self.send(items).await
+    }
+
     /// Goes on without a link that has ended, if there may be another one.
     fn check(&mut self, outcome: Result<(), LinkClosed>) -> Result<(), LinkClosed> {
         match outcome {
@@ -140,8 +149,7 @@ impl Announcer {
         if let Some(joined) = announcement.joined {
             self.joined = Some(joined);
             self.release_answers(u64::MAX);
-            // What was said for the sessions of another edge, or when there was none.
-            drop(self.asides.take());
+            self.send_asides().await?;
         }
         let mut items = announcement.first;
         let outlet = &mut self.outlet;

@@ -1,9 +1,12 @@
 //! From the link to the pipeline: frames are taken apart and commands checked while the pipeline executes earlier ones.
 
+use std::sync::Arc;
+
 use broker::link::{FrameReceiver, FrameSender, LinkClosed};
 use schema::link::{self, DownFrame, FromEdge, UpFrame, Uplink, from_edge};
 use schema::{Format, Uid};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -52,6 +55,8 @@ pub(super) async fn run(
     taken: mpsc::Sender<Taken>,
     ended: CancellationToken,
 ) -> Result<(), LinkClosed> {
+    // An answer to an earlier link's question is heard by nobody, but a password that is not checked to its end counts as wrong.
+    let mut asked = JoinSet::new();
     for link in 1.. {
         let next = tokio::select! {
             next = links.next.recv() => next,
@@ -62,15 +67,18 @@ pub(super) async fn run(
             return Ok(());
         };
         let sender = next.sender;
+        // Before the pipeline: what is said aside from now on is for this link, and waits until it is announced.
+        links.asides.begin(link);
         // Once the pipeline has stopped, nothing more is taken, but what it has said may still wait for room.
         let _ = taken.send(Taken::Joined(Joined { link, sender })).await;
         let error = tokio::select! {
-            error = receive(next.receiver, link, &links, &limits, &taken) => error,
+            error = receive(next.receiver, link, &links, &limits, &taken, &mut asked) => error,
             () = ended.cancelled() => return Ok(()),
         };
         if links.is_only {
             return Err(error);
         }
+        links.asides.end();
         warn!(%error, "the link to the broker has ended");
         let _ = taken.send(Taken::Lost).await;
     }
@@ -84,25 +92,36 @@ async fn receive(
     links: &Links,
     limits: &Limits,
     taken: &mpsc::Sender<Taken>,
+    asked: &mut JoinSet<()>,
 ) -> LinkClosed {
+    // The next link brings all who are there again.
+    let mut rechecks = JoinSet::new();
+    let turns = Arc::new(Semaphore::new(1));
     loop {
         let (number, mut items) = match receiver.recv().await {
             Ok(frame) => frame,
             Err(error) => return error,
         };
+        while asked.try_join_next().is_some() || rechecks.try_join_next().is_some() {}
         if let Some(accounts) = &links.accounts {
+            let mut handed_over = Vec::new();
             for item in &mut items {
                 match &mut item.item {
-                    Some(from_edge::Item::Authenticate(asked)) => {
-                        let asked = std::mem::take(asked);
-                        links::authenticate(asked, accounts.clone(), links.asides.clone());
+                    Some(from_edge::Item::Authenticate(who)) => {
+                        let (who, asides) = (std::mem::take(who), links.asides.clone());
+                        asked.spawn(links::authenticate(who, accounts.clone(), asides));
                         item.item = None;
                     }
                     Some(from_edge::Item::Connected(connected)) if connected.handed_over => {
-                        links::recheck(connected, &**accounts, &links.asides);
+                        handed_over.extend(links::handed_over(connected));
                     }
                     _ => {}
                 }
+            }
+            if !handed_over.is_empty() {
+                let (asides, turns) = (links.asides.clone(), turns.clone());
+                let recheck = links::recheck(handed_over, accounts.clone(), asides, turns);
+                rechecks.spawn(recheck);
             }
         }
         let intake = Intake {

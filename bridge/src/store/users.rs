@@ -106,6 +106,27 @@ pub async fn existing<C: ConnectionTrait>(db: &C, uids: &[Uid]) -> Result<Vec<Ui
     Ok(existing)
 }
 
+/// Since when the passwords of these users are what they are; see [`User::password_set_at`]. Deleted ones are left out.
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn passwords_set_at<C: ConnectionTrait>(
+    db: &C,
+    uids: impl IntoIterator<Item = &Uid>,
+) -> Result<HashMap<Uid, SystemTime>, Error> {
+    let mut rows = sql::Rows::new(1);
+    for uid in uids {
+        rows.push([uid.as_str().into()]);
+    }
+    let text = "SELECT uid, COALESCE(password_changed_at, created_at) AS set_at FROM users
+        WHERE uid {in} AND deleted_at IS NULL";
+    let mut found = HashMap::new();
+    for row in sql::query_rows(db, text, rows).await? {
+        found.insert(uid(&row)?, clock::from_millis(row.try_get("", "set_at")?));
+    }
+    Ok(found)
+}
+
 /// Keeps other nodes from changing users, and what two of them have to do with each other, to the end of the transaction.
 ///
 /// # Errors
