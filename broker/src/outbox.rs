@@ -10,6 +10,9 @@
 //! ```
 //! While `CatchingUp`, live messages are dropped here: the bridge sends them as catch-up, then says `Live` at a point
 //! in its stream before which everything has been sent.
+//!
+//! Events are not caught up: where one has found no room, or may have been missed between two bridges, the client is told that
+//! what it knows is out of date, once the session is live and has taken all else.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -78,6 +81,8 @@ pub(crate) struct State {
     /// QoS of the subscription: decides what a full queue means.
     pub(crate) qos: Qos,
     bytes: usize,
+    /// Events were lost, and the client does not know yet.
+    is_outdated: bool,
     /// Newest messages of conversations that were sent before the session went live, and may come live, too.
     sent: Vec<Position>,
 }
@@ -99,7 +104,14 @@ impl State {
         self.deliveries = VecDeque::new();
         self.bytes = 0;
         self.sent = Vec::new();
+        self.is_outdated &= feed != Feed::Off;
         self.feed = feed;
+    }
+
+    /// Whether it is time to tell the client that events were lost: what it asks for then contains all of them. It counts as told.
+    pub(crate) fn take_outdated(&mut self) -> bool {
+        let is_due = matches!(self.feed, Feed::Live(_)) && self.deliveries.is_empty();
+        is_due && std::mem::take(&mut self.is_outdated)
     }
 
     /// Whether a message that comes live was sent before; the first that was not ends the question for its conversation.
@@ -142,6 +154,7 @@ impl Outbox {
                 leaving: None,
                 qos: Qos::AtMostOnce,
                 bytes: 0,
+                is_outdated: false,
                 sent: Vec::new(),
             }),
             wake: Notify::new(),
@@ -224,8 +237,12 @@ impl Outbox {
             return false;
         }
         if state.bytes + weight(delivery) > self.bytes_max {
+            if !is_message {
+                state.is_outdated = true;
+                return true;
+            }
             // QoS 0 promises nothing: the client sees the gap in `seq`. QoS 1 has to be caught up.
-            return !(is_message && self.is_now_behind(state));
+            return !self.is_now_behind(state);
         }
         state.push_delivery(delivery.clone());
         drop(state);
@@ -255,9 +272,11 @@ impl Outbox {
         true
     }
 
-    /// Another bridge has the session now: when the client has taken what is here, it catches up from the database.
+    /// The session is for another bridge: when the client has taken what is here, it catches up from the database. Events of
+    /// the time between the two are lost.
     pub(crate) fn change_hands(&self) {
         let mut state = self.state.lock();
+        state.is_outdated |= state.feed != Feed::Off;
         if let Feed::CatchingUp(epoch) | Feed::Live(epoch) = state.feed {
             state.feed = Feed::Behind(epoch);
             if self.is_nameless {
@@ -295,6 +314,10 @@ impl Outbox {
         if state.feed == Feed::CatchingUp(epoch) {
             state.feed = Feed::Live(epoch);
             state.sent = sent;
+            if state.is_outdated {
+                drop(state);
+                self.wake.notify_one();
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! One payload for many receivers, encoded at most once per format.
 
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use bytes::Bytes;
-use schema::Format;
+use schema::{Format, v1, wire};
 use tracing::error;
 
 /// A protobuf `Down`, and its JSON form once somebody has asked for it.
@@ -42,4 +42,15 @@ impl Payload {
     pub(crate) fn size(&self) -> usize {
         self.protobuf.len()
     }
+}
+
+/// What tells a client that events were lost.
+pub(crate) fn outdated() -> &'static Payload {
+    static OUTDATED: LazyLock<Payload> = LazyLock::new(|| {
+        let event = Some(v1::event::Event::Outdated(v1::Outdated {}));
+        Payload::new(&wire::encode_down(v1::down::Content::Event(v1::Event {
+            event,
+        })))
+    });
+    &OUTDATED
 }

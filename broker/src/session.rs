@@ -24,7 +24,7 @@ use crate::codec::{
 use crate::options::Options;
 use crate::outbox::{Delivery, Feed};
 use crate::parking::Parked;
-use crate::payload::Payload;
+use crate::payload::{Payload, outdated};
 use crate::plain::exchange::Exchange;
 use crate::plain::filter::{Filter, FilterError, check_topic};
 use crate::plain::mailbox::Mailbox;
@@ -446,6 +446,9 @@ impl Session {
                 }
                 None => break,
             }
+        }
+        if out.len() < OUT_MAX && state.take_outdated() {
+            self.write_down(outdated(), Qos::AtMostOnce, None, None, out);
         }
         let caught_behind = matches!(state.feed, Feed::Behind(_)) && state.deliveries.is_empty();
         drop(state);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use schema::v1::event::Event;
 use serde_json::json;
 use tidings_tests::link::Version;
 use tidings_tests::server::{Folder, password_of};
@@ -110,6 +111,13 @@ async fn sessions_outlive_their_bridge() -> Result<()> {
     split.bridges[0].restart().await?;
     split.until_bridges(1).await?;
     alice.until_pubacks(230).await?;
+    // What the two know may be out of date: an event may have been lost with the bridge.
+    for client in [&mut alice, &mut bob] {
+        let is_outdated = |event: &Event| matches!(event, Event::Outdated(_)).then_some(());
+        client
+            .event("that it may be out of date", is_outdated)
+            .await?;
+    }
     // Each one at least once, and again only what was said anew by the server.
     let mut heard: Vec<u32> = Vec::new();
     while heard

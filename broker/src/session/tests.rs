@@ -237,6 +237,48 @@ fn a_session_that_falls_behind_catches_up() {
     );
 }
 
+/// Of events that found no room the client is told once it has taken all else.
+#[test]
+fn a_client_is_told_that_events_were_lost() {
+    let mut alice = Alice::new(Version::V5);
+    alice.subscribe("im/alice/down", Qos::AtLeastOnce);
+    alice.handle.outbox.go_live(1, Vec::new());
+    let is_outdated = |packet: &Packet| matches!(packet, Packet::Publish(publish) if publish.payload == outdated().in_format(schema::Format::Protobuf));
+    let told = |alice: &mut Alice| {
+        alice.look().unwrap();
+        alice
+            .packets()
+            .iter()
+            .filter(|one| is_outdated(one))
+            .count()
+    };
+    let event = Delivery::Event(Arc::new(Payload::new(&[0; 100])));
+    let lost = (0..10).filter(|_| alice.handle.outbox.deliver_live(&event));
+    assert!((1..10).contains(&lost.count()));
+    assert_eq!((told(&mut alice), told(&mut alice)), (1, 0));
+
+    // Between two bridges, and only when the second one has said that all is there.
+    alice.handle.outbox.change_hands();
+    assert_eq!(told(&mut alice), 0);
+    alice.handle.outbox.go_live(1, Vec::new());
+    assert_eq!(told(&mut alice), 0);
+    alice.handle.outbox.go_live(2, Vec::new());
+    assert_eq!((told(&mut alice), told(&mut alice)), (1, 0));
+
+    // Who no longer listens has nothing to be told.
+    alice.handle.outbox.change_hands();
+    let unsubscribe = Unsubscribe {
+        packet_id: id(1),
+        filters: vec!["im/alice/down".into()],
+        user_properties: Vec::new(),
+    };
+    alice.send(Packet::Unsubscribe(unsubscribe)).unwrap();
+    alice.handle.outbox.change_hands();
+    alice.subscribe("im/alice/down", Qos::AtLeastOnce);
+    alice.handle.outbox.go_live(3, Vec::new());
+    assert_eq!(told(&mut alice), 0);
+}
+
 /// The first reason to end counts.
 #[test]
 fn a_closed_outbox_ends_the_session() {
