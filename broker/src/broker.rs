@@ -10,7 +10,7 @@ use schema::Uid;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -275,25 +275,33 @@ impl Broker {
     /// Stops accepting and reading, lets the clients have the answers to what they have sent, tells them, waits until their
     /// connections are closed and the bridge has heard of it all, but no longer than `limit`.
     pub async fn stop(&self, limit: Duration) {
+        let begun = Instant::now();
+        // Each step has its time, and what is left of all of it.
+        let (long, short) = (limit / 2, limit / 4);
+        let in_time = |step: Duration, all: Duration| (Instant::now() + step).min(begun + all);
         self.stop.cancel();
         self.connections.close();
         self.edge.registry.drain_all(Closed::ServerShutdown);
         // The last ones are told without waiting for their answers: they have no PUBACK, and will send again.
-        let (answering, closing) = (limit / 2, limit / 4);
-        if timeout(answering, self.connections.wait()).await.is_err() {
+        let answering = timeout_at(in_time(long, long), self.connections.wait());
+        if answering.await.is_err() {
             self.edge.registry.close_all(Closed::ServerShutdown);
-            if timeout(closing, self.connections.wait()).await.is_err() {
+            let closing = timeout_at(in_time(short, long + short), self.connections.wait());
+            if closing.await.is_err() {
                 tracing::warn!("some connections did not close in time");
             }
         }
         // Sessions end with the process. Their wills, and who has left, are among what the bridge has to hear.
         self.edge.end_all_parked();
-        if timeout(closing, self.edge.bridges.flushed()).await.is_err() {
+        let nearly_all = limit - limit / 8;
+        let hearing = timeout_at(in_time(short, nearly_all), self.edge.bridges.flushed());
+        if hearing.await.is_err() {
             tracing::warn!("the bridge did not hear everything in time");
         }
         self.stop_links.cancel();
         self.links.close();
-        if timeout(closing, self.links.wait()).await.is_err() {
+        let parting = timeout_at(in_time(short, limit), self.links.wait());
+        if parting.await.is_err() {
             tracing::warn!("some bridges could not be told");
         }
     }

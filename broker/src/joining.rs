@@ -1,11 +1,12 @@
 //! Bridges that are other processes: they join as MQTT 5 clients, at a port of their own, so that their secret can't be tried
 //! where everybody comes in.
 //!
-//! Reading order: [`Joining`] (who may join), `handshake` (the first packet), `service` (a connection's packets), `link` (what
-//! outlives connections).
+//! Reading order: [`Joining`] (who may join), `lobby` (who is not known yet), `handshake` (the first packet), `service` (a
+//! connection's packets), `link` (what outlives connections).
 
 mod handshake;
 mod link;
+mod lobby;
 mod service;
 
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +23,7 @@ use tracing::{debug, error, info, warn};
 
 use self::handshake::{Asked, Secret};
 use self::link::{Known, Link};
+use self::lobby::{Lobby, Place};
 use self::service::Connection;
 use crate::codec::ReasonCode;
 use crate::edge::Edge;
@@ -30,8 +31,6 @@ use crate::net::{Crowd, Tls, in_time};
 
 /// How long a connection may take until it is known whose it is.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that may be at that point, all others wait: bridges are few.
-const JOINING_MAX: usize = 32;
 /// How long a wrong secret is answered later, so that trying many takes long.
 const WRONG_SECRET_DELAY: Duration = Duration::from_secs(1);
 /// How long to wait after accept failed, mostly for want of file descriptors: less would be a busy loop.
@@ -46,7 +45,7 @@ struct Inner {
     known: Mutex<Vec<Known>>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    places: Arc<Semaphore>,
+    lobby: Arc<Lobby>,
     strangers: Crowd,
 }
 
@@ -63,7 +62,7 @@ impl Joining {
             known: Mutex::default(),
             tasks,
             stop,
-            places: Arc::new(Semaphore::new(JOINING_MAX)),
+            lobby: Arc::default(),
             strangers: Crowd::default(),
         }))
     }
@@ -72,16 +71,12 @@ impl Joining {
     pub(crate) async fn run(self, listener: TcpListener, tls: Option<Tls>) {
         let Joining(inner) = self;
         loop {
-            let accepting = async {
-                let place = inner.places.clone().acquire_owned().await;
-                (place, listener.accept().await)
-            };
-            let (place, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 () = inner.stop.cancelled() => return,
-                accepted = accepting => accepted,
+                accepted = listener.accept() => accepted,
             };
-            let socket = match accepted {
-                Ok((socket, _)) => socket,
+            let (socket, place) = match accepted {
+                Ok((socket, address)) => (socket, inner.lobby.enter(address.ip())),
                 Err(error) => {
                     warn!(%error, "accepting a bridge's connection failed");
                     sleep(ACCEPT_BACKOFF).await;
@@ -89,55 +84,55 @@ impl Joining {
                 }
             };
             let (inner, tls) = (inner.clone(), tls.clone());
-            inner.tasks.clone().spawn(async move {
-                inner.receive(socket, tls).await;
-                drop(place);
-            });
+            inner.tasks.clone().spawn(inner.receive(socket, tls, place));
         }
     }
 }
 
 impl Inner {
     /// Finds out who it is, and hands it over to its link.
-    async fn receive(self: Arc<Self>, socket: TcpStream, tls: Option<Tls>) {
+    async fn receive(self: Arc<Self>, socket: TcpStream, tls: Option<Tls>, place: Place) {
         // Frames are waited for: Nagle's algorithm would hold them back.
         if let Err(error) = socket.set_nodelay(true) {
             warn!(%error, "TCP_NODELAY could not be set");
         }
         let deadline = Instant::now() + JOIN_TIMEOUT;
         match tls {
-            None => self.greet(socket, deadline).await,
+            None => self.greet(socket, deadline, place).await,
             Some(tls) => {
-                if let Some(stream) = in_time(tls.accept(socket), deadline, &self.stop).await {
-                    self.greet(stream, deadline).await;
+                let opening = in_time(tls.accept(socket), deadline, &self.stop);
+                if let Some(Some(stream)) = place.keep(opening).await {
+                    self.greet(stream, deadline, place).await;
                 }
             }
         }
     }
 
-    async fn greet<S>(self: Arc<Self>, mut stream: S, deadline: Instant)
+    async fn greet<S>(self: Arc<Self>, mut stream: S, deadline: Instant, place: Place)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let hearing = timeout_at(deadline, handshake::hear(&mut stream, &self.secret));
         let heard = tokio::select! {
             () = self.stop.cancelled() => return,
-            heard = hearing => heard,
+            heard = place.keep(hearing) => heard,
         };
         let (asked, rest) = match heard {
-            Ok(Some(Ok(heard))) => heard,
-            Ok(Some(Err(reason))) => {
+            Some(Ok(Some(Ok(heard)))) => heard,
+            Some(Ok(Some(Err(reason)))) => {
                 if let Some(count) = self.strangers.tell() {
                     error!(
                         count,
                         "somebody tried to join as a bridge without knowing link.secret"
                     );
                 }
-                sleep(WRONG_SECRET_DELAY).await;
+                place.keep(sleep(WRONG_SECRET_DELAY)).await;
                 return handshake::refuse(&mut stream, reason).await;
             }
-            Ok(None) | Err(_) => return debug!("a connection is no bridge's"),
+            Some(Ok(None) | Err(_)) => return debug!("a connection is no bridge's"),
+            None => return debug!("too many connections that may be bridges'"),
         };
+        drop(place);
         let connection = Connection::new(Box::new(stream), rest);
         self.admit(asked, connection).await;
     }

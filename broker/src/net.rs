@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 
 use crate::options::NetworkOptions;
 
+pub(crate) use guests::Origin;
 pub use guests::{Guests, Pass, Turned};
 pub use proxy::ProxyError;
 pub use tls::{Nameless, Tls, TlsError, TlsSettings, certified};

@@ -50,7 +50,7 @@ pub enum Turned {
 
 /// What counts as one address: a household or a server has a whole /64 of IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Origin {
+pub(crate) enum Origin {
     V4(Ipv4Addr),
     V6([u16; 4]),
 }
@@ -138,7 +138,8 @@ impl Turned {
 }
 
 impl Origin {
-    fn of(address: IpAddr) -> Self {
+    /// Of an address in its canonical spelling.
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Origin::V4(address),
             IpAddr::V6(address) => {
