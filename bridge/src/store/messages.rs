@@ -231,13 +231,14 @@ pub async fn places<C: ConnectionTrait>(
     limit: u32,
 ) -> Result<Vec<(u32, u64)>, Error> {
     let text = format!(
-        "SELECT seq, msg_id FROM messages WHERE conversation_id = ? AND seq > ? AND seq <= ?
-        ORDER BY seq LIMIT {limit}"
+        "SELECT seq, msg_id FROM messages WHERE {} ORDER BY conversation_id, seq LIMIT {limit}",
+        sql::between(db.get_database_backend(), "conversation_id", "seq")
     );
     let values = [
         conversation_id.into(),
         after_seq.cast_signed().into(),
-        last_seq.cast_signed().into(),
+        conversation_id.into(),
+        last_seq.cast_signed().saturating_add(1).into(),
     ];
     let mut places = Vec::new();
     for row in sql::query(db, &text, values).await? {

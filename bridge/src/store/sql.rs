@@ -69,6 +69,20 @@ fn placeholders(backend: DbBackend, text: &str) -> String {
     numbered
 }
 
+/// What a range of a conversation's rows is asked for by: parameters are its id, the seq before, its id again, and the
+/// seq after, where an index has both columns and the rows are wanted in its order.
+///
+/// PostgreSQL plans once for all values, and takes two bounds of one column for a range of few rows: it would read and sort
+/// all of them, which may be a million, for the first fifty. Two bounds of both columns it takes for many.
+pub fn between(backend: DbBackend, conversation_id: &str, seq: &str) -> String {
+    match backend {
+        DbBackend::Postgres => {
+            format!("({conversation_id}, {seq}) > (?, ?) AND ({conversation_id}, {seq}) < (?, ?)")
+        }
+        _ => format!("{conversation_id} = ? AND {seq} > ? AND {conversation_id} = ? AND {seq} < ?"),
+    }
+}
+
 /// A list of rows to be written or matched, as one flat list of values.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {

@@ -30,6 +30,15 @@ pub struct Range {
     pub bytes_max: usize,
 }
 
+impl Range {
+    pub(super) fn order(&self) -> Order {
+        match self.after_seq {
+            Some(_) => Order::OldestFirst,
+            None => Order::NewestFirst,
+        }
+    }
+}
+
 /// Part of a conversation, ordered by seq.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
@@ -61,10 +70,7 @@ pub async fn history(
         },
         after: range.after_seq.unwrap_or_default().max(visible_seq),
         before: range.before_seq.unwrap_or(u32::MAX),
-        order: match range.after_seq {
-            Some(_) => Order::OldestFirst,
-            None => Order::NewestFirst,
-        },
+        order: range.order(),
     };
     let mut page = unread.page(store, range, &mut reacted).await?;
     reactions::add_to(store.reader(), &mut page.messages, &reacted).await?;
@@ -120,12 +126,45 @@ async fn by_id<C: ConnectionTrait>(
     Ok(messages.into_iter().map(by_id).collect())
 }
 
-impl Page {
-    fn in_order(mut self, order: Order) -> Self {
-        if order == Order::NewestFirst {
-            self.messages.reverse();
+/// A page that messages are put on, in its order, until it is full.
+pub(super) struct Filling {
+    page: Page,
+    range: Range,
+    bytes: usize,
+}
+
+impl Filling {
+    pub(super) fn new(range: Range) -> Self {
+        Filling {
+            page: Page::default(),
+            range,
+            bytes: 0,
         }
-        self
+    }
+
+    /// How many messages there is room for.
+    fn room(&self) -> usize {
+        let limit = self.range.limit.max(1) as usize;
+        limit - self.page.messages.len()
+    }
+
+    /// Puts the message on the page; `false`: it was full.
+    pub(super) fn takes(&mut self, message: v1::Message) -> bool {
+        let is_full = self.room() == 0 || self.bytes >= self.range.bytes_max;
+        if is_full && !self.page.messages.is_empty() {
+            self.page.more = true;
+            return false;
+        }
+        self.bytes += size(&message);
+        self.page.messages.push(message);
+        true
+    }
+
+    pub(super) fn page(mut self) -> Page {
+        if self.range.order() == Order::NewestFirst {
+            self.page.messages.reverse();
+        }
+        self.page
     }
 }
 
@@ -148,27 +187,22 @@ impl Unread<'_> {
         range: Range,
         reacted: &mut Vec<u64>,
     ) -> Result<Page, Error> {
-        let mut page = Page::default();
-        let limit = range.limit.max(1) as usize;
-        let mut bytes = 0;
+        let mut filling = Filling::new(range);
         loop {
             // One more than the page takes, to learn whether there is more.
-            let step = (limit - page.messages.len() + 1).min(STEP);
+            let step = (filling.room() + 1).min(STEP);
             let (messages, is_end) = self.next(store, step).await?;
             for (message, is_reacted) in messages {
-                let is_full = page.messages.len() >= limit || bytes >= range.bytes_max;
-                if is_full && !page.messages.is_empty() {
-                    page.more = true;
-                    return Ok(page.in_order(self.order));
+                let msg_id = message.msg_id;
+                if !filling.takes(message) {
+                    return Ok(filling.page());
                 }
-                bytes += size(&message);
                 if is_reacted {
-                    reacted.push(message.msg_id);
+                    reacted.push(msg_id);
                 }
-                page.messages.push(message);
             }
             if is_end {
-                return Ok(page.in_order(self.order));
+                return Ok(filling.page());
             }
         }
     }
@@ -230,15 +264,17 @@ impl Unread<'_> {
             Order::NewestFirst => "DESC",
         };
         let text = format!(
-            "SELECT {MESSAGE_COLUMNS}, {REACTED} FROM messages x
-            WHERE x.conversation_id = ? AND x.seq > ? AND x.seq < ? AND {}
-            ORDER BY x.seq {order} LIMIT {limit}",
+            "SELECT {MESSAGE_COLUMNS}, {REACTED} FROM messages x WHERE {} AND {}
+            ORDER BY x.conversation_id {order}, x.seq {order} LIMIT {limit}",
+            sql::between(db.get_database_backend(), "x.conversation_id", "x.seq"),
             visible_to("?")
         );
         let uid = self.view.uid.as_str();
+        let id = self.view.conversation_id;
         let values = [
-            self.view.conversation_id.into(),
+            id.into(),
             bound(self.after).into(),
+            id.into(),
             bound(self.before).into(),
             uid.into(),
             uid.into(),

@@ -11,8 +11,10 @@ use crate::store::{Error, sql};
 /// Of so many users the names are told; the others are counted.
 pub(super) const NAMED_MAX: usize = 20;
 
-/// Whether there are reactions to the messages `x`: 1 or 0, as a column `reacted`.
-pub(super) const REACTED: &str = "CASE WHEN EXISTS (SELECT 1 FROM reactions r WHERE r.msg_id = x.msg_id) THEN 1 ELSE 0 END AS reacted";
+/// Whether there are reactions to the messages `x`: 1 or 0, as a column `reacted`. Not as EXISTS, which PostgreSQL may answer
+/// by reading all reactions there are.
+pub(super) const REACTED: &str =
+    "COALESCE((SELECT 1 FROM reactions r WHERE r.msg_id = x.msg_id LIMIT 1), 0) AS reacted";
 
 /// The reactions to those messages that have any, by message; the emoji that was first used comes first.
 ///

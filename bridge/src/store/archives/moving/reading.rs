@@ -90,11 +90,13 @@ async fn read_rows<C: ConnectionTrait>(
     let text = format!(
         "SELECT msg_id, seq, sender, sender_device, client_msg_id, client_seq, kind, content, state, edited_at,
             expires_at, hidden_from
-        FROM messages WHERE conversation_id = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT {STEP}"
+        FROM messages WHERE {} ORDER BY conversation_id, seq LIMIT {STEP}",
+        sql::between(db.get_database_backend(), "conversation_id", "seq")
     );
     let values = [
         conversation_id.into(),
         after.cast_signed().into(),
+        conversation_id.into(),
         below.cast_signed().into(),
     ];
     let rows = sql::query(db, &text, values).await?;
