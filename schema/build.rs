@@ -17,6 +17,7 @@ fn main() -> Result<()> {
         "tidings/link/v1/link.proto",
         "tidings/bus/v1/bus.proto",
         "tidings/archive/v1/archive.proto",
+        "tidings/cache/v1/cache.proto",
     ];
     let descriptors = protox::compile(files, ["proto"]).map_err(Error::other)?;
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr};
 
 use crate::archive::{self, Archive};
+use crate::recent::Recent;
 use crate::settings::{DatabaseOptions, Secret, Settings};
 
 pub mod answers;
@@ -66,6 +67,8 @@ pub struct Store {
     /// On SQLite only.
     checkpoints: Option<Arc<Checkpoints>>,
     archive: Option<Archive>,
+    /// Where nodes share a Redis.
+    recent: Option<Recent>,
 }
 
 impl Store {
@@ -99,6 +102,7 @@ impl Store {
             url: url.to_owned().into(),
             checkpoints: None,
             archive: None,
+            recent: None,
         })
     }
 
@@ -117,6 +121,19 @@ impl Store {
         self.archive
             .as_ref()
             .ok_or(Error::Archive(archive::Error::None))
+    }
+
+    /// Takes newest messages from where they are kept, and keeps them there.
+    #[must_use]
+    pub fn with_recent(mut self, recent: Recent) -> Self {
+        self.recent = Some(recent);
+        self
+    }
+
+    /// Where newest messages are kept for who asks next; `None`: nowhere.
+    #[must_use]
+    pub fn recent(&self) -> Option<&Recent> {
+        self.recent.as_ref()
     }
 
     /// Copies SQLite's log beside the writer from now on: for a process that writes much. Elsewhere it changes nothing.

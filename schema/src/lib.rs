@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`v1`] (what clients send and get, generated from `proto/tidings/v1`),
 //! [`wire`] (its two encodings), [`openapi`] (one of them described), [`topic`] (which topics carry it), [`id`] (the names in it),
-//! [`link`] (what edge and bridge say to each other), [`bus`] (what nodes say to each other), [`archive`] (messages in files).
+//! [`link`] (what edge and bridge say to each other), [`bus`] (what nodes say to each other), [`archive`] (messages in files),
+//! [`cache`] (what nodes keep in Redis).
 //!
 //! Invariant: only this crate knows how the messages look as bytes.
 
@@ -42,12 +43,19 @@ mod generated {
             include!(concat!(env!("OUT_DIR"), "/tidings.bus.v1.rs"));
         }
     }
+    pub mod cache {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/tidings.cache.v1.rs"));
+        }
+    }
 }
 
 /// What is kept of messages in files; explained in `proto/tidings/archive/v1/archive.proto`.
 pub use generated::archive::v1 as archive;
 /// What nodes tell each other; explained in `proto/tidings/bus/v1/bus.proto`.
 pub use generated::bus::v1 as bus;
+/// What nodes keep in Redis; explained in `proto/tidings/cache/v1/cache.proto`.
+pub use generated::cache::v1 as cache;
 /// Frames between the edge and the bridge; explained in `proto/tidings/link/v1/link.proto`.
 pub use generated::link::v1 as link;
 pub use id::{ConversationId, Gid, MsgId, Uid};

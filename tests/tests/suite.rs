@@ -12,6 +12,7 @@ mod cluster_members;
 mod cluster_messages;
 mod cluster_plain;
 mod cluster_rates;
+mod cluster_recent;
 mod cluster_sends;
 mod cluster_state;
 mod contact_presence;

@@ -210,14 +210,13 @@ pub(super) async fn messages(
         .parse::<ConversationId>()
         .map_err(|_| no_such())?
         .to_string();
-    let db = api.store.reader();
-    let member = views::membership(db, &caller.uid, &name).await?;
-    let member = member.ok_or_else(no_such)?;
+    let reader = views::reader(&api.store, &caller.uid, &name).await?;
+    let reader = reader.ok_or_else(no_such)?;
+    let member = &reader.membership;
     if let Some(first_id) = first_id {
-        range.after_seq = Some(dates::seq_before(&api.store, &member, first_id).await?);
+        range.after_seq = Some(dates::seq_before(&api.store, member, first_id).await?);
     }
-    let (id, visible) = (member.conversation_id, member.visible_seq);
-    let page = views::history(&api.store, &caller.uid, id, &name, visible, range).await?;
+    let page = views::page(&api.store, &caller.uid, &reader, range).await?;
     // Something may have been written between the two reads.
     let newest = page.messages.last().map_or(0, |message| message.seq);
     Ok(private(PageView {

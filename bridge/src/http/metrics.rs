@@ -25,6 +25,7 @@ use super::problem::{Problem, ProblemBody};
 use super::remote::Remote;
 use crate::cluster;
 use crate::code::Code;
+use crate::recent::{self, Recent};
 use crate::redis::{self, Redis};
 use crate::service::archiver;
 
@@ -59,6 +60,7 @@ pub(super) async fn show(
         rate_limited: labelled(api.service.rates().refused()),
         words_found: labelled(api.service.words().counts()),
         redis: api.service.redis().map(Redis::figures),
+        recent: api.store.recent().map(Recent::figures),
         bus: api.service.bus().figures(),
     };
     page(Figures {
@@ -133,6 +135,8 @@ struct OfService {
     words_found: Vec<(String, u64)>,
     /// `None`: the node is alone.
     redis: Option<redis::Figures>,
+    /// `None`: nothing is kept there.
+    recent: Option<recent::Figures>,
     bus: Option<cluster::Figures>,
 }
 
@@ -377,6 +381,9 @@ fn inside(page: &mut Page, figures: &OfService) -> fmt::Result {
         ConstGauge::new(figures.search_behind.as_secs_f64()),
     )?;
     figures.redis.map_or(Ok(()), |redis| shared(page, redis))?;
+    figures
+        .recent
+        .map_or(Ok(()), |recent| kept_in_redis(page, recent))?;
     figures.bus.map_or(Ok(()), |bus| told(page, bus))
 }
 
@@ -462,6 +469,35 @@ fn shared(page: &mut Page, redis: redis::Figures) -> fmt::Result {
         "tidings_redis_openings",
         "Times that this node has stopped asking Redis.",
         ConstCounter::new(redis.openings),
+    )
+}
+
+fn kept_in_redis(page: &mut Page, recent: recent::Figures) -> fmt::Result {
+    let recent::Figures {
+        hits,
+        misses,
+        ignored,
+        unanswered,
+        kept,
+    } = recent;
+    page.each(
+        "tidings_recent_pages",
+        "Pages of history that were looked for in Redis, by what came of it.",
+        ConstCounter::new,
+        (
+            "outcome",
+            &labelled([
+                ("hit", hits),
+                ("miss", misses),
+                ("ignored", ignored),
+                ("unanswered", unanswered),
+            ]),
+        ),
+    )?;
+    page.one(
+        "tidings_recent_kept",
+        "Groups whose newest messages were put into Redis.",
+        ConstCounter::new(kept),
     )
 }
 
@@ -612,6 +648,10 @@ mod tests {
                     failures: 7,
                     openings: 1,
                 }),
+                recent: Some(recent::Figures {
+                    hits: 9,
+                    ..recent::Figures::default()
+                }),
                 bus: Some(cluster::Figures {
                     is_up: true,
                     untold: 3,
@@ -651,6 +691,8 @@ mod tests {
             "tidings_redis_available 0",
             "tidings_redis_failures_total 7",
             "tidings_redis_openings_total 1",
+            "tidings_recent_pages_total{outcome=\"hit\"} 9",
+            "tidings_recent_kept_total 0",
             "tidings_bus_up 1",
             "tidings_bus_lag_seconds 0.0005",
             "tidings_bus_notices_total{what=\"untold\"} 3",

@@ -13,6 +13,7 @@ use crate::auth::{Auth, Kick};
 use crate::cluster::decisions::Decisions;
 use crate::cluster::node::{Kept, Node};
 use crate::cluster::{Keeping, Peers};
+use crate::recent::Recent;
 use crate::service::words::Words;
 use crate::service::{self, Limits, Links, Service};
 use crate::settings::Settings;
@@ -59,6 +60,11 @@ impl Opened {
         let (node, number) = Node::join(&store, &settings.data_dir).await?;
         let (peers, keeping) =
             Peers::join(&settings.redis, node).context("redis.url can't be used")?;
+        let ttl = settings.redis.recent_ttl;
+        let store = match &peers.redis {
+            Some(redis) if !ttl.is_zero() => store.with_recent(Recent::new(redis.clone(), ttl)),
+            _ => store,
+        };
         let (decisions, decided) = Decisions::open(&store, &peers.bus).await?;
         let peers = Peers {
             decisions: decisions.clone(),

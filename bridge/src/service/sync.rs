@@ -4,7 +4,7 @@ use schema::{ConversationId, Uid, v1};
 
 use super::refused::Refused;
 use super::{changed_messages, command, dates, packed};
-use crate::store::views::{self, Membership, Range};
+use crate::store::views::{self, Range, Reader};
 use crate::store::{self, Store};
 
 /// Bytes of a page.
@@ -66,15 +66,16 @@ pub(super) async fn page(
     sync: &Sync,
 ) -> Result<Result<v1::Ok, Refused>, store::Error> {
     let name = sync.conversation.to_string();
-    let Some(membership) = views::membership(store.reader(), uid, &name).await? else {
+    let Some(reader) = views::reader(store, uid, &name).await? else {
         return Ok(Err(Refused::not_found("there is no such conversation")));
     };
+    let membership = &reader.membership;
     let mut batch = match sync.changed_after {
         Some(after) => {
             let limit = sync.limit;
-            changed_messages::page(store, uid, &membership, after, limit, PAGE_BYTES).await?
+            changed_messages::page(store, uid, membership, after, limit, PAGE_BYTES).await?
         }
-        None => messages(store, uid, &membership, sync).await?,
+        None => messages(store, uid, &reader, sync).await?,
     };
     if sync.zstd {
         batch = packed::batch(batch);
@@ -90,9 +91,10 @@ pub(super) async fn page(
 async fn messages(
     store: &Store,
     uid: &Uid,
-    membership: &Membership,
+    reader: &Reader,
     sync: &Sync,
 ) -> Result<v1::Batch, store::Error> {
+    let membership = &reader.membership;
     let after_seq = match sync.first_id {
         Some(first_id) => Some(dates::seq_before(store, membership, first_id).await?),
         None => sync.after_seq,
@@ -103,8 +105,7 @@ async fn messages(
         limit: sync.limit,
         bytes_max: PAGE_BYTES,
     };
-    let (id, visible) = (membership.conversation_id, membership.visible_seq);
-    let page = views::history(store, uid, id, &membership.name, visible, range).await?;
+    let page = views::page(store, uid, reader, range).await?;
     Ok(v1::Batch {
         conversation: membership.name.clone(),
         messages: page.messages,

@@ -428,6 +428,9 @@ pub struct RedisOptions {
     pub prefix: String,
     #[serde(deserialize_with = "units::duration")]
     pub timeout: Duration,
+    /// How long newest messages are kept. 0: not at all.
+    #[serde(deserialize_with = "units::duration")]
+    pub recent_ttl: Duration,
 }
 
 impl RedisOptions {

@@ -13,13 +13,16 @@ mod group;
 mod history;
 mod media;
 mod reactions;
+mod recent;
 mod seen;
 mod user;
 
 pub use archived::{AtHand, archived_at_hand, archived_messages, archived_revisions};
 pub use changed::{Changed, changed_messages};
 pub use contact::{ContactPage, Which, contacts};
-pub use conversation::{Conversation, Membership, conversations, departed, membership};
+pub use conversation::{
+    Conversation, Membership, Reader, conversations, departed, membership, reader,
+};
 pub use conversation_list::{Asked, Listed, PageKey, list, unread_total};
 pub use found::{Place, Room, rooms, visible};
 pub(super) use group::described;
@@ -27,6 +30,7 @@ pub use group::{MEMBERS_TOLD, PINS_MAX, group, group_about, group_of};
 pub use history::{Page, Range, history, members_messages_by_id, messages_by_id};
 pub use media::{MEDIA_KINDS, Medium, media, media_messages};
 pub use reactions::reactions;
+pub use recent::page;
 pub use seen::{Expired, Seen, expired, repliable, seen};
 pub use user::{find_users, profile, users};
 

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use schema::{Timestamp, Uid, v1};
+use schema::{Timestamp, Uid, cache, v1};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
 use super::history::messages_by_id;
-use super::{seq, visible_to};
+use super::{recent, seq, visible_to};
 use crate::store::members::Wishes;
-use crate::store::{Error, sql};
+use crate::store::{Error, Store, sql};
 
 /// How far below a conversation's newest message its latest one that the user may see is looked for.
 const LOOK_BACK: u32 = 1024;
@@ -105,14 +105,57 @@ pub async fn membership<C: ConnectionTrait>(
     uid: &Uid,
     name: &str,
 ) -> Result<Option<Membership>, Error> {
-    let text = format!(
-        "SELECT {}
-        FROM conversations c JOIN members m ON m.conversation_id = c.id
-        WHERE c.name = ? AND m.uid = ?",
-        membership_columns()
-    );
-    let row = sql::query_one(db, &text, [name.into(), uid.as_str().into()]).await?;
+    let row = membership_row(db, uid, name, &membership_columns()).await?;
     Ok(row.as_ref().map(membership_of).transpose()?)
+}
+
+async fn membership_row<C: ConnectionTrait>(
+    db: &C,
+    uid: &Uid,
+    name: &str,
+    columns: &str,
+) -> Result<Option<QueryResult>, DbErr> {
+    let text = format!(
+        "SELECT {columns}
+        FROM conversations c JOIN members m ON m.conversation_id = c.id
+        WHERE c.name = ? AND m.uid = ?"
+    );
+    sql::query_one(db, &text, [name.into(), uid.as_str().into()]).await
+}
+
+/// A member who asks for pages.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    /// Where he stands.
+    pub membership: Membership,
+    /// In which state the conversation was when that was read; `None`: its newest messages are kept nowhere, or they are not
+    /// the same for this member as for others.
+    pub(super) state: Option<cache::State>,
+}
+
+/// The same as [`membership`], for [`page`](super::page).
+///
+/// # Errors
+/// [`Error`] when the database can't answer.
+pub async fn reader(store: &Store, uid: &Uid, name: &str) -> Result<Option<Reader>, Error> {
+    let db = store.reader();
+    let is_kept = store.recent().is_some() && name.starts_with("g:");
+    if !is_kept {
+        let membership = membership(db, uid, name).await?;
+        let reader = |membership| Reader {
+            membership,
+            state: None,
+        };
+        return Ok(membership.map(reader));
+    }
+    let columns = format!("{}, {}", membership_columns(), recent::state_columns());
+    let row = membership_row(db, uid, name, &columns).await?;
+    let reader = |row: &QueryResult| -> Result<_, DbErr> {
+        let membership = membership_of(row)?;
+        let state = recent::state_of(row, &membership)?;
+        Ok(Reader { membership, state })
+    };
+    Ok(row.as_ref().map(reader).transpose()?)
 }
 
 /// Those of the conversations that the user is in, in this order.

@@ -1,0 +1,242 @@
+//! Newest messages of groups that are kept in Redis: pages come from there, and say at every node what the database says.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use schema::v1::Message;
+use tidings_tests::cluster::Plan;
+use tidings_tests::http::Api;
+use tidings_tests::{Cluster, ask, eventually, up};
+
+use crate::support::{say_many, text_of};
+
+const PAGE: &str = "limit=50";
+/// Longer than what is kept, so that it is asked of the database.
+const TRUTH: &str = "limit=200";
+const HITS: &str = "tidings_recent_pages_total{outcome=\"hit\"}";
+const IGNORED: &str = "tidings_recent_pages_total{outcome=\"ignored\"}";
+const UNANSWERED: &str = "tidings_recent_pages_total{outcome=\"unanswered\"}";
+
+/// The newest page, which has to be what the database says.
+async fn page(api: &Api) -> Result<Vec<Message>> {
+    let page = api.page("g:team", PAGE).await?;
+    let mut truth = api.page("g:team", TRUTH).await?.messages;
+    let has_more = truth.len() > 50;
+    let expected = truth.split_off(truth.len().saturating_sub(50));
+    ensure!(
+        page.messages == expected && page.more == has_more,
+        "a page differs from the database:\n{:#?}\n{expected:#?}",
+        page.messages
+    );
+    Ok(page.messages)
+}
+
+/// Asks until the page comes from Redis.
+async fn warm(api: &Api) -> Result<Vec<Message>> {
+    let mut found = Vec::new();
+    eventually("a page comes from Redis", async || {
+        let before = api.metric(HITS).await?;
+        found = page(api).await?;
+        Ok(api.metric(HITS).await? > before)
+    })
+    .await?;
+    Ok(found)
+}
+
+fn at(messages: &[Message], seq: u32) -> Result<&Message> {
+    let found = messages.iter().find(|message| message.seq == seq);
+    found.with_context(|| format!("no {seq} among {} messages", messages.len()))
+}
+
+/// A user's access to each of two nodes.
+async fn both(cluster: &Cluster, uid: &str) -> Result<[Api; 2]> {
+    let user = cluster.login(uid).await?;
+    Ok([0, 1].map(|node| cluster.api_at(node, &user)))
+}
+
+/// What is done at one node, the other one says at once, though it has just answered from Redis.
+#[tokio::test]
+async fn what_has_changed_is_shown_everywhere_at_once() -> Result<()> {
+    let cluster = Cluster::with_users(2, &["alice", "bob", "carol", "dave"]).await?;
+    let mut alice = cluster.node(0).client("alice").online().await?;
+    let mut bob = cluster.node(0).client("bob").online().await?;
+    let members = ["bob", "carol", "dave"];
+    alice.tell(up::group_create("team", &members)).await?;
+    let mut dave = cluster.node(0).client("dave").online().await?;
+    dave.say(up::group("team"), "of dave").await?;
+    say_many(&mut alice, &up::group("team"), 60).await?;
+    let last = say_many(&mut alice, &up::group("team"), 1).await?;
+    let (seq, id) = (last.seq, last.msg_id);
+    let [_, bobs] = both(&cluster, "bob").await?;
+    let [_, carols] = both(&cluster, "carol").await?;
+
+    // Each in the state that the other one's question was kept in.
+    warm(&bobs).await?;
+    let hits = carols.metric(HITS).await?;
+    page(&carols).await?;
+    ensure!(carols.metric(HITS).await? > hits, "not from Redis");
+
+    alice.tell(up::edit(id, "edited")).await?;
+    ensure!(text_of(at(&page(&bobs).await?, seq)?) == "edited");
+    warm(&bobs).await?;
+    bob.tell(up::react(id, "👍", false)).await?;
+    ensure!(at(&page(&carols).await?, seq)?.reactions.len() == 1);
+    warm(&bobs).await?;
+    bob.tell(up::react(id, "👍", true)).await?;
+    ensure!(at(&page(&carols).await?, seq)?.reactions.is_empty());
+    warm(&carols).await?;
+    alice.tell(up::recall(id)).await?;
+    ensure!(at(&page(&carols).await?, seq)?.gone == "recalled");
+    warm(&carols).await?;
+    let next = alice.say(up::group("team"), "next").await?;
+    ensure!(text_of(at(&page(&bobs).await?, next.seq)?) == "next");
+
+    // What bob alone has deleted, bob alone misses.
+    warm(&bobs).await?;
+    warm(&carols).await?;
+    bob.tell(up::delete(&[next.msg_id])).await?;
+    ensure!(at(&page(&bobs).await?, next.seq).is_err());
+    ensure!(at(&warm(&carols).await?, next.seq).is_ok());
+    bob.tell(ask::conversation_clear("g:team")).await?;
+    ensure!(page(&bobs).await?.is_empty());
+    ensure!(warm(&carols).await?.len() == 50);
+
+    // What disappears, and what goes with an account.
+    warm(&carols).await?;
+    let daves = cluster.login("dave").await?;
+    let password = tidings_tests::server::password_of("dave");
+    let account = serde_json::json!({ "password": password });
+    daves
+        .delete_with("/v1/users/dave", &account)
+        .await?
+        .success()?;
+    eventually("what dave wrote is gone", async || {
+        let first = carols.page("g:team", "after_seq=0&limit=1").await?;
+        Ok(first
+            .messages
+            .iter()
+            .all(|message| message.gone == "deleted"))
+    })
+    .await?;
+
+    // Who is out sees nothing, and who comes back not what was before.
+    warm(&carols).await?;
+    alice.tell(up::group_remove("team", &["carol"])).await?;
+    let messages = format!("/v1/conversations/g:team/messages?{PAGE}");
+    carols.get(&messages).await?.problem(404, "not_found")?;
+    alice.tell(up::group_add("team", &["carol"])).await?;
+    let new = alice.say(up::group("team"), "after carol").await?;
+    let seen = warm(&carols).await?;
+    ensure!(
+        seen.iter().all(|message| message.seq + 1 >= new.seq),
+        "{seen:?}"
+    );
+    cluster.finish().await
+}
+
+/// Members who read at both nodes while messages are edited never see less than what was answered before they asked.
+#[tokio::test]
+async fn nothing_old_is_shown_after_something_newer() -> Result<()> {
+    const EDITS: u32 = 25;
+    let cluster = Cluster::with_users(2, &["alice", "bob"]).await?;
+    let mut alice = cluster.node(0).client("alice").online().await?;
+    alice.tell(up::group_create("team", &["bob"])).await?;
+    let bobs = both(&cluster, "bob").await?;
+    let answered = AtomicU32::new(0);
+    let write = async {
+        for round in 0..2 {
+            let own = alice
+                .say(up::group("team"), &(round * EDITS).to_string())
+                .await?;
+            for number in 0..EDITS {
+                let number = round * EDITS + number;
+                alice
+                    .tell(up::edit(own.msg_id, &format!("now {number}")))
+                    .await?;
+                answered.store(number, Ordering::SeqCst);
+            }
+        }
+        answered.store(u32::MAX, Ordering::SeqCst);
+        anyhow::Ok(())
+    };
+    let read = async |api: &Api| {
+        loop {
+            let known = answered.load(Ordering::SeqCst);
+            if known == u32::MAX {
+                return anyhow::Ok(());
+            }
+            let page = api.page("g:team", PAGE).await?;
+            let seen = page.messages.iter().filter_map(|message| {
+                let text = text_of(message);
+                text.trim_start_matches("now ").parse::<u32>().ok()
+            });
+            let newest = seen.max().unwrap_or_default();
+            ensure!(
+                newest >= known,
+                "{newest} was seen after {known} was answered"
+            );
+        }
+    };
+    let [one, other] = &bobs;
+    tokio::try_join!(write, read(one), read(one), read(other), read(other))?;
+    let mut used = 0.0;
+    for api in &bobs {
+        used += api.metric(HITS).await? + api.metric(IGNORED).await?;
+    }
+    ensure!(used > 0.0, "Redis was never asked, or had nothing");
+    cluster.finish().await
+}
+
+/// Redis may be emptied, put back to what it was, hold nonsense, be slow, and be away.
+#[tokio::test]
+async fn redis_is_not_believed() -> Result<()> {
+    let mut cluster = Plan::of(2).start(&["alice", "bob"]).await?;
+    let mut alice = cluster.node(0).client("alice").online().await?;
+    alice.tell(up::group_create("team", &["bob"])).await?;
+    let own = say_many(&mut alice, &up::group("team"), 60).await?;
+    let [_, bobs] = both(&cluster, "bob").await?;
+    warm(&bobs).await?;
+    let keys = cluster.redis.command(&["KEYS", "tidings:recent*"]).await?;
+    let key = keys.trim();
+    ensure!(!key.is_empty() && !key.contains('\n'), "one group: {keys}");
+
+    cluster.redis.command(&["COPY", key, "before"]).await?;
+    alice.tell(up::edit(own.msg_id, "edited")).await?;
+    warm(&bobs).await?;
+    for nonsense in [
+        ["COPY", "before", key, "REPLACE"],
+        ["SET", key, "nonsense", "XX"],
+    ] {
+        cluster.redis.command(&nonsense).await?;
+        let ignored = bobs.metric(IGNORED).await?;
+        ensure!(text_of(at(&page(&bobs).await?, own.seq)?) == "edited");
+        ensure!(bobs.metric(IGNORED).await? > ignored, "{nonsense:?}");
+        warm(&bobs).await?;
+    }
+    cluster.redis.command(&["FLUSHALL"]).await?;
+    warm(&bobs).await?;
+
+    cluster
+        .to_redis(1)
+        .slow_down(std::time::Duration::from_millis(60));
+    for number in 0..20 {
+        alice
+            .tell(up::edit(own.msg_id, &format!("slow {number}")))
+            .await?;
+        page(&bobs).await?;
+    }
+    ensure!(bobs.metric(UNANSWERED).await? > 0.0);
+    cluster.to_redis(1).heal();
+    warm(&bobs).await?;
+
+    cluster.redis.kill().await?;
+    for number in 0..20 {
+        alice
+            .tell(up::edit(own.msg_id, &format!("away {number}")))
+            .await?;
+        page(&bobs).await?;
+    }
+    cluster.redis.restart().await?;
+    warm(&bobs).await?;
+    cluster.finish().await
+}
