@@ -241,7 +241,7 @@ mod tests {
     fn kick(uid: &str) -> Kick {
         Kick {
             uid: uid.to_owned(),
-            which: None,
+            ..Kick::default()
         }
     }
 

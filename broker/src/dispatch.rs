@@ -72,7 +72,10 @@ pub(crate) async fn run(
                 }
                 to_edge::Item::Authenticated(authenticated) => edge.asked.answer(authenticated),
                 to_edge::Item::Kick(kick) => {
-                    edge.asked.kick(&kick);
+                    // Of one that is said again, whoever is on the way in was asked for after it.
+                    if kick.age_ms == 0 {
+                        edge.asked.kick(&kick);
+                    }
                     afterwards.push(Afterwards::Kick(kick));
                 }
                 to_edge::Item::Leave(_) => afterwards.push(Afterwards::Leave),

@@ -22,7 +22,7 @@ use crate::options::Options;
 use crate::parking::{Parked, Parking};
 use crate::plain::exchange::{Exchange, now_ms};
 use crate::plain::policy::Rules;
-use crate::registry::{Handle, Newcomer, Registry};
+use crate::registry::{Handle, Registry};
 use crate::session::Lasting;
 use crate::stats::{Snapshot, Stats};
 use crate::sys::sys_messages;
@@ -176,15 +176,22 @@ impl Edge {
         let Ok(uid) = kick.uid.parse() else {
             return tracing::error!("a bridge kicks a user who can't exist");
         };
-        self.kick_where(&uid, |who| match &kick.which {
-            None => true,
-            Some(kick::Which::Login(login)) => who.login.as_ref() == Some(login),
-            Some(kick::Which::Device(device)) => who.device == **device,
+        let decided_at = match kick.age_ms {
+            0 => u64::MAX,
+            age => now_ms().saturating_sub(age),
+        };
+        self.kick_where(&uid, |who| {
+            who.since <= decided_at
+                && match &kick.which {
+                    None => true,
+                    Some(kick::Which::Login(login)) => who.login.as_ref() == Some(login),
+                    Some(kick::Which::Device(device)) => who.device == **device,
+                }
         });
     }
 
     /// Ends those of a user's sessions, with or without a connection, that `is_meant`; tells whether there were any.
-    pub(crate) fn kick_where(&self, uid: &Uid, is_meant: impl Fn(&Newcomer) -> bool) -> bool {
+    pub(crate) fn kick_where(&self, uid: &Uid, is_meant: impl Fn(&Handle) -> bool) -> bool {
         let was_connected = self.registry.kick(uid, &is_meant);
         let parked = self.parking.take_where(uid, &is_meant);
         let was_parked = !parked.is_empty();

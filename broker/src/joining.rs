@@ -126,8 +126,11 @@ impl Inner {
                         "somebody tried to join as a bridge without knowing link.secret"
                     );
                 }
-                place.keep(sleep(WRONG_SECRET_DELAY)).await;
-                return handshake::refuse(&mut stream, reason).await;
+                // Whoever has to make room is told nothing: it would come sooner.
+                if place.keep(sleep(WRONG_SECRET_DELAY)).await.is_some() {
+                    handshake::refuse(&mut stream, reason).await;
+                }
+                return;
             }
             Some(Ok(None) | Err(_)) => return debug!("a connection is no bridge's"),
             None => return debug!("too many connections that may be bridges'"),

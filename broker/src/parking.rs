@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::codec::Will;
-use crate::registry::{Handle, Newcomer};
+use crate::registry::Handle;
 use crate::session::Lasting;
 
 /// A session that waits for its client.
@@ -151,11 +151,7 @@ impl Parking {
     }
 
     /// Takes those of a user's sessions that `is_meant`.
-    pub(crate) fn take_where(
-        &self,
-        uid: &Uid,
-        is_meant: impl Fn(&Newcomer) -> bool,
-    ) -> Vec<Parked> {
+    pub(crate) fn take_where(&self, uid: &Uid, is_meant: impl Fn(&Handle) -> bool) -> Vec<Parked> {
         let mut lot = self.lot.lock();
         let numbers = lot.by_user.get(uid).into_iter().flatten();
         let meant = |number: &&u64| is_meant(&lot.sessions[*number].handle);

@@ -177,17 +177,17 @@ impl Registry {
             .position(|other| other.device == who.device)
             .map(|index| same_user.swap_remove(index));
         let after_earlier = earlier.as_ref().map_or(0, |earlier| earlier.since + 1);
-        let others = earlier.iter().chain(same_user.iter());
-        let bridge = match others.map(|other| other.bridge.get()).next() {
-            Some(same) => same,
-            None => self.bridges.choose(who.uid.as_str()),
+        let mut others = earlier.iter().chain(same_user.iter());
+        let bridge = match others.next() {
+            Some(other) => Assigned::like(&other.bridge),
+            None => Assigned::new(self.bridges.choose(who.uid.as_str())),
         };
         let handle = Arc::new(Handle {
             id: self.next_id.fetch_add(1, Ordering::Relaxed) + 1,
             since: now_ms().max(after_earlier),
             who,
             outbox,
-            bridge: Assigned::new(bridge),
+            bridge,
             status: Mutex::default(),
             departed: Departed::default(),
         });
@@ -264,10 +264,10 @@ impl Registry {
     }
 
     /// Ends those of a user's sessions that `is_meant`; tells whether there was one.
-    pub(crate) fn kick(&self, uid: &Uid, is_meant: &impl Fn(&Newcomer) -> bool) -> bool {
+    pub(crate) fn kick(&self, uid: &Uid, is_meant: &impl Fn(&Handle) -> bool) -> bool {
         let sessions = self.read();
         let same_user = sessions.of_user(uid.as_str()).iter();
-        let meant = same_user.filter(|handle| is_meant(&handle.who));
+        let meant = same_user.filter(|handle| is_meant(handle));
         meant
             .map(|handle| handle.outbox.close(Closed::Kicked))
             .count()

@@ -12,8 +12,8 @@ const CHECKSUM: usize = 32;
 const HEADER: usize = MAGIC.len() + 1 + CHECKSUM;
 /// Writing happens once and seldom, reading often; higher levels gain little on texts.
 const LEVEL: i32 = 6;
-/// Unpacked, nothing larger is read: protobuf does not go further.
-const PLAIN_MAX: usize = i32::MAX as usize;
+/// Unpacked, nothing larger is read: so much memory may whoever can write to the store have a node take.
+const PLAIN_MAX: usize = 256 * 1024 * 1024;
 /// Nothing larger is written, so that all that was written can be read. Runs are cut far below.
 const WRITTEN_MAX: usize = PLAIN_MAX / 2;
 

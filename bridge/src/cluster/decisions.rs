@@ -158,6 +158,7 @@ impl Decisions {
         let kick = Kick {
             uid: uid.to_string(),
             which: which.into(),
+            age_ms: 0,
         };
         self.make(change, What::Kick(kick)).await
     }

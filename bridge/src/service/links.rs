@@ -111,22 +111,48 @@ struct Said {
     link: u64,
     /// For that link.
     items: Vec<ToEdge>,
-    /// What the next one is told again, and when it was said.
-    kicks: VecDeque<(Instant, Kick)>,
+    /// What the next one is told again.
+    kicks: VecDeque<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    kick: Kick,
+    decided_at: Instant,
+    said_at: Instant,
 }
 
 impl Asides {
     /// Ends sessions of a user: all, or those of a login or a device.
     pub fn kick(&self, uid: &Uid, which: Option<kick::Which>) {
-        let kick = Kick {
+        self.keep_kick(Kick {
             uid: uid.to_string(),
             which,
-        };
+            age_ms: 0,
+        });
+    }
+
+    fn keep_kick(&self, kick: Kick) {
+        let now = Instant::now();
+        let age = Duration::from_millis(kick.age_ms);
         let mut said = self.0.said.lock();
-        said.kicks.push_back((Instant::now(), kick.clone()));
+        said.kicks.push_back(Kept {
+            kick: kick.clone(),
+            decided_at: now.checked_sub(age).unwrap_or(now),
+            said_at: now,
+        });
         said.forget_kicks();
         drop(said);
         self.say(to_edge::Item::Kick(kick));
+    }
+
+    /// Ends a device's session that was there so long ago already.
+    fn kick_old(&self, uid: &Uid, device: String, since: Instant) {
+        self.keep_kick(Kick {
+            uid: uid.to_string(),
+            which: Some(kick::Which::Device(device)),
+            age_ms: age_ms(since.elapsed()),
+        });
     }
 
     /// Asks the edge to give all sessions to other bridges.
@@ -148,11 +174,14 @@ impl Asides {
         said.link = link;
         let now = Instant::now();
         let mut items = Vec::new();
-        for (at, kick) in &mut said.kicks {
+        for kept in &mut said.kicks {
             // Not heard before this link hears it.
-            *at = now;
+            kept.said_at = now;
             items.push(ToEdge {
-                item: Some(to_edge::Item::Kick(kick.clone())),
+                item: Some(to_edge::Item::Kick(Kick {
+                    age_ms: age_ms(kept.decided_at.elapsed()),
+                    ..kept.kick.clone()
+                })),
             });
         }
         said.items = items;
@@ -186,12 +215,18 @@ impl Said {
     /// Forgets what has been heard for sure, and the oldest ones where they are too many.
     fn forget_kicks(&mut self) {
         let (is_linked, now) = (self.link != 0, Instant::now());
-        while let Some((at, _)) = self.kicks.front()
-            && (is_linked && now.duration_since(*at) > UNHEARD_MAX || self.kicks.len() > KICKS_MAX)
+        while let Some(Kept { said_at, .. }) = self.kicks.front()
+            && (is_linked && now.duration_since(*said_at) > UNHEARD_MAX
+                || self.kicks.len() > KICKS_MAX)
         {
             self.kicks.pop_front();
         }
     }
+}
+
+/// Of what was decided before: never 0, which says that it was decided now.
+fn age_ms(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// Answers an edge that asks who a client is.
@@ -280,9 +315,10 @@ pub(super) async fn recheck(
     asides: Asides,
     turns: Arc<Semaphore>,
 ) {
+    // Whoever has come since then was asked for.
+    let since = Instant::now();
     let end = |(identity, device): &(Identity, String)| {
-        let device = kick::Which::Device(device.clone());
-        asides.kick(&identity.uid, Some(device));
+        asides.kick_old(&identity.uid, device.clone(), since);
     };
     handed_over.retain(|session| {
         let is_revoked = accounts.is_revoked(&session.0);
@@ -331,7 +367,13 @@ mod tests {
         asides.leave();
         tokio::time::advance(2 * UNHEARD_MAX).await;
         asides.begin(1);
-        assert_eq!(said(&asides, 1), [alice]);
+        let again = asides.take(1).pop().and_then(|item| item.item);
+        // Who has come since then stays.
+        let age_ms = age_ms(2 * UNHEARD_MAX);
+        let uid = alice.to_owned();
+        let which = None;
+        let old = to_edge::Item::Kick(Kick { uid, which, age_ms });
+        assert_eq!(again, Some(old));
         asides.leave();
         kick(bob);
         // What was for one link is not said on another.

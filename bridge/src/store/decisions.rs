@@ -78,7 +78,7 @@ mod tests {
             id,
             what: Some(decision::What::Kick(Kick {
                 uid: format!("u{id}"),
-                which: None,
+                ..Kick::default()
             })),
         };
         for id in [7, u64::MAX] {

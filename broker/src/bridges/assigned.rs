@@ -39,6 +39,15 @@ impl Assigned {
         }
     }
 
+    /// As another session of the same user: that one's bridge, or on the way from the same one.
+    pub(crate) fn like(other: &Assigned) -> Self {
+        let current = other.current.lock().clone();
+        Assigned {
+            former: AtomicU64::new(other.former.load(Ordering::Acquire)),
+            ..Assigned::new(current)
+        }
+    }
+
     pub(super) fn lock(&self) -> Locked<'_> {
         Locked {
             current: self.current.lock(),

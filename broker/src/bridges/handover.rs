@@ -5,7 +5,8 @@
 //! user without unanswered publishes the old bridge hears that the sessions are no longer its own, and when it has dealt with
 //! that, the new one gets them. So what it knows is in the database by then, unless it takes longer than [`HEARD_WITHIN`].
 //!
-//! In between sessions are *moving*: nobody else gets them, and what they say waits. Of the last bridge that is about to leave
+//! In between sessions are *moving*: nobody else gets them, and what they say waits, but for publishes at QoS 0, which any bridge
+//! may get before those at QoS 1. Of the last bridge that is about to leave
 //! all are, until it has answered all that they had said before, or another one has come that they can go to.
 
 use std::collections::{HashMap, VecDeque};
@@ -221,9 +222,6 @@ impl Bridges {
     /// Moves some of these users, and leaves those whose turn has not come.
     pub(super) async fn move_some(&self, registry: &Registry, misplaced: &mut VecDeque<Uid>) {
         let moving = self.release_some(&registry.write(), misplaced);
-        if moving.is_empty() {
-            return;
-        }
         let old_ones: HashMap<u64, &Arc<Uplinks>> =
             moving.iter().map(|(_, old)| (old.number, old)).collect();
         let hearing = async {
@@ -237,9 +235,18 @@ impl Bridges {
         let sessions = registry.write();
         let set = self.set.read();
         for (uid, old) in &moving {
+            let mut is_complete = true;
             let same_user = sessions.of_user(uid.as_str()).iter();
             for handle in same_user.filter(|handle| handle.bridge.is_moving_from(old)) {
-                handle.bridge.lock().free();
+                // It may have said something when it was about to set out.
+                if handle.bridge.is_idle() {
+                    handle.bridge.lock().free();
+                } else {
+                    is_complete = false;
+                }
+            }
+            if !is_complete {
+                misplaced.push_back(uid.clone());
             }
         }
         self.serve_all(&set, &sessions);

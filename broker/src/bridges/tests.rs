@@ -1,5 +1,6 @@
 //! Sessions and bridges without links: who is told what while bridges come and go.
 
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use schema::link::Uplink;
@@ -144,4 +145,22 @@ fn a_session_that_moves_is_nobody_elses() {
     // The old one is gone before it has heard of it.
     edge.bridges.gone(&old, &edge.registry);
     assert!(handles.iter().all(|handle| handle.bridge.get().is_some()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_over_a_session_that_moves_moves_too() {
+    let edge = Edge::new();
+    let old = edge.join();
+    let alice = edge.enter("alice");
+    edge.say(&alice, 1);
+    edge.bridges.leaves(&old, &edge.registry);
+    let new = edge.join();
+    let again = edge.enter("alice");
+    edge.say(&again, 2);
+    // Others move.
+    let mut nobody = VecDeque::new();
+    edge.bridges.move_some(&edge.registry, &mut nobody).await;
+    assert!(again.bridge.is_moving_from(&old) && publishes(&new).is_empty());
+    edge.bridges.gone(&old, &edge.registry);
+    assert_eq!(publishes(&new), [2]);
 }
