@@ -2,7 +2,7 @@
 //! it out.
 //!
 //! Reading order: [`serve`] (how the parts are put together), [`service`] (the pipeline: commands in, answers and deliveries
-//! out), [`store`] (the database), [`archive`] (messages in files), [`recent`] (messages in Redis), [`cluster`] and [`mod@redis`] (other nodes on it), [`auth`]
+//! out), [`store`] (the database), [`archive`] (messages in files), [`recent`] (what is kept in Redis), [`cluster`] and [`mod@redis`] (other nodes on it), [`auth`]
 //! (accounts and tokens), [`http`] (the second door), `join` (the way to a broker in another process), [`settings`] and [`cli`] (what
 //! the operator sees), [`demo`], [`mod@bench`].
 //!

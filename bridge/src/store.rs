@@ -123,14 +123,14 @@ impl Store {
             .ok_or(Error::Archive(archive::Error::None))
     }
 
-    /// Takes newest messages from where they are kept, and keeps them there.
+    /// Takes what was read lately from where it is kept, and keeps it there.
     #[must_use]
     pub fn with_recent(mut self, recent: Recent) -> Self {
         self.recent = Some(recent);
         self
     }
 
-    /// Where newest messages are kept for who asks next; `None`: nowhere.
+    /// Where what was read lately is kept for who asks next; `None`: nowhere.
     #[must_use]
     pub fn recent(&self) -> Option<&Recent> {
         self.recent.as_ref()

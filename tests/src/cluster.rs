@@ -42,10 +42,18 @@ pub struct Plan {
     nodes: usize,
     has_proxies: bool,
     has_redis: bool,
-    settings: Vec<(String, String)>,
+    settings: Vec<Setting>,
     postgres: postgres::Options,
     /// What stands behind the `?` of the database's URL.
     database_query: String,
+}
+
+#[derive(Clone, Debug)]
+struct Setting {
+    name: String,
+    value: String,
+    /// `None`: of all.
+    node: Option<usize>,
 }
 
 // === impl Plan ===
@@ -78,8 +86,21 @@ impl Plan {
     }
 
     /// A setting of every node, such as `TIDINGS__SHUTDOWN__TIMEOUT`.
-    pub fn setting(mut self, name: &str, value: &str) -> Self {
-        self.settings.push((name.into(), value.into()));
+    pub fn setting(self, name: &str, value: &str) -> Self {
+        self.set(name, value, None)
+    }
+
+    /// A setting of one node only.
+    pub fn setting_at(self, node: usize, name: &str, value: &str) -> Self {
+        self.set(name, value, Some(node))
+    }
+
+    fn set(mut self, name: &str, value: &str, node: Option<usize>) -> Self {
+        self.settings.push(Setting {
+            name: name.into(),
+            value: value.into(),
+            node,
+        });
         self
     }
 
@@ -109,8 +130,8 @@ impl Plan {
     }
 
     async fn start_with(self, postgres: Postgres, redis: Redis, uids: &[&str]) -> Result<Cluster> {
-        let start = || Node::start(&self, &postgres, &redis);
-        let nodes = try_join_all((0..self.nodes).map(|_| start())).await?;
+        let start = |node| Node::start(&self, node, &postgres, &redis);
+        let nodes = try_join_all((0..self.nodes).map(start)).await?;
         let addresses = nodes.iter().map(|node| &node.server);
         let addresses = addresses.map(|server| (server.mqtt(), server.http()));
         let cluster = Cluster {
@@ -130,7 +151,7 @@ impl Plan {
 // === impl Node ===
 
 impl Node {
-    async fn start(plan: &Plan, postgres: &Postgres, redis: &Redis) -> Result<Self> {
+    async fn start(plan: &Plan, number: usize, postgres: &Postgres, redis: &Redis) -> Result<Self> {
         let mut to_postgres = None;
         let mut to_redis = None;
         let mut ports = [postgres.port(), redis.port()];
@@ -152,8 +173,10 @@ impl Node {
         if plan.has_redis {
             folder = folder.setting("TIDINGS__REDIS__URL", &redis);
         }
-        for (name, value) in &plan.settings {
-            folder = folder.setting(name, value);
+        for setting in &plan.settings {
+            if setting.node.is_none_or(|node| node == number) {
+                folder = folder.setting(&setting.name, &setting.value);
+            }
         }
         Ok(Node {
             server: Server::start_in(folder, &[]).await?,

@@ -8,6 +8,7 @@ mod blocks;
 mod changes;
 mod chat;
 mod cluster_harness;
+mod cluster_lists;
 mod cluster_members;
 mod cluster_messages;
 mod cluster_plain;

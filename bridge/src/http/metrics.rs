@@ -25,7 +25,7 @@ use super::problem::{Problem, ProblemBody};
 use super::remote::Remote;
 use crate::cluster;
 use crate::code::Code;
-use crate::recent::{self, Recent};
+use crate::recent;
 use crate::redis::{self, Redis};
 use crate::service::archiver;
 
@@ -60,7 +60,10 @@ pub(super) async fn show(
         rate_limited: labelled(api.service.rates().refused()),
         words_found: labelled(api.service.words().counts()),
         redis: api.service.redis().map(Redis::figures),
-        recent: api.store.recent().map(Recent::figures),
+        recent: api
+            .store
+            .recent()
+            .map(|recent| [recent.messages.figures(), recent.lists.figures()]),
         bus: api.service.bus().figures(),
     };
     page(Figures {
@@ -135,8 +138,8 @@ struct OfService {
     words_found: Vec<(String, u64)>,
     /// `None`: the node is alone.
     redis: Option<redis::Figures>,
-    /// `None`: nothing is kept there.
-    recent: Option<recent::Figures>,
+    /// Pages of history, and lists of conversations; `None`: nothing is kept there.
+    recent: Option<[recent::Figures; 2]>,
     bus: Option<cluster::Figures>,
 }
 
@@ -472,32 +475,33 @@ fn shared(page: &mut Page, redis: redis::Figures) -> fmt::Result {
     )
 }
 
-fn kept_in_redis(page: &mut Page, recent: recent::Figures) -> fmt::Result {
-    let recent::Figures {
-        hits,
-        misses,
-        ignored,
-        unanswered,
-        kept,
-    } = recent;
-    page.each(
-        "tidings_recent_pages",
-        "Pages of history that were looked for in Redis, by what came of it.",
-        ConstCounter::new,
+fn kept_in_redis(page: &mut Page, [pages, lists]: [recent::Figures; 2]) -> fmt::Result {
+    for (name, help, figures) in [
         (
-            "outcome",
-            &labelled([
-                ("hit", hits),
-                ("miss", misses),
-                ("ignored", ignored),
-                ("unanswered", unanswered),
-            ]),
+            "tidings_recent_pages",
+            "Pages of history that were looked for in Redis, by what came of it.",
+            pages,
         ),
-    )?;
-    page.one(
+        (
+            "tidings_recent_lists",
+            "Lists of conversations that were looked for in Redis, by what came of it.",
+            lists,
+        ),
+    ] {
+        let outcomes = labelled([
+            ("hit", figures.hits),
+            ("miss", figures.misses),
+            ("ignored", figures.ignored),
+            ("unanswered", figures.unanswered),
+        ]);
+        page.each(name, help, ConstCounter::new, ("outcome", &outcomes))?;
+    }
+    let kept = labelled([("pages", pages.kept), ("lists", lists.kept)]);
+    page.each(
         "tidings_recent_kept",
-        "Groups whose newest messages were put into Redis.",
-        ConstCounter::new(kept),
+        "What was put into Redis for them.",
+        ConstCounter::new,
+        ("what", &kept),
     )
 }
 
@@ -648,10 +652,11 @@ mod tests {
                     failures: 7,
                     openings: 1,
                 }),
-                recent: Some(recent::Figures {
-                    hits: 9,
+                recent: Some([(9, 0), (0, 2)].map(|(hits, kept)| recent::Figures {
+                    hits,
+                    kept,
                     ..recent::Figures::default()
-                }),
+                })),
                 bus: Some(cluster::Figures {
                     is_up: true,
                     untold: 3,
@@ -692,7 +697,8 @@ mod tests {
             "tidings_redis_failures_total 7",
             "tidings_redis_openings_total 1",
             "tidings_recent_pages_total{outcome=\"hit\"} 9",
-            "tidings_recent_kept_total 0",
+            "tidings_recent_lists_total{outcome=\"hit\"} 0",
+            "tidings_recent_kept_total{what=\"lists\"} 2",
             "tidings_bus_up 1",
             "tidings_bus_lag_seconds 0.0005",
             "tidings_bus_notices_total{what=\"untold\"} 3",

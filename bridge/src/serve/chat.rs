@@ -62,7 +62,7 @@ impl Opened {
             Peers::join(&settings.redis, node).context("redis.url can't be used")?;
         let ttl = settings.redis.recent_ttl;
         let store = match &peers.redis {
-            Some(redis) if !ttl.is_zero() => store.with_recent(Recent::new(redis.clone(), ttl)),
+            Some(redis) if !ttl.is_zero() => store.with_recent(Recent::new(redis, ttl)),
             _ => store,
         };
         let (decisions, decided) = Decisions::open(&store, &peers.bus).await?;

@@ -14,7 +14,7 @@ use super::single::Failed;
 use crate::clock;
 use crate::code::Code;
 use crate::store::members::{self, Wishes};
-use crate::store::views::{self, Listed, Membership, PageKey};
+use crate::store::views::{self, Membership, PageKey};
 use crate::store::{self, Store, Transaction};
 
 /// Conversations of a page: what is given without being asked, and at most.
@@ -23,8 +23,6 @@ const LIST_DEFAULT: u32 = 100;
 pub const LIST_MAX: u32 = 500;
 /// A page ends with the conversation whose draft and latest message reach this many bytes.
 const LIST_BYTES: usize = 1024 * 1024;
-/// Conversations that are read at once.
-const LIST_STEP: usize = 32;
 /// `mute_secs` that stands for ever, which is the last second of the year 9999.
 const FOR_EVER: (u32, i64) = (u32::MAX, 253_402_300_799_000);
 
@@ -297,56 +295,23 @@ fn parse_page(page: &str) -> Result<PageKey, Refused> {
 
 /// A page of the user's conversations.
 pub(super) async fn list(store: &Store, uid: &Uid, asked: &Asked) -> Result<v1::Ok, store::Error> {
-    let db = store.reader();
     let wanted = views::Asked {
         names: &asked.names,
         archived: asked.archived,
         after: asked.after,
-        // One more, to learn whether there is more.
-        limit: asked.limit + 1,
+        limit: asked.limit as usize,
+        bytes_max: LIST_BYTES,
     };
-    let listed = views::list(db, uid, wanted).await?;
-    let on_page = &listed[..listed.len().min(asked.limit as usize)];
-    let (conversations, read) = read_page(store, uid, on_page).await?;
-    let next = match on_page[..read].last() {
-        Some(last) if read < listed.len() => page_after(last.key),
-        _ => String::new(),
-    };
+    let list = views::list(store, uid, wanted).await?;
     let list = v1::ConversationList {
-        conversations,
-        total_unread: views::unread_total(db, uid).await?,
-        next,
+        conversations: list.conversations,
+        total_unread: list.total_unread,
+        next: list.next.map(page_after).unwrap_or_default(),
     };
     Ok(v1::Ok {
         answer: Some(v1::ok::Answer::Conversations(list)),
         ..Default::default()
     })
-}
-
-/// As many of the conversations as a page takes, and how many of `listed` they are: some may be left by now.
-async fn read_page(
-    store: &Store,
-    uid: &Uid,
-    listed: &[Listed],
-) -> Result<(Vec<v1::Conversation>, usize), store::Error> {
-    let mut conversations = Vec::with_capacity(listed.len());
-    let (mut bytes, mut read) = (0, 0);
-    for step in listed.chunks(LIST_STEP) {
-        let ids: Vec<i64> = step.iter().map(|listed| listed.id).collect();
-        let found = views::conversations(store.reader(), uid, &ids).await?;
-        let found = found.into_iter().map(v1::Conversation::from);
-        let before = conversations.len();
-        conversations.extend(found);
-        read += step.len();
-        bytes += conversations[before..]
-            .iter()
-            .map(prost::Message::encoded_len)
-            .sum::<usize>();
-        if bytes >= LIST_BYTES {
-            break;
-        }
-    }
-    Ok((conversations, read))
 }
 
 #[cfg(test)]

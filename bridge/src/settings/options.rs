@@ -428,7 +428,7 @@ pub struct RedisOptions {
     pub prefix: String,
     #[serde(deserialize_with = "units::duration")]
     pub timeout: Duration,
-    /// How long newest messages are kept. 0: not at all.
+    /// How long newest messages and lists of conversations are kept. 0: not at all.
     #[serde(deserialize_with = "units::duration")]
     pub recent_ttl: Duration,
 }

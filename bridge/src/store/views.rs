@@ -11,6 +11,7 @@ mod conversation_list;
 mod found;
 mod group;
 mod history;
+mod kept_list;
 mod media;
 mod reactions;
 mod recent;
@@ -23,7 +24,7 @@ pub use contact::{ContactPage, Which, contacts};
 pub use conversation::{
     Conversation, Membership, Reader, conversations, departed, membership, reader,
 };
-pub use conversation_list::{Asked, Listed, PageKey, list, unread_total};
+pub use conversation_list::{Asked, List, PageKey, list};
 pub use found::{Place, Room, rooms, visible};
 pub(super) use group::described;
 pub use group::{MEMBERS_TOLD, PINS_MAX, group, group_about, group_of};

@@ -244,11 +244,17 @@ fn conversation_of(row: &QueryResult) -> Result<Conversation, DbErr> {
     })
 }
 
+/// Messages of others that a member has not read, of `last_seq` in all, where `sent` counts the member's own: all, and those up to
+/// where he has read.
+pub(super) fn unread((last_seq, last_read_seq): (u32, u32), (sent, sent_read): (u32, u32)) -> u32 {
+    let behind = last_seq.saturating_sub(last_read_seq);
+    behind.saturating_sub(sent.saturating_sub(sent_read))
+}
+
 fn membership_of(row: &QueryResult) -> Result<Membership, DbErr> {
     let last_seq = seq(row, "last_seq")?;
     let last_read_seq = seq(row, "last_read_seq")?;
-    let (sent, sent_read) = (seq(row, "sent")?, seq(row, "sent_read")?);
-    let behind = last_seq.saturating_sub(last_read_seq);
+    let sent = (seq(row, "sent")?, seq(row, "sent_read")?);
     let mentions: i64 = row.try_get("", "mentions")?;
     let deleted_seq: i32 = row.try_get("", "deleted_seq")?;
     Ok(Membership {
@@ -259,7 +265,7 @@ fn membership_of(row: &QueryResult) -> Result<Membership, DbErr> {
         last_seq,
         changes: seq(row, "changes")?,
         last_read_seq,
-        unread: behind.saturating_sub(sent.saturating_sub(sent_read)),
+        unread: unread((last_seq, last_read_seq), sent),
         mentions: u32::try_from(mentions).unwrap_or_default(),
         wishes: Wishes {
             pinned_at: row.try_get("", "pinned_at")?,

@@ -1,12 +1,22 @@
 //! The conversations that a user is in, page by page: pinned ones first, then by latest activity.
+//!
+//! One statement says where the user stands in each of them, which unread counts and filters need. It also says what of the list
+//! that was [kept](super::kept_list) still holds; the rest is read.
 
 use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 
-use schema::Uid;
+use prost::Message as _;
+use schema::{Uid, cache, v1};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 
-use super::conversation::newest_visible;
-use crate::store::{Error, sql};
+use super::conversation::{conversations, newest_visible};
+use super::kept_list::Kept;
+use super::{seq, unsigned};
+use crate::store::{Error, Store, sql};
+
+/// Conversations that are read at once.
+const STEP: usize = 32;
 
 /// Where a conversation stands in the list; the greatest comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,122 +37,245 @@ pub struct Asked<'a> {
     /// Only those that come after this.
     pub after: Option<PageKey>,
     /// So many at most.
-    pub limit: u32,
+    pub limit: usize,
+    /// The page ends with the conversation that reaches so many bytes.
+    pub bytes_max: usize,
 }
 
-/// A conversation's key in the database, and its place in the list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// The conversation.
-    pub id: i64,
-    /// Its place.
-    pub key: PageKey,
+/// A page of the list.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct List {
+    /// The conversations in their order.
+    pub conversations: Vec<v1::Conversation>,
+    /// Unread messages in all conversations of the user.
+    pub total_unread: u64,
+    /// The place of the last one, where there are more.
+    pub next: Option<PageKey>,
 }
 
-/// The user's conversations in their order. What the user has deleted is not listed.
+/// A member's row and its conversation's, as far as lists need them.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub(super) id: i64,
+    pub(super) standing: cache::Standing,
+    name: String,
+    pinned: i64,
+    archived: bool,
+    /// It has no message since the user has deleted it.
+    is_deleted: bool,
+    /// See [`PageKey`], if it was asked for.
+    activity: Option<i64>,
+}
+
+/// A page of the user's conversations in their order. What the user has deleted is not listed.
 ///
 /// # Errors
 /// [`Error`] when the database can't answer.
-pub async fn list<C: ConnectionTrait>(
-    db: &C,
-    uid: &Uid,
-    asked: Asked<'_>,
-) -> Result<Vec<Listed>, Error> {
-    if asked.names.is_empty() {
-        all(db, uid, asked).await
-    } else {
-        named(db, uid, asked).await
+pub async fn list(store: &Store, uid: &Uid, asked: Asked<'_>) -> Result<List, Error> {
+    let mut listing = Listing {
+        store,
+        uid,
+        kept: Kept::find(store, uid).await,
+        at_hand: HashMap::new(),
+    };
+    // All places at once, where most are missing.
+    let with_places = asked.names.is_empty() && listing.kept.is_empty();
+    let rows = rows(store.reader(), uid, with_places.then_some(asked.archived)).await?;
+    listing.kept.compare(&rows);
+    let names: HashSet<&str> = asked.names.iter().map(String::as_str).collect();
+    let is_listed = |row: &&Row| {
+        let is_named = names.is_empty() || names.contains(row.name.as_str());
+        let is_wanted = asked.archived.is_none_or(|wanted| wanted == row.archived);
+        !row.is_deleted && is_named && is_wanted
+    };
+    let listed = rows.iter().filter(is_listed).collect();
+    let mut listed = listing.places(listed).await?;
+    listed.retain(|(key, _)| asked.after.is_none_or(|after| *key < after));
+    listed.sort_unstable_by_key(|(key, _)| Reverse(*key));
+
+    let mut list = List {
+        total_unread: rows.iter().map(|row| u64::from(row.unread())).sum(),
+        ..List::default()
+    };
+    let (mut bytes, mut count) = (0, 0);
+    for step in listed[..listed.len().min(asked.limit)].chunks(STEP) {
+        let found = listing.conversations(step).await?;
+        count += step.len();
+        bytes += found
+            .iter()
+            .map(v1::Conversation::encoded_len)
+            .sum::<usize>();
+        list.conversations.extend(found);
+        if bytes >= asked.bytes_max {
+            break;
+        }
+    }
+    if count > 0 && count < listed.len() {
+        list.next = Some(listed[count - 1].0);
+    }
+    listing.kept.keep(store.reader(), uid, &rows).await;
+    Ok(list)
+}
+
+/// A list that is being made.
+struct Listing<'a> {
+    store: &'a Store,
+    uid: &'a Uid,
+    kept: Kept<'a>,
+    /// Conversations that are not on the page yet.
+    at_hand: HashMap<i64, v1::Conversation>,
+}
+
+impl Listing<'_> {
+    /// The place of each row; some may be left by now.
+    async fn places<'a>(&mut self, rows: Vec<&'a Row>) -> Result<Vec<(PageKey, &'a Row)>, Error> {
+        let kept = &self.kept;
+        let is_missing = |row: &&&Row| row.activity.or_else(|| kept.activity(row.id)).is_none();
+        let missing: Vec<i64> = rows.iter().filter(is_missing).map(|row| row.id).collect();
+        let mut read: HashMap<i64, i64> = HashMap::new();
+        if missing.len() <= STEP {
+            // What has changed is mostly on the page that is asked for.
+            self.read(&missing).await?;
+            read.extend(self.at_hand.iter().map(|(id, it)| (*id, activity(*id, it))));
+        } else {
+            let rows = rows_of(self.store.reader(), self.uid, &missing, Some(None)).await?;
+            read.extend(rows.iter().filter_map(|row| Some((row.id, row.activity?))));
+        }
+        let mut places = Vec::with_capacity(rows.len());
+        for row in rows {
+            let found = row.activity.or_else(|| read.get(&row.id).copied());
+            if let Some(activity) = found {
+                self.kept.was_found_at(row.id, activity);
+            }
+            if let Some(activity) = found.or_else(|| self.kept.activity(row.id)) {
+                let pinned = row.pinned;
+                places.push((PageKey { pinned, activity }, row));
+            }
+        }
+        Ok(places)
+    }
+
+    /// Those conversations; some may be left by now.
+    async fn conversations(
+        &mut self,
+        step: &[(PageKey, &Row)],
+    ) -> Result<Vec<v1::Conversation>, Error> {
+        let mut missing = Vec::new();
+        for (_, row) in step {
+            if self.at_hand.contains_key(&row.id) {
+                continue;
+            }
+            match self.kept.conversation(row.id) {
+                Some(kept) => _ = self.at_hand.insert(row.id, kept),
+                None => missing.push(row.id),
+            }
+        }
+        self.read(&missing).await?;
+        let in_order = step
+            .iter()
+            .filter_map(|(_, row)| self.at_hand.remove(&row.id));
+        Ok(in_order.collect())
+    }
+
+    async fn read(&mut self, ids: &[i64]) -> Result<(), Error> {
+        for conversation in conversations(self.store.reader(), self.uid, ids).await? {
+            let id = conversation.membership.conversation_id;
+            let conversation = v1::Conversation::from(conversation);
+            let activity = activity(id, &conversation);
+            self.kept.was_read(id, activity, &conversation);
+            self.at_hand.insert(id, conversation);
+        }
+        Ok(())
     }
 }
 
-/// What is listed of the member `m` in `c`.
-fn listed_columns() -> String {
-    let newest = newest_visible();
+/// See [`PageKey`].
+fn activity(id: i64, conversation: &v1::Conversation) -> i64 {
+    let newest = conversation.last_message.as_ref();
+    newest.map_or(id, |message| message.msg_id.cast_signed())
+}
+
+/// Of which conversations the places are read: of archived ones, of others, or of all. Not of what the user has deleted.
+type Places = Option<bool>;
+
+/// The rows of all the user's conversations.
+async fn rows<C: ConnectionTrait>(
+    db: &C,
+    uid: &Uid,
+    places: Option<Places>,
+) -> Result<Vec<Row>, Error> {
+    let text = format!("{} WHERE m.uid = ?", select(places));
+    let rows = sql::query(db, &text, [uid.as_str().into()]).await?;
+    Ok(rows.iter().map(Row::of).collect::<Result<_, _>>()?)
+}
+
+/// Those of some of them.
+pub(super) async fn rows_of<C: ConnectionTrait>(
+    db: &C,
+    uid: &Uid,
+    ids: &[i64],
+    places: Option<Places>,
+) -> Result<Vec<Row>, Error> {
+    let mut members = sql::Rows::new(2);
+    for id in ids {
+        members.push([(*id).into(), uid.as_str().into()]);
+    }
+    let select = select(places);
+    let text = format!("{select} WHERE (m.conversation_id, m.uid) {{in}}");
+    let rows = sql::query_rows(db, &text, members).await?;
+    Ok(rows.iter().map(Row::of).collect::<Result<_, _>>()?)
+}
+
+fn select(places: Option<Places>) -> String {
+    let place = |of: &str| {
+        let newest = newest_visible();
+        format!("CASE WHEN c.last_seq > m.deleted_seq {of} THEN COALESCE(({newest}), c.id) END")
+    };
+    let activity = match places {
+        // Null, and of the same type.
+        None => "NULLIF(c.id, c.id)".to_owned(),
+        Some(None) => place(""),
+        Some(Some(true)) => place("AND m.archived"),
+        Some(Some(false)) => place("AND NOT m.archived"),
+    };
     format!(
-        "c.id, COALESCE(m.pinned_at, 0) AS pinned, COALESCE(({newest}), c.id) AS activity, m.archived"
+        "SELECT c.id, c.name, c.last_seq, c.changes, c.last_msg_id, m.changes AS own_changes, m.visible_seq,
+            m.last_read_seq, m.sent, m.sent_read, COALESCE(m.pinned_at, 0) AS pinned, m.archived, m.deleted_seq,
+            {activity} AS activity
+        FROM members m JOIN conversations c ON c.id = m.conversation_id"
     )
 }
 
-async fn all<C: ConnectionTrait>(
-    db: &C,
-    uid: &Uid,
-    asked: Asked<'_>,
-) -> Result<Vec<Listed>, Error> {
-    let mut values = vec![uid.as_str().into()];
-    let (mut archived, mut after) = ("", "");
-    if let Some(wanted) = asked.archived {
-        archived = "AND m.archived = ?";
-        values.push(wanted.into());
-    }
-    if let Some(key) = asked.after {
-        after = "WHERE t.pinned < ? OR (t.pinned = ? AND t.activity < ?)";
-        values.extend([key.pinned.into(), key.pinned.into(), key.activity.into()]);
-    }
-    let text = format!(
-        "SELECT t.id, t.pinned, t.activity FROM (
-            SELECT {} FROM members m JOIN conversations c ON c.id = m.conversation_id
-            WHERE m.uid = ? AND c.last_seq > m.deleted_seq {archived}) t
-        {after} ORDER BY t.pinned DESC, t.activity DESC LIMIT {}",
-        listed_columns(),
-        asked.limit
-    );
-    let rows = sql::query(db, &text, values).await?;
-    Ok(rows.iter().map(listed_of).collect::<Result<_, _>>()?)
-}
-
-async fn named<C: ConnectionTrait>(
-    db: &C,
-    uid: &Uid,
-    asked: Asked<'_>,
-) -> Result<Vec<Listed>, Error> {
-    let mut names = sql::Rows::new(2);
-    for name in asked.names {
-        names.push([uid.as_str().into(), name.as_str().into()]);
-    }
-    let text = format!(
-        "SELECT {} FROM conversations c JOIN members m ON m.conversation_id = c.id
-        WHERE (m.uid, c.name) {{in}} AND c.last_seq > m.deleted_seq",
-        listed_columns()
-    );
-    let mut found = Vec::new();
-    for row in sql::query_rows(db, &text, names).await? {
-        let archived: bool = row.try_get("", "archived")?;
-        let listed = listed_of(&row)?;
-        let is_wanted = asked.archived.is_none_or(|wanted| wanted == archived)
-            && asked.after.is_none_or(|after| listed.key < after);
-        if is_wanted {
-            found.push(listed);
-        }
-    }
-    found.sort_unstable_by_key(|listed| Reverse(listed.key));
-    found.truncate(asked.limit as usize);
-    Ok(found)
-}
-
-fn listed_of(row: &QueryResult) -> Result<Listed, DbErr> {
-    Ok(Listed {
-        id: row.try_get("", "id")?,
-        key: PageKey {
+impl Row {
+    fn of(row: &QueryResult) -> Result<Self, DbErr> {
+        let standing = cache::Standing {
+            last_seq: seq(row, "last_seq")?,
+            changes: seq(row, "changes")?,
+            last_msg_id: unsigned(row, "last_msg_id")?,
+            own_changes: seq(row, "own_changes")?,
+            visible_seq: seq(row, "visible_seq")?,
+            last_read_seq: seq(row, "last_read_seq")?,
+            sent: seq(row, "sent")?,
+            sent_read: seq(row, "sent_read")?,
+        };
+        // -1: it was not deleted.
+        let deleted_seq: i32 = row.try_get("", "deleted_seq")?;
+        Ok(Row {
+            id: row.try_get("", "id")?,
+            name: row.try_get("", "name")?,
             pinned: row.try_get("", "pinned")?,
+            archived: row.try_get("", "archived")?,
+            is_deleted: deleted_seq >= standing.last_seq.cast_signed(),
             activity: row.try_get("", "activity")?,
-        },
-    })
-}
-
-/// Unread messages in all conversations of a user.
-///
-/// # Errors
-/// [`Error`] when the database can't answer.
-pub async fn unread_total<C: ConnectionTrait>(db: &C, uid: &Uid) -> Result<u64, Error> {
-    const UNREAD: &str = "c.last_seq - m.last_read_seq - (m.sent - m.sent_read)";
-    // Added up here: the databases don't agree on the type of a sum.
-    let text = format!(
-        "SELECT {UNREAD} AS unread FROM members m JOIN conversations c ON c.id = m.conversation_id
-        WHERE m.uid = ? AND {UNREAD} > 0"
-    );
-    let mut total = 0;
-    for row in sql::query(db, &text, [uid.as_str().into()]).await? {
-        total += u64::from(super::seq(&row, "unread")?);
+            standing,
+        })
     }
-    Ok(total)
+
+    fn unread(&self) -> u32 {
+        let standing = &self.standing;
+        super::conversation::unread(
+            (standing.last_seq, standing.last_read_seq),
+            (standing.sent, standing.sent_read),
+        )
+    }
 }

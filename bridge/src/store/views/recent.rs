@@ -73,18 +73,23 @@ async fn kept_page(
     range: Range,
 ) -> Result<Option<Page>, Error> {
     let id = membership.conversation_id;
-    if let Some(kept) = recent.find(id, state).await {
-        let page = cut(&kept, uid, membership, range);
-        recent.used(page.is_some());
-        return Ok(page);
+    let shelf = &recent.messages;
+    if let Some(kept) = shelf.find::<cache::Recent>(&id).await {
+        let is_current = kept.state == Some(state);
+        let page = is_current.then(|| cut(&kept, uid, membership, range));
+        let page = page.flatten();
+        shelf.used(page.is_some());
+        if is_current {
+            return Ok(page);
+        }
     }
-    if !recent.is_wanted(id, state) {
+    if !shelf.is_wanted(&id, state) {
         return Ok(None);
     }
     let Some(read) = read(store.reader(), id, state).await? else {
         return Ok(None);
     };
-    recent.keep(id, &read);
+    shelf.keep(&id, &read);
     Ok(cut(&read, uid, membership, range))
 }
 
@@ -210,7 +215,7 @@ fn fill<'a>(
 }
 
 /// The message without its content, if its time has run out since it was read.
-fn as_of(now: SystemTime, message: v1::Message) -> v1::Message {
+pub(super) fn as_of(now: SystemTime, message: v1::Message) -> v1::Message {
     let now = Timestamp::from_millis(clock::millis(now));
     let has_run_out = |at: &Timestamp| (at.seconds, at.nanos) <= (now.seconds, now.nanos);
     if !message.gone.is_empty() || !message.expires_at.as_ref().is_some_and(has_run_out) {
