@@ -1,6 +1,7 @@
 //! What several topics look at in the same way.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use schema::v1::{Message, message::Content};
@@ -8,7 +9,7 @@ use tidings_tests::client::Builder;
 use tidings_tests::link::Version;
 use tidings_tests::raw::Connect;
 use tidings_tests::server::{Folder, password_of};
-use tidings_tests::{Client, Device, Server, up};
+use tidings_tests::{Api, Client, Cluster, Device, Server, up};
 
 /// The text of a message, or nothing.
 pub fn text_of(message: &Message) -> &str {
@@ -128,4 +129,84 @@ pub async fn say_many(
         last = Some(tidings_tests::client::ok_of(reply)?);
     }
     last.context("count is at least 1")
+}
+
+/// Something that nodes keep in Redis, and how a test looks at it.
+pub trait KeptInRedis {
+    /// What its only key begins with.
+    const KEY: &str;
+    /// The metric that counts what came of asking for it.
+    const METRIC: &str;
+
+    /// Who asks, with node 1 among those asked.
+    fn askers(&self) -> &[Api];
+
+    /// Gives it another text.
+    async fn change(&mut self, text: &str) -> Result<()>;
+
+    /// Looks at it: it has to be as the database has it, with that text.
+    async fn look(&self, text: &str) -> Result<()>;
+
+    /// Looks until it comes from Redis.
+    async fn warm(&self) -> Result<()>;
+
+    async fn count(&self, outcome: &str) -> Result<f64> {
+        let sample = format!("{}{{outcome=\"{outcome}\"}}", Self::METRIC);
+        let mut count = 0.0;
+        for asker in self.askers() {
+            count += asker.metric(&sample).await?;
+        }
+        Ok(count)
+    }
+}
+
+/// Redis may be emptied, put back to what it was, hold nonsense, be slow, and be away: what is looked at is right.
+pub async fn ensure_redis_is_not_believed<K: KeptInRedis>(
+    cluster: &mut Cluster,
+    kept: &mut K,
+) -> Result<()> {
+    /// Longer than a node waits for what is kept.
+    const SLOW: Duration = Duration::from_millis(60);
+    kept.change("as it was").await?;
+    kept.warm().await?;
+    let pattern = format!("{}*", K::KEY);
+    let keys = cluster.redis.command(&["KEYS", &pattern]).await?;
+    let key = keys.trim();
+    ensure!(!key.is_empty() && !key.contains('\n'), "one key: {keys}");
+
+    cluster.redis.command(&["COPY", key, "before"]).await?;
+    kept.change("changed").await?;
+    kept.warm().await?;
+    for nonsense in [
+        ["COPY", "before", key, "REPLACE"],
+        ["SET", key, "nonsense", "XX"],
+    ] {
+        cluster.redis.command(&nonsense).await?;
+        let before = kept.count("ignored").await?;
+        kept.look("changed").await?;
+        ensure!(kept.count("ignored").await? > before, "{nonsense:?}");
+        kept.warm().await?;
+    }
+    cluster.redis.command(&["FLUSHALL"]).await?;
+    kept.warm().await?;
+
+    cluster.to_redis(1).slow_down(SLOW);
+    change_and_look(kept, "slow").await?;
+    ensure!(kept.count("unanswered").await? > 0.0);
+    cluster.to_redis(1).heal();
+    kept.warm().await?;
+
+    cluster.redis.kill().await?;
+    change_and_look(kept, "away").await?;
+    cluster.redis.restart().await?;
+    kept.warm().await
+}
+
+async fn change_and_look(kept: &mut impl KeptInRedis, text: &str) -> Result<()> {
+    for number in 0..20 {
+        let text = format!("{text} {number}");
+        kept.change(&text).await?;
+        kept.look(&text).await?;
+    }
+    Ok(())
 }
