@@ -1,15 +1,18 @@
 //! Lists of conversations that are kept in Redis: what changes is shown at every node at once, as the database has it.
 
+use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use schema::v1::{ConversationSet, GroupSet, Send, send, up::Command};
 use serde_json::Value;
 use tidings_tests::cluster::Plan;
 use tidings_tests::http::{Api, number};
 use tidings_tests::{Cluster, ask, eventually, up};
 
-use crate::support::{KeptInRedis, ensure_redis_is_not_believed, say_many};
+use crate::support::{
+    KeptInRedis, ensure_nothing_old_is_shown, ensure_redis_is_not_believed, outcomes, say_many,
+};
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 const GROUPS: [&str; 4] = ["one", "two", "three", "four"];
@@ -17,8 +20,6 @@ const GROUPS: [&str; 4] = ["one", "two", "three", "four"];
 const TRUTH: usize = 2;
 const ALL: &str = "/v1/conversations";
 const METRIC: &str = "tidings_recent_lists_total";
-const HITS: &str = "tidings_recent_lists_total{outcome=\"hit\"}";
-const IGNORED: &str = "tidings_recent_lists_total{outcome=\"ignored\"}";
 
 /// Two nodes that keep lists, and one that does not.
 async fn three_nodes() -> Result<Cluster> {
@@ -48,10 +49,11 @@ async fn same(nodes: &[Api; 3], path: &str) -> Result<Value> {
 /// Asks until the whole list comes from Redis at both nodes that keep it.
 async fn warm(nodes: &[Api; 3]) -> Result<()> {
     for api in &nodes[..TRUTH] {
+        let hits = async || outcomes(slice::from_ref(api), METRIC, "hit").await;
         eventually("a list comes from Redis", async || {
-            let before = api.metric(HITS).await?;
+            let before = hits().await?;
             api.get(ALL).await?.expect(200)?;
-            Ok(api.metric(HITS).await? > before)
+            Ok(hits().await? > before)
         })
         .await?;
     }
@@ -68,16 +70,13 @@ async fn tell(api: &Api, command: Command) -> Result<schema::v1::Ok> {
     api.up(&up::new(command)).await
 }
 
-fn sent(ok: schema::v1::Ok) -> u64 {
-    ok.msg_id
+/// Says something to a group; returns the message's id.
+async fn say(api: &Api, gid: &str, text: &str) -> Result<u64> {
+    Ok(tell(api, up::text(up::group(gid), text)).await?.msg_id)
 }
 
 fn message_to(gid: &str, text: &str) -> Send {
     up::send(up::group(gid), send::Content::Text(text.into()))
-}
-
-fn view(set: ConversationSet) -> Command {
-    Command::ConversationSet(set)
 }
 
 /// Whatever is done at one node, the others list at once, though they have just listed from Redis.
@@ -91,7 +90,7 @@ async fn what_has_changed_is_listed_everywhere_at_once() -> Result<()> {
         tell(&alice, up::group_create(gid, &["bob", "carol"])).await?;
     }
     tell(&alice, up::text(up::user("bob"), "to bob alone")).await?;
-    let own = sent(tell(&alice, up::text(up::group("two"), "hello")).await?);
+    let own = say(&alice, "two", "hello").await?;
 
     let team = "g:two";
     let mention = Send {
@@ -128,9 +127,7 @@ async fn what_has_changed_is_listed_everywhere_at_once() -> Result<()> {
         let what = format!("{command:?}");
         warm(&bobs).await?;
         tell(&alice, command).await?;
-        same(&bobs, ALL)
-            .await
-            .map_err(|error| error.context(what))?;
+        same(&bobs, ALL).await.context(what)?;
     }
     let changes = changes_of(&same(&bobs, ALL).await?, team);
     warm(&bobs).await?;
@@ -141,29 +138,29 @@ async fn what_has_changed_is_listed_everywhere_at_once() -> Result<()> {
     .await?;
     ensure!(!same(&bobs, ALL).await?.to_string().contains("soon gone"));
 
-    let last = sent(tell(&alice, up::text(up::group("one"), "to react to")).await?);
+    let last = say(&alice, "one", "to react to").await?;
     let of_bob = [
         up::react(last, "👍", false),
         up::react(last, "👍", true),
         up::read("g:one", 1),
         up::read(team, 2),
-        view(ConversationSet {
+        Command::ConversationSet(ConversationSet {
             pinned: Some(true),
             ..ask::view(team)
         }),
-        view(ConversationSet {
+        Command::ConversationSet(ConversationSet {
             mute_secs: Some(600),
             ..ask::view("g:one")
         }),
-        view(ConversationSet {
+        Command::ConversationSet(ConversationSet {
             draft: Some("I was about to".into()),
             ..ask::view("g:one")
         }),
-        view(ConversationSet {
+        Command::ConversationSet(ConversationSet {
             archived: Some(true),
             ..ask::view("u:alice:bob")
         }),
-        view(ConversationSet {
+        Command::ConversationSet(ConversationSet {
             marked_unread: Some(true),
             ..ask::view(team)
         }),
@@ -179,8 +176,7 @@ async fn what_has_changed_is_listed_everywhere_at_once() -> Result<()> {
         warm(&bobs).await?;
         tell(bob, command).await?;
         for path in [ALL, "/v1/conversations?archived=false"] {
-            let is_same = same(&bobs, path).await;
-            is_same.map_err(|error| error.context(what.clone()))?;
+            same(&bobs, path).await.with_context(|| what.clone())?;
         }
     }
     // What he does not get does not bring back what he has deleted.
@@ -188,7 +184,7 @@ async fn what_has_changed_is_listed_everywhere_at_once() -> Result<()> {
     tell(&alice, up::text(up::user("bob"), "unheard")).await?;
     ensure!(!same(&bobs, ALL).await?.to_string().contains("u:alice:bob"));
     // What he has deleted for himself is not the latest for him.
-    let last = sent(tell(&alice, up::text(up::group("one"), "to be deleted")).await?);
+    let last = say(&alice, "one", "to be deleted").await?;
     ensure!(
         same(&bobs, ALL)
             .await?
@@ -221,9 +217,7 @@ async fn lists_from_redis_are_those_of_the_database() -> Result<()> {
         tell(&people[0][0], group).await?;
     }
     let mut rng = fastrand::Rng::with_seed(7);
-    let mut ids = vec![sent(
-        tell(&people[0][0], up::text(up::group("one"), "first")).await?,
-    )];
+    let mut ids = vec![say(&people[0][0], "one", "first").await?];
     let mut done = 0;
     for step in 0..STEPS {
         let person = rng.usize(..USERS.len());
@@ -238,11 +232,10 @@ async fn lists_from_redis_are_those_of_the_database() -> Result<()> {
         // Mostly one of them, so that it does not take minutes.
         let asking = match step % 10 {
             0 => &people[..],
-            _ => std::slice::from_ref(&people[rng.usize(..USERS.len())]),
+            _ => slice::from_ref(&people[rng.usize(..USERS.len())]),
         };
         for nodes in asking {
-            let all = same(nodes, ALL).await;
-            let all = all.map_err(|error| error.context(what.clone()))?;
+            let all = same(nodes, ALL).await.with_context(|| what.clone())?;
             let first = same(nodes, "/v1/conversations?limit=2").await?;
             let Some(next) = first["next"].as_str() else {
                 continue;
@@ -261,10 +254,7 @@ async fn lists_from_redis_are_those_of_the_database() -> Result<()> {
         }
     }
     ensure!(done > STEPS / 2, "only {done} commands were executed");
-    let mut hits = 0.0;
-    for api in &people[0][..TRUTH] {
-        hits += api.metric(HITS).await?;
-    }
+    let hits = outcomes(&people[0][..TRUTH], METRIC, "hit").await?;
     ensure!(hits > 0.0, "nothing came from Redis");
     cluster.finish().await
 }
@@ -290,11 +280,11 @@ fn any_command(rng: &mut fastrand::Rng, ids: &[u64], step: usize) -> Command {
         9 => up::react(id, "👍", rng.bool()),
         10 => up::delete(&[id]),
         11 => up::read(&conversation, rng.u32(1..20)),
-        12 => view(ConversationSet {
+        12 => Command::ConversationSet(ConversationSet {
             pinned: Some(rng.bool()),
             ..ask::view(&conversation)
         }),
-        13 => view(ConversationSet {
+        13 => Command::ConversationSet(ConversationSet {
             draft: Some(format!("draft {step}")),
             archived: Some(rng.bool()),
             ..ask::view(&conversation)
@@ -366,37 +356,20 @@ async fn no_list_is_older_than_an_answer() -> Result<()> {
     alice.tell(up::group_create("one", &["bob"])).await?;
     let user = cluster.login("bob").await?;
     let bobs = [0, 1].map(|node| cluster.api_at(node, &user));
-    let answered = AtomicU32::new(0);
-    let write = async {
+    let write = async |answered: &AtomicU32| {
         for number in 0..MESSAGES {
             let sent = alice.say(up::group("one"), &number.to_string()).await?;
             answered.store(sent.seq, Ordering::SeqCst);
         }
-        answered.store(u32::MAX, Ordering::SeqCst);
-        anyhow::Ok(())
+        Ok(())
     };
-    let read = async |api: &Api| {
-        loop {
-            let known = answered.load(Ordering::SeqCst);
-            if known == u32::MAX {
-                return anyhow::Ok(());
-            }
-            let list = api.get(ALL).await?.expect(200)?;
-            let row = &list["conversations"][0];
-            let (last, shown) = (number(row, "lastSeq"), number(&row["lastMessage"], "seq"));
-            ensure!(
-                last >= known.into() && shown >= known.into(),
-                "{row} after {known} was answered"
-            );
-        }
+    let newest = async |api: &Api| {
+        let list = api.get(ALL).await?.expect(200)?;
+        let row = &list["conversations"][0];
+        let (last, shown) = (number(row, "lastSeq"), number(&row["lastMessage"], "seq"));
+        Ok(u32::try_from(last.min(shown))?)
     };
-    let [one, other] = &bobs;
-    tokio::try_join!(write, read(one), read(one), read(other), read(other))?;
-    let mut used = 0.0;
-    for api in &bobs {
-        used += api.metric(HITS).await? + api.metric(IGNORED).await?;
-    }
-    ensure!(used > 0.0, "Redis was never asked, or had nothing");
+    ensure_nothing_old_is_shown(&bobs, METRIC, write, newest).await?;
     cluster.finish().await
 }
 
@@ -438,7 +411,7 @@ async fn redis_is_not_believed() -> Result<()> {
     for gid in GROUPS {
         tell(&alice, up::group_create(gid, &["bob"])).await?;
     }
-    let own = sent(tell(&alice, up::text(up::group("one"), "hello")).await?);
+    let own = say(&alice, "one", "hello").await?;
     let mut list = BobsList { alice, bobs, own };
     ensure_redis_is_not_believed(&mut cluster, &mut list).await?;
     cluster.finish().await

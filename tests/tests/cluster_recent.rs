@@ -1,5 +1,6 @@
 //! Newest messages of groups that are kept in Redis: pages come from there, and say at every node what the database says.
 
+use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
@@ -8,14 +9,15 @@ use tidings_tests::cluster::Plan;
 use tidings_tests::http::Api;
 use tidings_tests::{Client, Cluster, ask, eventually, up};
 
-use crate::support::{KeptInRedis, ensure_redis_is_not_believed, say_many, text_of};
+use crate::support::{
+    KeptInRedis, ensure_nothing_old_is_shown, ensure_redis_is_not_believed, outcomes, say_many,
+    text_of,
+};
 
 const PAGE: &str = "limit=50";
 /// Longer than what is kept, so that it is asked of the database.
 const TRUTH: &str = "limit=200";
 const METRIC: &str = "tidings_recent_pages_total";
-const HITS: &str = "tidings_recent_pages_total{outcome=\"hit\"}";
-const IGNORED: &str = "tidings_recent_pages_total{outcome=\"ignored\"}";
 
 /// The newest page, which has to be what the database says.
 async fn page(api: &Api) -> Result<Vec<Message>> {
@@ -34,10 +36,11 @@ async fn page(api: &Api) -> Result<Vec<Message>> {
 /// Asks until the page comes from Redis.
 async fn warm(api: &Api) -> Result<Vec<Message>> {
     let mut found = Vec::new();
+    let hits = async || outcomes(slice::from_ref(api), METRIC, "hit").await;
     eventually("a page comes from Redis", async || {
-        let before = api.metric(HITS).await?;
+        let before = hits().await?;
         found = page(api).await?;
-        Ok(api.metric(HITS).await? > before)
+        Ok(hits().await? > before)
     })
     .await?;
     Ok(found)
@@ -72,9 +75,12 @@ async fn what_has_changed_is_shown_everywhere_at_once() -> Result<()> {
 
     // Each in the state that the other one's question was kept in.
     warm(&bobs).await?;
-    let hits = carols.metric(HITS).await?;
+    let hits = outcomes(slice::from_ref(&carols), METRIC, "hit").await?;
     page(&carols).await?;
-    ensure!(carols.metric(HITS).await? > hits, "not from Redis");
+    ensure!(
+        outcomes(slice::from_ref(&carols), METRIC, "hit").await? > hits,
+        "not from Redis"
+    );
 
     alice.tell(up::edit(id, "edited")).await?;
     ensure!(text_of(at(&page(&bobs).await?, seq)?) == "edited");
@@ -142,8 +148,7 @@ async fn nothing_old_is_shown_after_something_newer() -> Result<()> {
     let mut alice = cluster.node(0).client("alice").online().await?;
     alice.tell(up::group_create("team", &["bob"])).await?;
     let bobs = both(&cluster, "bob").await?;
-    let answered = AtomicU32::new(0);
-    let write = async {
+    let write = async |answered: &AtomicU32| {
         for round in 0..2 {
             let own = alice
                 .say(up::group("team"), &(round * EDITS).to_string())
@@ -156,34 +161,17 @@ async fn nothing_old_is_shown_after_something_newer() -> Result<()> {
                 answered.store(number, Ordering::SeqCst);
             }
         }
-        answered.store(u32::MAX, Ordering::SeqCst);
-        anyhow::Ok(())
+        Ok(())
     };
-    let read = async |api: &Api| {
-        loop {
-            let known = answered.load(Ordering::SeqCst);
-            if known == u32::MAX {
-                return anyhow::Ok(());
-            }
-            let page = api.page("g:team", PAGE).await?;
-            let seen = page.messages.iter().filter_map(|message| {
-                let text = text_of(message);
-                text.trim_start_matches("now ").parse::<u32>().ok()
-            });
-            let newest = seen.max().unwrap_or_default();
-            ensure!(
-                newest >= known,
-                "{newest} was seen after {known} was answered"
-            );
-        }
+    let newest = async |api: &Api| {
+        let page = api.page("g:team", PAGE).await?;
+        let seen = page.messages.iter().filter_map(|message| {
+            let text = text_of(message);
+            text.trim_start_matches("now ").parse::<u32>().ok()
+        });
+        Ok(seen.max().unwrap_or_default())
     };
-    let [one, other] = &bobs;
-    tokio::try_join!(write, read(one), read(one), read(other), read(other))?;
-    let mut used = 0.0;
-    for api in &bobs {
-        used += api.metric(HITS).await? + api.metric(IGNORED).await?;
-    }
-    ensure!(used > 0.0, "Redis was never asked, or had nothing");
+    ensure_nothing_old_is_shown(&bobs, METRIC, write, newest).await?;
     cluster.finish().await
 }
 

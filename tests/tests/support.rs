@@ -1,6 +1,7 @@
 //! What several topics look at in the same way.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -151,13 +152,50 @@ pub trait KeptInRedis {
     async fn warm(&self) -> Result<()>;
 
     async fn count(&self, outcome: &str) -> Result<f64> {
-        let sample = format!("{}{{outcome=\"{outcome}\"}}", Self::METRIC);
-        let mut count = 0.0;
-        for asker in self.askers() {
-            count += asker.metric(&sample).await?;
-        }
-        Ok(count)
+        outcomes(self.askers(), Self::METRIC, outcome).await
     }
+}
+
+/// How often these nodes say by that metric that this came of looking in Redis.
+pub async fn outcomes(nodes: &[Api], metric: &str, outcome: &str) -> Result<f64> {
+    let sample = format!("{metric}{{outcome=\"{outcome}\"}}");
+    let mut count = 0.0;
+    for node in nodes {
+        count += node.metric(&sample).await?;
+    }
+    Ok(count)
+}
+
+/// Whoever asks at either node while something is written never sees less than what was answered before he asked. `write`
+/// notes how far it was answered, `newest` tells how far a node shows it.
+pub async fn ensure_nothing_old_is_shown(
+    nodes: &[Api; 2],
+    metric: &str,
+    write: impl AsyncFnOnce(&AtomicU32) -> Result<()>,
+    newest: impl AsyncFn(&Api) -> Result<u32>,
+) -> Result<()> {
+    const WRITTEN: u32 = u32::MAX;
+    let answered = AtomicU32::new(0);
+    let write = async {
+        write(&answered).await?;
+        answered.store(WRITTEN, Ordering::SeqCst);
+        anyhow::Ok(())
+    };
+    let read = async |node: &Api| {
+        loop {
+            let known = answered.load(Ordering::SeqCst);
+            if known == WRITTEN {
+                return anyhow::Ok(());
+            }
+            let seen = newest(node).await?;
+            ensure!(seen >= known, "{seen} was seen after {known} was answered");
+        }
+    };
+    let [one, other] = nodes;
+    tokio::try_join!(write, read(one), read(one), read(other), read(other))?;
+    let used = outcomes(nodes, metric, "hit").await? + outcomes(nodes, metric, "ignored").await?;
+    ensure!(used > 0.0, "Redis was never asked, or had nothing");
+    Ok(())
 }
 
 /// Redis may be emptied, put back to what it was, hold nonsense, be slow, and be away: what is looked at is right.

@@ -78,9 +78,13 @@ pub async fn list(store: &Store, uid: &Uid, asked: Asked<'_>) -> Result<List, Er
         kept: Kept::find(store, uid).await,
         at_hand: HashMap::new(),
     };
-    // All places at once, where most are missing.
-    let with_places = asked.names.is_empty() && listing.kept.is_empty();
-    let rows = rows(store.reader(), uid, with_places.then_some(asked.archived)).await?;
+    let places = match asked.archived {
+        // Few are missing.
+        _ if !asked.names.is_empty() || !listing.kept.is_empty() => Places::None,
+        None => Places::All,
+        Some(archived) => Places::Archived(archived),
+    };
+    let rows = rows(store.reader(), uid, places).await?;
     listing.kept.compare(&rows);
     let names: HashSet<&str> = asked.names.iter().map(String::as_str).collect();
     let is_listed = |row: &&Row| {
@@ -138,7 +142,7 @@ impl Listing<'_> {
             self.read(&missing).await?;
             read.extend(self.at_hand.iter().map(|(id, it)| (*id, activity(*id, it))));
         } else {
-            let rows = rows_of(self.store.reader(), self.uid, &missing, Some(None)).await?;
+            let rows = rows_of(self.store.reader(), self.uid, &missing, Places::All).await?;
             read.extend(rows.iter().filter_map(|row| Some((row.id, row.activity?))));
         }
         let mut places = Vec::with_capacity(rows.len());
@@ -195,15 +199,17 @@ fn activity(id: i64, conversation: &v1::Conversation) -> i64 {
     newest.map_or(id, |message| message.msg_id.cast_signed())
 }
 
-/// Of which conversations the places are read: of archived ones, of others, or of all. Not of what the user has deleted.
-type Places = Option<bool>;
+/// Of which conversations the places are read; never of what the user has deleted.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Places {
+    None,
+    All,
+    /// Of archived ones, or of the others.
+    Archived(bool),
+}
 
 /// The rows of all the user's conversations.
-async fn rows<C: ConnectionTrait>(
-    db: &C,
-    uid: &Uid,
-    places: Option<Places>,
-) -> Result<Vec<Row>, Error> {
+async fn rows<C: ConnectionTrait>(db: &C, uid: &Uid, places: Places) -> Result<Vec<Row>, Error> {
     let text = format!("{} WHERE m.uid = ?", select(places));
     let rows = sql::query(db, &text, [uid.as_str().into()]).await?;
     Ok(rows.iter().map(Row::of).collect::<Result<_, _>>()?)
@@ -214,7 +220,7 @@ pub(super) async fn rows_of<C: ConnectionTrait>(
     db: &C,
     uid: &Uid,
     ids: &[i64],
-    places: Option<Places>,
+    places: Places,
 ) -> Result<Vec<Row>, Error> {
     let mut members = sql::Rows::new(2);
     for id in ids {
@@ -226,17 +232,17 @@ pub(super) async fn rows_of<C: ConnectionTrait>(
     Ok(rows.iter().map(Row::of).collect::<Result<_, _>>()?)
 }
 
-fn select(places: Option<Places>) -> String {
+fn select(places: Places) -> String {
     let place = |of: &str| {
         let newest = newest_visible();
         format!("CASE WHEN c.last_seq > m.deleted_seq {of} THEN COALESCE(({newest}), c.id) END")
     };
     let activity = match places {
         // Null, and of the same type.
-        None => "NULLIF(c.id, c.id)".to_owned(),
-        Some(None) => place(""),
-        Some(Some(true)) => place("AND m.archived"),
-        Some(Some(false)) => place("AND NOT m.archived"),
+        Places::None => "NULLIF(c.id, c.id)".to_owned(),
+        Places::All => place(""),
+        Places::Archived(true) => place("AND m.archived"),
+        Places::Archived(false) => place("AND NOT m.archived"),
     };
     format!(
         "SELECT c.id, c.name, c.last_seq, c.changes, c.last_msg_id, m.changes AS own_changes, m.visible_seq,

@@ -14,7 +14,7 @@ use prost::Message as _;
 use schema::{Uid, cache, v1};
 use sea_orm::ConnectionTrait;
 
-use super::conversation_list::{Row, rows_of};
+use super::conversation_list::{Places, Row, rows_of};
 use super::recent::as_of;
 use crate::recent::Shelf;
 use crate::store::Store;
@@ -31,8 +31,6 @@ pub(super) struct Kept<'a> {
     shelf: Option<&'a Shelf<Uid, ()>>,
     /// Something was there.
     was_there: bool,
-    /// It was not enough.
-    has_read: bool,
     known: HashMap<i64, cache::Listed>,
     /// What may be kept of what was read, without its standing.
     read: HashMap<i64, cache::Listed>,
@@ -51,7 +49,6 @@ impl<'a> Kept<'a> {
         Kept {
             shelf,
             was_there,
-            has_read: false,
             known: entries.map(|listed| (listed.id, listed)).collect(),
             read: HashMap::new(),
         }
@@ -88,7 +85,6 @@ impl<'a> Kept<'a> {
 
     /// Notes the place of a conversation that was looked up, if no more is known of it.
     pub(super) fn was_found_at(&mut self, id: i64, activity: i64) {
-        self.has_read = true;
         if self.shelf.is_some() {
             self.read.entry(id).or_insert_with(|| cache::Listed {
                 id,
@@ -100,7 +96,6 @@ impl<'a> Kept<'a> {
 
     /// Notes what a conversation is.
     pub(super) fn was_read(&mut self, id: i64, activity: i64, conversation: &v1::Conversation) {
-        self.has_read = true;
         if self.shelf.is_some() {
             let conversation = match is_lasting(conversation) {
                 true => conversation.encode_to_vec().into(),
@@ -123,7 +118,7 @@ impl<'a> Kept<'a> {
             return;
         };
         if self.was_there {
-            shelf.used(!self.has_read);
+            shelf.used(self.read.is_empty());
         }
         if before.len() > CONVERSATIONS_MAX {
             return;
@@ -142,7 +137,7 @@ impl<'a> Kept<'a> {
         }
         let ids: Vec<i64> = news.iter().map(|listed| listed.id).collect();
         // Who has asked gets his answer all the same.
-        let Ok(after) = rows_of(db, uid, &ids, None).await else {
+        let Ok(after) = rows_of(db, uid, &ids, Places::None).await else {
             return;
         };
         let after = standings(&after);
@@ -225,7 +220,9 @@ mod tests {
     }
 
     async fn bobs_rows(store: &Store) -> Vec<Row> {
-        rows_of(store.reader(), &bob(), &[7], None).await.unwrap()
+        rows_of(store.reader(), &bob(), &[7], Places::None)
+            .await
+            .unwrap()
     }
 
     fn kept(standing: cache::Standing) -> Kept<'static> {
@@ -238,7 +235,6 @@ mod tests {
         Kept {
             shelf: None,
             was_there: true,
-            has_read: false,
             known: HashMap::from([(7, listed)]),
             read: HashMap::new(),
         }
